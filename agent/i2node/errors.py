@@ -1,0 +1,90 @@
+"""Everything that can go wrong, drawn once.
+
+    I2Error
+    ├── Problem            this path; the session goes on
+    ├── SessionError       this connection or this attempt; retried with backoff
+    │   ├── PeerLost       connection cut, silent, or not to be had
+    │   ├── TargetFault    the target's disk: full, read-only, failing
+    │   └── ProtocolError  the peer said what the protocol does not allow
+    └── Halt               a person decides; never retried
+        ├── UsageError     bad arguments or configuration             (exit 2)
+        ├── SafetyStop     a safety rule holds: wrong root, foreign target   (exit 3)
+        └── Refused        the peer does not know or does not allow us   (exit 4)
+
+A foreign error (OSError, ssl.SSLError, ...) is translated where it enters, with the name of the
+operation, and `from` the original. `cause` says what happened and to what; `remedy` says what to do.
+"""
+
+
+class I2Error(Exception):
+    """Root of the tree. `code` is stable and may be matched by scripts."""
+
+    code = "error"
+    exit_status = 1
+
+    def __init__(self, cause: str, remedy: str = "") -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.cause} ({self.remedy})" if self.remedy else self.cause
+
+
+class Problem(I2Error):
+    """One path could not be handled; everything else goes on."""
+
+    code = "problem"
+
+
+class SessionError(I2Error):
+    """The attempt failed; the next may not."""
+
+    code = "session"
+
+
+class PeerLost(SessionError):
+    """The peer cannot be reached, or went silent."""
+
+    code = "peer-lost"
+    exit_status = 4
+
+
+class TargetFault(SessionError):
+    """The target's file system refuses to take more: full, over quota, read-only, failing."""
+
+    code = "target-fault"
+
+
+class ProtocolError(SessionError):
+    """The peer sent what the protocol does not allow."""
+
+    code = "protocol"
+    exit_status = 4
+
+
+class Halt(I2Error):
+    """Stops until a person decides."""
+
+    code = "halt"
+
+
+class UsageError(Halt):
+    """Arguments or configuration are wrong."""
+
+    code = "usage"
+    exit_status = 2
+
+
+class SafetyStop(Halt):
+    """Going on could destroy data."""
+
+    code = "safety"
+    exit_status = 3
+
+
+class Refused(Halt):
+    """The peer does not know us, or does not allow what we ask."""
+
+    code = "refused"
+    exit_status = 4

@@ -1,0 +1,333 @@
+/* The data mover: everything that costs per file or per byte.
+ *
+ * This header is the C API and, between the cdef markers, the text cffi reads; there is no second
+ * copy. Rules of the house:
+ *   - no sockets, no globals, nothing that outlives a call; buffers belong to the caller;
+ *   - kernels (hash, blocks, match, diff, merge) are pure functions; the batch calls (list, stat,
+ *     pack, digest, apply) take descriptors and never close them;
+ *   - what a peer sent (steps, listings, block lists) is parsed only after i2_*_check said it is sound;
+ *   - all integers are little-endian, all records a multiple of 8 bytes long and 8-byte aligned;
+ *   - a return value below zero is -errno; a trouble of one path is a status inside its record.
+ */
+#ifndef I2_MOVER_H
+#define I2_MOVER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* cdef begin */
+
+/* ------------------------------------------------------------------ entries and listings ----- */
+
+/* What stat says of one name. A listing is the entries of one directory, packed one behind the
+ * other, sorted by name (memcmp order), each name once. The same record is what a walk returns,
+ * what the index keeps, and what a target reports when it is probed. */
+struct i2_entry {
+    uint32_t length;   /* of this record with name and padding: a multiple of 8 */
+    uint16_t name_len; /* 1..255; 0 only where an entry stands for the root itself */
+    uint8_t kind;      /* I2_FILE.. */
+    uint8_t verdict;   /* I2_SAME.., set by i2_diff */
+    uint32_t mode;     /* permission bits, 07777 */
+    uint32_t uid;
+    uint32_t gid;
+    uint32_t nlink;
+    uint64_t ino;
+    uint64_t size;     /* bytes; of a symlink: length of its target; 0 for other kinds */
+    uint64_t rdev;     /* device numbers of I2_CHR, I2_BLK (as makedev gives them), else 0 */
+    int64_t mtime_s;
+    uint32_t mtime_ns;
+    uint16_t flags;    /* I2_PROBED.. */
+    uint16_t status;   /* errno of this entry in a batch call, 0 when fine */
+    int64_t ctime;     /* nanoseconds since 1970; identity only */
+    int64_t birth;     /* nanoseconds since 1970; 0 where the file system keeps none */
+    uint64_t blocks;   /* 512-byte blocks allocated; never compared */
+    uint64_t attrs;    /* hash of extended attributes and symlink target; 0 = not known */
+    uint8_t content[16]; /* digest of a regular file's content; all zero = not known */
+    /* name follows, not terminated */
+};
+
+/* kind */
+#define I2_FILE 1
+#define I2_DIR 2
+#define I2_SYMLINK 3
+#define I2_CHR 4
+#define I2_BLK 5
+#define I2_FIFO 6
+#define I2_SOCK 7
+
+/* flags of an entry */
+#define I2_PROBED 1 /* told by the target: ino, ctime, birth, nlink mean nothing at the source */
+#define I2_RACY 2   /* ctime too close to the moment of stat to prove a later change: recheck */
+#define I2_MOUNT 4  /* a directory where another file system or a bind mount begins: never entered */
+
+/* verdict */
+#define I2_SAME 0
+#define I2_NEW 1     /* the target holds nothing of this name */
+#define I2_GONE 2    /* the source holds nothing of this name; the entry is the old one */
+#define I2_RETYPED 3 /* another kind than the target holds */
+#define I2_DATA 4    /* regular file: content or metadata may differ */
+#define I2_META 5    /* not a regular file: metadata differs */
+#define I2_SWAPPED 6 /* a directory with another inode than before */
+
+/* Compares two listings. Writes the changed entries to out, a section behind the other, each
+ * section a packed listing: used[s] bytes in section s. NEW, RETYPED, DATA, META and SWAPPED carry
+ * the new entry (attrs and content filled from the old one where the kind is the same, so that a
+ * later read can tell whether anything differs); GONE carries the old one. Old entries with
+ * I2_PROBED are compared by kind, size, mtime, mode, uid, gid, rdev, and by attrs and content where
+ * both sides know them; others also by ino, ctime, nlink; an I2_RACY old entry is never SAME.
+ * A regular file with nlink > 1, or any non-directory with nlink > 1, is in LINKED; a
+ * regular file with size > small_max or with holes (size >= 4096 and blocks * 512 < size) in LARGE.
+ * RETYPED goes by the new kind.
+ * cap must be >= old_len + new_len. Returns the number of changed entries, or -EINVAL when a
+ * listing is not sound. */
+int64_t i2_diff(const uint8_t *old, size_t old_len, const uint8_t *now, size_t now_len,
+                uint64_t small_max, uint8_t *out, size_t cap, uint64_t used[5]);
+#define I2_IN_GONE 0
+#define I2_IN_DIRS 1
+#define I2_IN_BULK 2
+#define I2_IN_LARGE 3
+#define I2_IN_LINKED 4
+
+/* Lays the entries of change over base: same name replaces, verdict I2_GONE removes, entries with
+ * status != 0 are passed over. The result is a sound listing with verdict and status 0. cap must be
+ * >= base_len + change_len. Returns bytes written or -EINVAL. */
+int64_t i2_merge(const uint8_t *base, size_t base_len, const uint8_t *change, size_t change_len,
+                 uint8_t *out, size_t cap);
+
+/* Sorts the entries of a listing in place by name; scratch has the same size. Returns the number of
+ * entries or -EINVAL. Doubled names are -EINVAL. */
+int64_t i2_sort(uint8_t *listing, size_t len, uint8_t *scratch);
+
+/* Sound: lengths fit, kinds known, no '/' nor NUL in names, not "." or "..", sorted, unique.
+ * Returns the number of entries or -EINVAL. For listings that a peer sent. */
+int64_t i2_listing_check(const uint8_t *listing, size_t len);
+
+/* The record of a name: its offset, or -ENOENT. */
+int64_t i2_find(const uint8_t *listing, size_t len, const uint8_t *name, size_t name_len);
+
+/* How many leading bytes of a listing make a batch: at most max_entries entries whose sizes add up to at
+ * most max_bytes, but at least one entry. *entries and *bytes tell what it holds. */
+int64_t i2_cut(const uint8_t *listing, size_t len, uint64_t max_entries, uint64_t max_bytes,
+               uint64_t *entries, uint64_t *bytes);
+
+/* ------------------------------------------------------------------------------ walking ------ */
+
+/* A request for the listing of one directory, packed; path is relative to the root, "" the root. */
+struct i2_dir {
+    uint32_t length;   /* record with path, skip list and padding */
+    uint32_t path_len;
+    uint32_t skip_len; /* names left out, each ended by NUL */
+    uint32_t ticket;   /* the caller's number, given back */
+    /* path, skip list */
+};
+
+/* The answer. */
+struct i2_listing {
+    uint32_t length;  /* the record with everything behind it */
+    uint32_t ticket;
+    int32_t status;   /* errno; not 0: nothing is known of the content, n is 0 */
+    int32_t wd;       /* inotify watch descriptor, -1 when none was asked for or had */
+    int32_t wd_status; /* errno of the watch (ENOSPC: limit reached) */
+    uint32_t n;       /* entries */
+    uint32_t dirs;    /* of which directories */
+    uint32_t self_len; /* bytes of the directory's own entry (name_len 0), first behind this */
+    uint64_t dev;     /* file system of the directory */
+    uint64_t bytes;   /* sum of sizes of regular files */
+    /* self entry; then the listing, to the end */
+};
+
+/* Lists directories: opened beneath root (no symlink followed, never another file system than
+ * dev), watched first when notify >= 0 (inotify_add_watch with mask), then read. A directory that
+ * is a mount point of another file system is listed by its parent as an empty I2_DIR and answers
+ * EXDEV here. Up to `threads` at a time; answers in the order of the requests.
+ * Returns bytes written to out; *done = requests answered. When a directory does not fit in what is
+ * left of out, it and those behind it are not answered (done < asked); when not even the first
+ * fits, returns -ENOBUFS and *done holds a cap that should. */
+int64_t i2_list(int root, uint64_t dev, const uint8_t *dirs, size_t dirs_len, int notify,
+                uint32_t mask, int threads, uint8_t *out, size_t cap, uint64_t *done);
+
+/* The entries of some names of one directory; names are NUL-ended. Names that are not there are
+ * absent from the listing. Same record as i2_list, one. */
+int64_t i2_stat(int root, uint64_t dev, const uint8_t *path, size_t path_len,
+                const uint8_t *names, size_t names_len, uint8_t *out, size_t cap);
+
+/* ------------------------------------------------------------------------------ steps -------- */
+
+/* What the target is to do, in the order given. The payload of a frame is steps, packed. */
+struct i2_step {
+    uint32_t length;    /* with all that follows, padded to a multiple of 8 */
+    uint8_t op;         /* I2_MAKE_DIR.. */
+    uint8_t kind;       /* of the entry */
+    uint16_t flags;     /* I2_STEP_.. */
+    uint32_t path_len;  /* path relative to the root; no leading, trailing, doubled '/', no "." or ".." part */
+    uint32_t other_len; /* symlink target, or the second path of LINK, RENAME, EXCHANGE */
+    uint32_t xattr_len; /* records {u16 name_len, u16 zero, u32 value_len, name, value}, sorted by name */
+    uint32_t data_len;  /* content of FILE and WRITE */
+    uint32_t mode;
+    uint32_t uid;
+    uint32_t gid;
+    uint32_t mtime_ns;
+    int64_t mtime_s;
+    uint64_t size;      /* FILE, STAGED: the file's size. WRITE, COPY, HOLE: offset in the file */
+    uint64_t rdev;      /* NODE: device. COPY: offset in the old file */
+    uint64_t span;      /* COPY, HOLE: bytes */
+    uint64_t stage;     /* STAGE, WRITE, COPY, HOLE, STAGED: which staged file */
+    uint8_t content[16]; /* digest where known */
+    /* path, other, xattrs, data, padding */
+};
+
+#define I2_MAKE_DIR 1 /* mkdir; there already: fine; another kind there: replaced */
+#define I2_PUT_FILE 2 /* a whole small file, replaces what is there */
+#define I2_PUT_LINK 3 /* a symlink, replaces */
+#define I2_PUT_NODE 4 /* device, fifo, socket, replaces */
+#define I2_LINK 5     /* path becomes another name of other, replaces */
+#define I2_SET_META 6 /* mode, owner, times, extended attributes of what is there */
+#define I2_RENAME 7   /* path becomes other, replaces (what is in the way of a directory is removed) */
+#define I2_EXCHANGE 8 /* path and other change places */
+#define I2_REMOVE 9   /* whatever it is, a directory with all below it; not there: fine */
+#define I2_STAGE 10   /* begin staged file; I2_STEP_CLONE: as a copy (reflink where possible) of path */
+#define I2_WRITE 11   /* data at offset of the staged file */
+#define I2_COPY 12    /* span bytes from offset rdev of path as it stands to offset size of the staged file */
+#define I2_HOLE 13    /* span bytes at offset of the staged file are a hole */
+#define I2_STAGED 14  /* staged file is complete: metadata, then renamed to path */
+
+#define I2_STEP_CLONE 1   /* STAGE */
+#define I2_STEP_SPARSE 2  /* PUT_FILE: no data, all hole */
+#define I2_STEP_NO_XATTR 4 /* the source could not tell the attributes: leave them alone */
+#define I2_STEP_KEEP 8    /* STAGE: go on where an earlier session stopped; the file is not emptied */
+
+/* Sound: every length fits, ops and kinds known, paths clean, flags known, limits held, xattr
+ * records whole. Returns the number of steps or -EINVAL. i2_apply calls it itself. */
+int64_t i2_steps_check(const uint8_t *steps, size_t len);
+
+/* A request to read entries, packed: the directory's path, then its entries. */
+struct i2_group {
+    uint32_t length;   /* with path (padded to 8) and entries */
+    uint32_t path_len;
+    /* path, padding to 8, entries */
+};
+
+/* Reads entries into steps: FILE with content, symlink, node, or for kind DIR MAKE_DIR (verdict NEW,
+ * RETYPED) or SET_META (META, SWAPPED). Opens beneath root without following a link. Updates each entry in place:
+ * stat fields as read, attrs, content; status 0 or
+ *   ENOENT/ENOTDIR vanished · EAGAIN still changing after `tries` readings (the step is there, it
+ *   is the last reading: fuzzy) · EFBIG grew beyond small_max: no step · ENOBUFS no room: no step, ask again
+ *   · any other errno: could not be read: no step.
+ * Where content and attrs match the digests that the entry carried (verdict DATA or META), the step
+ * is SET_META instead of the content.
+ * mode: I2_PACK_ALL as said; I2_PACK_META: regular files give SET_META without reading content;
+ * I2_PACK_STAGED: regular files give I2_STAGED with step.stage = entry.rdev, content = entry.content.
+ * Returns bytes written to out, or -errno for a trouble that is not one entry's. */
+int64_t i2_pack(int root, uint64_t dev, uint8_t *groups, size_t groups_len, int mode, uint64_t small_max,
+                int tries, int threads, uint8_t *out, size_t cap);
+#define I2_PACK_ALL 0
+#define I2_PACK_META 1
+#define I2_PACK_STAGED 2
+
+/* Fills attrs of all entries and, with content != 0, content of regular files, of groups; for
+ * probes and compare. Status as in i2_pack. */
+int64_t i2_digest_files(int root, uint64_t dev, uint8_t *groups, size_t groups_len, int content,
+                        int threads);
+
+/* What became of a step that could not be done. */
+struct i2_fault {
+    uint32_t step;   /* its number in the payload, from 0 */
+    int32_t status;  /* errno */
+    uint32_t what;   /* I2_AT_.. */
+    uint32_t fatal;  /* 1: applying stopped before this step (full, read-only, I/O error) */
+};
+#define I2_AT_OPEN 1   /* the directory it stands in */
+#define I2_AT_CREATE 2
+#define I2_AT_WRITE 3
+#define I2_AT_OWNER 4
+#define I2_AT_MODE 5
+#define I2_AT_XATTR 6
+#define I2_AT_TIMES 7
+#define I2_AT_NAME 8   /* giving it its final name */
+#define I2_AT_REMOVE 9
+#define I2_AT_CHECK 10 /* content does not have the digest it should have */
+
+/* Applies steps beneath root, in order. stage: directory on the same file system for staged files and
+ * for names in passing. A file appears under its final name only whole, with its metadata. A fault of
+ * one path is noted and the next step done; ENOSPC, EDQUOT, EROFS, EIO, EMFILE, ENOMEM stop at that
+ * step (fatal), what was before it is done, and the same payload can be applied again.
+ * OWNER, MODE, XATTR, TIMES faults leave the file in place with what could be set.
+ * flags: I2_APPLY_NO_OWNER: the process may not chown, do not try.
+ * Returns the number of steps done; *faults in: room, out: noted (never more than room; the rest
+ * is lost but counted in *more). -EINVAL: the payload is not sound, nothing was done. */
+int64_t i2_apply(int root, int stage, const uint8_t *steps, size_t len, int flags,
+                 struct i2_fault *fault, uint64_t *faults, uint64_t *more);
+#define I2_APPLY_NO_OWNER 1
+
+/* ------------------------------------------------------------------ hash, blocks, delta ------ */
+
+/* BLAKE3 (github.com/BLAKE3-team/BLAKE3-specs), first out_len (<= 32) bytes. */
+void i2_hash(const uint8_t *data, size_t len, uint8_t *out, size_t out_len);
+/* The scalar oracle of the same. */
+void i2_hash_scalar(const uint8_t *data, size_t len, uint8_t *out, size_t out_len);
+
+/* A block's signature. A block that is all zero has strong all zero and weak 0. */
+struct i2_block {
+    uint32_t weak;      /* rolling sum of the block */
+    uint8_t strong[16]; /* BLAKE3, 16 bytes */
+};
+
+/* Signatures of len bytes, the last block may be short. Returns the number of blocks. */
+int64_t i2_blocks(const uint8_t *data, size_t len, uint32_t block, struct i2_block *out, size_t cap);
+int64_t i2_blocks_scalar(const uint8_t *data, size_t len, uint32_t block, struct i2_block *out,
+                         size_t cap);
+
+/* The digest of a file's content from its blocks: BLAKE3-128 over the strong hashes, a run of k zero
+ * blocks standing as one item {8 zero bytes, u64 k}; a file of one block that is not zero: its strong
+ * hash; an empty file or one that is all zero: the item's hash like the rest. Two files of the
+ * same size have the same digest exactly if their blocks are equal. */
+void i2_digest(const struct i2_block *blocks, size_t n, uint8_t out[16]);
+
+/* 1 when all zero. */
+int i2_is_zero(const uint8_t *data, size_t len);
+
+/* How a new window of a file is had from the old file. */
+struct i2_op {
+    uint64_t at;    /* offset in the new file */
+    uint64_t from;  /* offset in the old file; I2_LITERAL: not there; I2_ZERO: zeros */
+    uint64_t span;  /* bytes */
+};
+#define I2_LITERAL 0xffffffffffffffffu
+#define I2_ZERO 0xfffffffffffffffeu
+
+/* Matching. `table` is built once from the old file's blocks in the caller's memory:
+ * i2_match_size(n) bytes. */
+size_t i2_match_size(size_t n);
+int64_t i2_match_init(uint8_t *table, size_t cap, const struct i2_block *old, size_t n,
+                      uint64_t old_size, uint32_t block);
+
+/* Covers data, which stands at offset `at` of the new file, with ops in order and without gap. First
+ * each aligned block is compared with the old block of the same place, then with the place the run
+ * before it suggests, and only what is left is searched with the rolling sum. end != 0: nothing
+ * comes behind data, so a short last block may match too. Returns the number of ops; *used = bytes
+ * of data covered (without end, up to two blocks at the end may be left: give them again with what
+ * follows). *shift carries the last displacement (from - at) between calls; start with 0. */
+int64_t i2_match(const uint8_t *table, const struct i2_block *old, size_t n, uint32_t block,
+                 const uint8_t *data, size_t len, uint64_t at, int end, int64_t *shift,
+                 struct i2_op *ops, size_t cap, uint64_t *used);
+
+/* ------------------------------------------------------------------------------ events ------- */
+
+/* One coalesced event: the masks of all that came for the same wd, name and cookie are or-ed. */
+struct i2_event {
+    uint32_t length;
+    int32_t wd;
+    uint32_t mask;
+    uint32_t cookie;
+    uint32_t name_len;
+    uint32_t pad;
+    /* name, not terminated, padded to 8 */
+};
+
+/* Reads all that an inotify descriptor (non-blocking) holds now, until it is empty or out is full,
+ * and decodes it in order; an event that only repeats one of the same wd and name, with no
+ * move in between, is or-ed into it. Returns bytes written. */
+int64_t i2_events(int notify, uint8_t *out, size_t cap);
+
+/* cdef end */
+#endif
