@@ -112,7 +112,7 @@ def test_any_value_is_taken_or_named(tmp_path_factory, key, value):
     try:
         config = Config.load(None, path)
     except UsageError as error:
-        assert f"{path}: " in error.cause and "expected" in error.remedy or "TOML" in error.cause
+        assert (f"{path}: " in error.cause and "expected" in error.remedy) or "TOML" in error.cause
     else:
         assert type(getattr(config, key)) is type(getattr(Config(), key))
 
