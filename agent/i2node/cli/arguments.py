@@ -50,9 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--home", metavar="DIR", type=Path, help="DIR/etc and DIR/var instead of the system's own"
     )
-    commands = parser.add_subparsers(
-        dest="command", metavar="COMMAND", required=True
-    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     agent = commands.add_parser("agent", help="the node's daemon, in the foreground")
     agent.add_argument("--listen", metavar="HOST:PORT", help="instead of the configured address")

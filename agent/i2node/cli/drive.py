@@ -95,6 +95,8 @@ class _Signals:
     """SIGINT and SIGTERM as bytes in a pipe, while entered. Main thread only."""
 
     def __enter__(self) -> _Signals:
+        self._lock = threading.Lock()
+        self._closed = False
         self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._poll = select.poll()
         self._poll.register(self._read, select.POLLIN)
@@ -106,12 +108,17 @@ class _Signals:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup)
-        os.close(self._read)
-        os.close(self._write)
+        with self._lock:
+            self._closed = True
+            os.close(self._read)
+            os.close(self._write)
 
     def wake(self) -> None:
-        """Ends a wait; from any thread, until the session's thread is joined."""
-        os.write(self._write, b"\0")
+        """Ends a wait; from any thread, at any time. A session that was abandoned ends after the
+        pipe, whose number may be another file's by then."""
+        with self._lock:
+            if not self._closed:
+                os.write(self._write, b"\0")
 
     def wait(self, timeout_s: float) -> list[int]:
         """The stop signals that came, after at most timeout_s."""
