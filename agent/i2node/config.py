@@ -41,8 +41,8 @@ class Config:
     var: Path = VAR
     """Journals, staging of state, the status sockets in `run/`."""
 
-    listen_host: str = "0.0.0.0"
-    """Address to listen on; "::" takes IPv6 too where the host has it."""
+    listen_host: str = ""
+    """Address to listen on; empty: all, IPv6 too where the host has it."""
     listen_port: int = _number(PORT, 0, 65535)
     """0 lets the kernel choose."""
     allow_roots: tuple[Path, ...] = ()
