@@ -277,6 +277,10 @@ int64_t i2_blocks(const uint8_t *data, size_t len, uint32_t block, struct i2_blo
 int64_t i2_blocks_scalar(const uint8_t *data, size_t len, uint32_t block, struct i2_block *out,
                          size_t cap);
 
+/* The block size for a file of that many bytes: 4096 up to 16 GiB, then doubled so that a file has at most
+ * 4 Mi blocks (2^31 at most). Both sides compute it, so it is part of the protocol. */
+uint32_t i2_block_size(uint64_t size);
+
 /* The digest of a file's content from its blocks: BLAKE3-128 over the strong hashes, a run of k zero
  * blocks standing as one item {8 zero bytes, u64 k}; a file of one block that is not zero: its strong
  * hash; an empty file or one that is all zero: the item's hash like the rest. Two files of the
