@@ -35,6 +35,11 @@ class DirTree:
     def __len__(self) -> int:
         return len(self._nodes)
 
+    @property
+    def watched(self) -> int:
+        """How many of them have a watch descriptor."""
+        return len(self._by_wd)
+
     def __contains__(self, ino: int) -> bool:
         return ino in self._nodes
 
@@ -158,7 +163,7 @@ class DirTree:
 
     def _is_below(self, ino: int, above: int) -> bool:
         """Whether `above` is met on the way up from ino (or is it). Only places that are held
-        count: a directory that lost its place may still name a parent that stands below it today."""
+        count: a directory that lost its place may still name a parent that is below it now."""
         while ino != above:
             node = self._nodes.get(ino)
             if node is None or self.child(node.parent, node.name) != ino:

@@ -131,6 +131,11 @@ class PathSet:
             for pattern in self._anchored
         )
 
+    def concerns(self, dir_rel: bytes) -> bool:
+        """Whether what is left out below a directory depends on where the directory stands."""
+        below = dir_rel + b"/" if dir_rel else b""
+        return bool(self._anchored) or any(path.startswith(below) for path in self._exact)
+
     def excluded(self, rel: bytes) -> bool:
         """Whether a path relative to root, or a directory above it, is left out."""
         parent = b""
