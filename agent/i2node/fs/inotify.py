@@ -49,8 +49,8 @@ _ISDIR: int = pyinotify.IN_ISDIR
 _WRITTEN: int = pyinotify.IN_MODIFY | pyinotify.IN_CLOSE_WRITE
 _NAMED = _CREATE | _DELETE | _FROM | _TO
 
-# Not IN_DONT_FOLLOW: the walk sets the watch through /proc/self/fd, which is a symlink, on a directory
-# that it opened without following one.
+# Not IN_DONT_FOLLOW: the walk opens the directory without following a link, then sets the watch
+# through /proc/self/fd, which is one.
 MASK: int = (
     _NAMED
     | _WRITTEN
@@ -362,6 +362,7 @@ class InotifyWatch(Watch):
         if event.mask & _FROM:
             _bound(self._from)
             self._from[event.cookie] = place
+            self._pairs.pop(place, None)  # of one that left from here before, unknown to the tree
             if unwatched and child is not None:
                 self._doubt(child)
         if event.mask & _TO:

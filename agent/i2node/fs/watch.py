@@ -22,10 +22,13 @@ from i2node.errors import I2Error
 
 @dataclass(frozen=True, slots=True)
 class WatchStatus:
-    """engine: its name. coverage: share of the known directories that raise events, 0 to 1. watches:
-    how many are set. overflows: how often events were lost and the tree rescanned. max_undetected_s:
-    the longest a change can go unseen, in seconds; None when there is no such bound. queue: dirty
-    names and directories not handed out yet."""
+    """How a watch stands.
+
+    engine: its name. coverage: share of the known directories that raise events, 0 to 1. watches:
+    how many are set. overflows: how often events were lost and the tree rescanned.
+    max_undetected_s: the longest a change can go unseen, in seconds; None when there is no such
+    bound. queue: dirty names and directories not handed out yet.
+    """
 
     engine: str
     coverage: float

@@ -35,15 +35,10 @@ CREATE TABLE doubt(dir INTEGER PRIMARY KEY, path BLOB NOT NULL, seq INTEGER NOT 
 CREATE INDEX doubt_seq ON doubt(seq);
 """
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_HEAD = struct.Struct("<IH")  # of a record: length, name_len
+_ANY = 1 << 63  # bytes: no limit
+_FLAGS = 4  # of what follows the inode number in it
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-# The beginning of struct i2_entry: length, name_len, kind; the name stands behind the fixed part.
-_RECORD = struct.Struct("<IHB")
-_U16 = struct.Struct("<H")
-_U64 = struct.Struct("<Q")
-_INO_AT = 24
-_FLAGS_AT = 60
-_NAME_AT = 112
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +71,7 @@ class Journal:
 
     def __init__(self, path: Path, boot_id: str | None = None) -> None:
         """path: the database; signatures go to `sig` beside it. boot_id: this boot's, for tests."""
-        self.path = path
+        self.file = path
         self.rebuilt = False
         self._lock = threading.RLock()
         self._closed = False
@@ -101,12 +96,12 @@ class Journal:
 
     def _open(self, boot: str) -> sqlite3.Connection:
         try:
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            os.close(os.open(self.file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
             db = sqlite3.connect(
-                self.path, timeout=1.0, isolation_level=None, check_same_thread=False
+                self.file, timeout=1.0, isolation_level=None, check_same_thread=False
             )
         except (OSError, sqlite3.Error) as e:
-            raise SessionError(f"opening the journal {self.path}: {e}") from e
+            raise SessionError(f"opening the journal {self.file}: {e}") from e
         try:
             # One process owns the journal; without others there is no shared memory file either.
             db.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -149,20 +144,20 @@ class Journal:
             raise _DamagedError
         elif version > SCHEMA:
             raise Halt(
-                f"the journal {self.path} was written by a newer release (schema {version}, "
+                f"the journal {self.file} was written by a newer release (schema {version}, "
                 f"this one knows {SCHEMA})",
-                f"install that release again, or remove {self.path} and mirror anew",
+                f"install that release again, or remove {self.file} and mirror anew",
             )
 
     def _set_aside(self) -> None:
         try:
             for end in ("", "-wal", "-shm"):
-                file = self.path.with_name(self.path.name + end)
-                if file.exists():
-                    file.replace(self.path.with_name(f"{self.path.name}.damaged{end}"))
+                part = self.file.with_name(self.file.name + end)
+                if part.exists():
+                    part.replace(self.file.with_name(f"{self.file.name}.damaged{end}"))
             self._suspect.unlink(missing_ok=True)
         except OSError as e:
-            raise SessionError(f"setting aside the journal {self.path}: {e.strerror}") from e
+            raise SessionError(f"setting aside the journal {self.file}: {e.strerror}") from e
         self.rebuilt = True
 
     def close(self) -> None:
@@ -214,7 +209,7 @@ class Journal:
 
     def _fault(self, operation: str, error: sqlite3.Error) -> SessionError:
         code = _code(error)
-        state = self.path.parent
+        state = self.file.parent
         if code in _DAMAGE:
             with suppress(OSError):
                 self._suspect.touch(mode=0o600)
@@ -225,7 +220,7 @@ class Journal:
             remedy = "another process has it open"
         else:
             remedy = f"check {state}"
-        return SessionError(f"{operation} the journal {self.path}: {error}", remedy)
+        return SessionError(f"{operation} the journal {self.file}: {error}", remedy)
 
     # ------------------------------------------------------------------------ meta
 
@@ -259,7 +254,8 @@ class Journal:
     def put(self, ino: int, change: bytes) -> None:
         """Lays a sound listing of changes over a directory's, as i2_merge does: verdict GONE
         removes, entries with a status are passed over. Only the pages concerned are rewritten.
-        Raises ValueError when change is not sound."""
+        Raises ProtocolError when change is not sound."""
+        listings.check(change)
         key = _signed(ino)
         with self._writing("writing") as db:
             while change:
@@ -275,12 +271,12 @@ class Journal:
                     (key, first),
                 ).fetchone()
                 end = len(change) if after is None else _before(change, after[0])
-                merged = listings.merge(records, change[:end])
+                self._put_page(db, key, first, listings.merge(records, change[:end]))
                 change = change[end:]
-                self._put_page(db, key, first, merged)
 
     def replace(self, ino: int, listing: bytes) -> None:
         """Sets the whole listing of a directory; empty: a directory known to be empty."""
+        listings.check(listing)
         key = _signed(ino)
         with self._writing("writing") as db:
             db.execute("DELETE FROM listing WHERE dir=?", (key,))
@@ -293,14 +289,15 @@ class Journal:
             db.execute("DELETE FROM listing WHERE dir=? AND first=?", (key, first))
             return
         while True:
-            size, n = listings.cut(records, PAGE)
-            if len(records) - size < size // 2:
-                n += _count(records, size)
-                size = len(records)
+            # A page that grew is split only when it is half as long again, or it would be split
+            # with each name that is added.
+            end, n, _ = listings.cut(records, PAGE * 3 // 2, _ANY)
+            if end < len(records):
+                end, n, _ = listings.cut(records, PAGE, _ANY)
             db.execute(
-                "INSERT OR REPLACE INTO listing VALUES(?, ?, ?, ?)", (key, first, n, records[:size])
+                "INSERT OR REPLACE INTO listing VALUES(?, ?, ?, ?)", (key, first, n, records[:end])
             )
-            records = records[size:]
+            records = records[end:]
             if not records:
                 return
             first = _name(records, 0)
@@ -464,7 +461,7 @@ class Journal:
             size = self.signatures.size()
         for end in ("", "-wal"):
             with suppress(FileNotFoundError):
-                size += self.path.with_name(self.path.name + end).stat().st_size
+                size += self.file.with_name(self.file.name + end).stat().st_size
         return JournalStatus(entries, dirs, places, doubts, size)
 
 
@@ -482,31 +479,23 @@ def _unsigned(key: int) -> int:
 
 
 def _name(listing: bytes, at: int) -> bytes:
-    _, name_len, _ = _RECORD.unpack_from(listing, at)
-    return listing[at + _NAME_AT : at + _NAME_AT + name_len]
+    name_at = at + listings.HEAD.size
+    return listing[name_at : name_at + _HEAD.unpack_from(listing, at)[1]]
 
 
 def _before(listing: bytes, name: bytes) -> int:
     """How many bytes of a listing stand before a name's place."""
     at = 0
     while at < len(listing) and _name(listing, at) < name:
-        at += _RECORD.unpack_from(listing, at)[0]
+        at += _HEAD.unpack_from(listing, at)[0]
     return at
-
-
-def _count(listing: bytes, at: int) -> int:
-    n = 0
-    while at < len(listing):
-        at += _RECORD.unpack_from(listing, at)[0]
-        n += 1
-    return n
 
 
 def _directories(listing: bytes) -> Iterator[int]:
     """Inode numbers of the directories in a listing, as far as the source knows them."""
     at = 0
     while at < len(listing):
-        length, _, kind = _RECORD.unpack_from(listing, at)
-        if kind == Kind.DIR and not _U16.unpack_from(listing, at + _FLAGS_AT)[0] & PROBED:
-            yield _U64.unpack_from(listing, at + _INO_AT)[0]
+        length, _, kind, _, _, _, _, _, ino, *rest = listings.HEAD.unpack_from(listing, at)
+        if kind == Kind.DIR and not rest[_FLAGS] & PROBED:
+            yield ino
         at += length
