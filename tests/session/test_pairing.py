@@ -7,7 +7,7 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,16 @@ def mine(tmp_path: Path) -> Identity:
     return Identity.load(tmp_path / "mine")
 
 
+def until(true: Callable[[], bool], what: str) -> None:
+    """Waits for a condition that nothing announces."""
+    pause = threading.Event()
+    for _ in range(3000):
+        if true():
+            return
+        pause.wait(0.01)
+    raise AssertionError(f"never: {what}")
+
+
 def wrong(code: str) -> str:
     return ("b" if code[0] == "a" else "a") + code[1:]
 
@@ -62,7 +72,7 @@ def test_both_store_each_other(node: Node, mine: Identity) -> None:
     assert (stored.node_id, stored.cert_der) == (mine.node_id, mine.cert_der)
     assert (stored.name, stored.role) == ("the boss", "controller")
     assert stored.address == f"{HOST}:4711"
-    assert node.listener.statistics().paired == 1
+    until(lambda: node.listener.statistics().paired == 1, "counted")
     channel = connect(HOST, node.port, mine, node.identity.node_id)
     assert channel.peer_id == node.identity.node_id
     channel.close()
@@ -79,6 +89,7 @@ def test_a_wrong_code(node: Node, mine: Identity, caplog: pytest.LogCaptureFixtu
         pair(HOST, node.port, wrong(node.code), mine)
     assert "id=CODE" in e.value.remedy
     assert mine.peers() == node.identity.peers() == ()
+    until(lambda: node.listener.statistics().wrong_code == 1, "the node has said so")
     assert "pairing refused address=127.0.0.1" in caplog.text
     assert all(node.code not in r.getMessage() for r in caplog.records)
     assert caplog.records[-1].levelno == logging.WARNING
@@ -93,7 +104,7 @@ def test_guessing_is_stopped(node: Node, mine: Identity) -> None:
     with pytest.raises(Refused, match="too many wrong pairing codes") as e:
         pair(HOST, node.port, node.code, mine)  # the right one, but it is late for that
     assert "try again in" in e.value.remedy
-    assert node.listener.statistics().wrong_code == 6
+    until(lambda: node.listener.statistics().wrong_code == 6, "counted")
     assert node.identity.peers() == ()
 
 

@@ -350,20 +350,17 @@ class Listener:
                     self._guests -= 1
 
     def _refuse(self, visitor: _Visitor, tls: ssl.SSLSocket, error: ssl.SSLError) -> None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            self._count(not_paired=1)
+        host, worth = visitor.host, self._worth_a_line(visitor.host)
+        not_paired = isinstance(translate(error, "handshake"), Refused)
+        if worth and isinstance(error, ssl.SSLCertVerificationError):
             why = error.verify_message
-            if self._worth_a_line(visitor.host):
-                log.warning("refused: certificate not paired address=%s why=%s", visitor.host, why)
-        elif isinstance(translate(error, "handshake"), Refused):
-            self._count(not_paired=1)
-            if self._worth_a_line(visitor.host):
-                log.warning("refused by the client: not paired with us address=%s", visitor.host)
-        else:
-            self._count(garbage=1)
-            if self._worth_a_line(visitor.host):
-                why = (error.reason or str(error)).lower()
-                log.warning("refused: TLS failed address=%s why=%s", visitor.host, why)
+            log.warning("refused: certificate not paired address=%s why=%s", host, why)
+        elif worth and not_paired:
+            log.warning("refused by the client: not paired with us address=%s", host)
+        elif worth:
+            why = (error.reason or str(error)).lower()
+            log.warning("refused: TLS failed address=%s why=%s", host, why)
+        self._count(**({"not_paired": 1} if not_paired else {"garbage": 1}))
         # The alert is on its way; it must not be overtaken by a reset (see tls.linger).
         visitor.leaving = True
         visitor.deadline = time.monotonic() + _LINGER
@@ -405,9 +402,9 @@ class Listener:
                 raise ProtocolError(f"data stream {number}: its channel has ended")
             self._count(streams=1)
         except (I2Error, OSError) as e:
-            self._count(garbage=1)
             if self._worth_a_line(visitor.host):
                 log.warning("refused: data stream address=%s cause=%s", visitor.host, e)
+            self._count(garbage=1)
             visitor.sock.close()
 
     # ---------------------------------------------------------------- threads of their own
@@ -464,8 +461,8 @@ class Listener:
                 "pairing done address=%s peer=%s role=%s", visitor.host, peer.node_id, peer.role
             )
         except Refused as e:
-            self._count(wrong_code=1)
             log.warning("pairing refused address=%s cause=%s", visitor.host, e)
+            self._count(wrong_code=1)
         except I2Error as e:
             log.warning("pairing failed address=%s cause=%s", visitor.host, e)
         except Exception:
