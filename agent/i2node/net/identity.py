@@ -214,6 +214,14 @@ class Identity:
             return Peer(node_id, "", "", "controller", 0, self.cert_pem, self.cert_der)
         return self._read().get(node_id)
 
+    def peer_of(self, cert_der: bytes) -> Peer | None:
+        """The trusted node whose certificate is exactly this one, or None."""
+        try:
+            peer = self.peer(node_id_of(cert_der))
+        except UsageError:
+            return None
+        return peer if peer is not None and peer.cert_der == cert_der else None
+
     def trusted(self) -> tuple[tuple[object, ...], tuple[bytes, ...]]:
         """A token that changes when the trust store does, and all trusted certificates (DER)."""
         known = self._read()
