@@ -108,6 +108,14 @@ int64_t i2_listing_check(const uint8_t *listing, size_t len);
 /* The record of a name: its offset, or -ENOENT. */
 int64_t i2_find(const uint8_t *listing, size_t len, const uint8_t *name, size_t name_len);
 
+/* The entries that are all of `what`, copied to out (may be NULL: only counted); *entries of them, with
+ * *bytes in regular files. Returns bytes written. */
+int64_t i2_pick(const uint8_t *listing, size_t len, uint32_t what, uint8_t kind, uint8_t *out,
+                size_t cap, uint64_t *entries, uint64_t *bytes);
+#define I2_PICK_KIND 1     /* of this kind */
+#define I2_PICK_PROBED 2   /* told by the target */
+#define I2_PICK_TROUBLED 4 /* with a status */
+
 /* How many leading bytes of a listing make a batch: at most max_entries entries whose sizes add up to at
  * most max_bytes, but at least one entry. *entries and *bytes tell what it holds. */
 int64_t i2_cut(const uint8_t *listing, size_t len, uint64_t max_entries, uint64_t max_bytes,
@@ -265,6 +273,13 @@ int64_t i2_apply(int root, int stage, const uint8_t *steps, size_t len, int flag
                  struct i2_fault *fault, uint64_t *faults, uint64_t *more);
 #define I2_APPLY_NO_OWNER 1
 #define I2_APPLY_VERIFY 2 /* contents with a digest are checked against it; a staged file is read back */
+
+/* Opens a file beneath root for reading, following no link. Returns a descriptor, the caller's, or
+ * -errno. */
+int64_t i2_open(int root, uint64_t dev, const uint8_t *path, size_t len);
+
+/* syncfs(2): returns when the file system that fd is on has everything on disk. 0 or -errno. */
+int64_t i2_sync(int fd);
 
 /* ------------------------------------------------------------------ hash, blocks, delta ------ */
 
