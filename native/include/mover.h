@@ -71,10 +71,12 @@ struct i2_entry {
 
 /* Compares two listings. Writes the changed entries to out, a section behind the other, each
  * section a packed listing: used[s] bytes in section s. NEW, RETYPED, DATA, META and SWAPPED carry
- * the new entry (attrs and content filled from the old one where the kind is the same, so that a
- * later read can tell whether anything differs); GONE carries the old one. Old entries with
- * I2_PROBED are compared by kind, size, mtime, mode, uid, gid, rdev, and by attrs and content where
- * both sides know them; others also by ino, ctime, nlink; an I2_RACY old entry is never SAME.
+ * the new entry (attrs replaced by the old one's where the kind is the same, content too where also
+ * the size is, else zero, so that a later read can tell whether anything differs); GONE carries the
+ * old one. Entries of which either is I2_PROBED are compared by kind, size, mtime, mode, uid, gid, rdev,
+ * and by attrs and content where both sides know them; others also by ino, ctime, nlink; an I2_RACY
+ * old entry is never SAME. Of a directory size and nlink are not compared, of a symlink mode is not;
+ * one that is I2_MOUNT now and was a directory is SAME.
  * A regular file with nlink > 1, or any non-directory with nlink > 1, is in LINKED; a
  * regular file with size > small_max or with holes (size >= 4096 and blocks * 512 < size) in LARGE.
  * RETYPED goes by the new kind.
@@ -98,7 +100,8 @@ int64_t i2_merge(const uint8_t *base, size_t base_len, const uint8_t *change, si
  * entries or -EINVAL. Doubled names are -EINVAL. */
 int64_t i2_sort(uint8_t *listing, size_t len, uint8_t *scratch);
 
-/* Sound: lengths fit, kinds known, no '/' nor NUL in names, not "." or "..", sorted, unique.
+/* Sound: aligned, lengths exact, kinds and verdicts known, mode, mtime_ns and size (63 bits) in range, no
+ * '/' nor NUL in names, not "." or "..", sorted, unique. All functions on listings hold them to it.
  * Returns the number of entries or -EINVAL. For listings that a peer sent. */
 int64_t i2_listing_check(const uint8_t *listing, size_t len);
 
@@ -276,6 +279,10 @@ struct i2_block {
 int64_t i2_blocks(const uint8_t *data, size_t len, uint32_t block, struct i2_block *out, size_t cap);
 int64_t i2_blocks_scalar(const uint8_t *data, size_t len, uint32_t block, struct i2_block *out,
                          size_t cap);
+
+/* The block size for a file of that many bytes: 4096 up to 16 GiB, then doubled so that a file has at most
+ * 4 Mi blocks (2^31 at most). Both sides compute it, so it is part of the protocol. */
+uint32_t i2_block_size(uint64_t size);
 
 /* The digest of a file's content from its blocks: BLAKE3-128 over the strong hashes, a run of k zero
  * blocks standing as one item {8 zero bytes, u64 k}; a file of one block that is not zero: its strong
