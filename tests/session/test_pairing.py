@@ -239,6 +239,7 @@ def introduction(identity: Identity) -> dict[str, Any]:
         {"nonce": None},
         {"name": 5},
         {"name": "n" * 256},
+        {"name": "n\x1b[2J"},
         {"role": "king"},
         {"role": None},
         {"port": -1},

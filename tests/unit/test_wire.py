@@ -262,6 +262,17 @@ def test_headers_that_are_refused(change: dict[str, Any], why: str) -> None:
         parse_header(wire._HEADER.pack(*(good | change).values()))
 
 
+@given(st.binary(min_size=32, max_size=32) | st.binary(max_size=40))
+def test_any_bytes_are_a_header_or_a_protocol_error(packed: bytes) -> None:
+    for start in (packed, b"i2\x01" + packed[3:]):
+        try:
+            header = parse_header(start)
+        except ProtocolError:
+            continue
+        assert header.length <= FRAME_MAX + TAG_SIZE
+        assert header.raw <= FRAME_MAX
+
+
 def forged(packed: bytes, raw: int) -> bytes:
     """A frame that a paired but hostile peer could send: sealed well, with this as zstd."""
     header = wire.pack_header(1, ZSTD, 3, len(packed) + TAG_SIZE, raw, 0)

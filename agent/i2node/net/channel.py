@@ -261,6 +261,7 @@ class Channel:
 
     def _end(self) -> None:
         with self._lock:
+            cut = isinstance(self._failure, PeerLost)
             if self._failure is None:
                 self._failure = PeerLost(f"{self.address}: channel closed")
             self._over = True
@@ -270,7 +271,8 @@ class Channel:
         for stream in streams:
             stream.close()
         quietly(self._tls.unwrap)  # sends close_notify; the peer's is not waited for
-        quietly(lambda: linger(self._tls, _FLUSH))
+        if not cut:
+            quietly(lambda: linger(self._tls, _FLUSH))
         self._tls.close()
 
     def _poke(self) -> None:

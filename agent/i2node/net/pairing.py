@@ -284,6 +284,7 @@ def _introduced(message: Message, doing: str) -> tuple[bytes, str]:
         or len(nonce) != 32
         or not isinstance(name, str)
         or len(name) > _NAME_MAX
+        or not name.isprintable()  # it will be shown to people
     ):
         raise ProtocolError(f"{doing}: unsound pair message")
     check_certificate(cert)
