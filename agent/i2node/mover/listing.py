@@ -202,13 +202,6 @@ def decode(record: Data) -> Entry:
     return Entry(name, _KINDS[kind], _VERDICTS[verdict], *fields)
 
 
-def nameless(record: bytes) -> bytes:
-    """The same record, standing for the root itself."""
-    head = bytearray(record[: HEAD.size])
-    struct.pack_into("<IH", head, 0, HEAD.size, 0)
-    return bytes(head)
-
-
 def kept(listing: Data, kind: Kind) -> Iterator[Entry]:
     """The entries of one kind."""
     return _decode(_pick(listing, lib.I2_PICK_KIND, kind)[0])

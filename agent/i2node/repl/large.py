@@ -21,10 +21,9 @@ from i2node.fs.tree import Root
 from i2node.model import Entry, Kind, Verdict
 from i2node.mover import batch, blocks, listing
 from i2node.mover.batch import Op
-from i2node.mover.blocks import LITERAL, ZERO
 from i2node.repl.journal import Journal
-from i2node.repl.signatures import BLOCK_RECORD, Signature
 from i2node.repl.plan import Large
+from i2node.repl.signatures import BLOCK_RECORD, Signature
 
 WINDOW = 1 << 20
 """Bytes read at a time, and about the content of one frame."""
@@ -151,13 +150,13 @@ class LargeReader:
                 if not extent.data:
                     _pad(signature, at + span, block)
                     if at + span > there:
-                        yield _hole(item.path, stage, at, span), span
+                        yield _hole(stage, at, span), span
                     at += span
                     continue
                 data = _read(fd, at, span)
                 _sign(signature, fd, at, data, block, entry.size)
                 if at + span > there:
-                    yield _write(item.path, stage, at, data), span
+                    yield _write(stage, at, data), span
                 else:
                     yield b"", span
                 at += span
@@ -176,7 +175,7 @@ class LargeReader:
                     ops += matcher.match(carried, at - len(carried), True)[0]
                     carried = b""
                 _pad(signature, extent.end, basis.block)
-                ops.append(blocks.Op(at, ZERO, extent.end - at))
+                ops.append(blocks.Op(at, blocks.ZERO, extent.end - at))
                 continue
             while at < extent.end:
                 data = _read(fd, at, min(extent.end - at, WINDOW - at % WINDOW))
@@ -200,16 +199,16 @@ class LargeReader:
         stage: int,
     ) -> Pieces:
         """In place on a clone where nothing moved, else built anew from the old file and literals."""
-        moved = any(op.source not in (LITERAL, ZERO, op.at) for op in ops)
+        moved = any(op.source not in (blocks.LITERAL, blocks.ZERO, op.at) for op in ops)
         flags = 0 if moved else batch.STEP_CLONE
         yield batch.step(Op.STAGE, item.path, kind=Kind.FILE, flags=flags, stage=stage), 0
         for op in ops:
-            if op.source == ZERO:
-                yield _hole(item.path, stage, op.at, op.span), op.span
-            elif op.source == LITERAL:
+            if op.source == blocks.ZERO:
+                yield _hole(stage, op.at, op.span), op.span
+            elif op.source == blocks.LITERAL:
                 for at in range(op.at, op.at + op.span, WINDOW):
                     data = _read(fd, at, min(WINDOW, op.at + op.span - at))
-                    yield _write(item.path, stage, at, data), len(data)
+                    yield _write(stage, at, data), len(data)
             elif moved:
                 yield _copy(item.path, stage, op), op.span
             else:
@@ -263,14 +262,14 @@ class LargeReader:
             while at < extent.end:
                 if not extent.data:
                     _pad(signature, extent.end, block)
-                    yield _hole(item.path, stage, at, extent.end - at), 0
+                    yield _hole(stage, at, extent.end - at), 0
                     break
                 span = min(extent.end - at, WINDOW - at % WINDOW)
                 data = _read(fd, at, span)
                 start = len(signature)
                 _sign(signature, fd, at, data, block, entry.size)
                 if signature[start:] != old[start : len(signature)] or at % block:
-                    yield _write(item.path, stage, at, data), 0
+                    yield _write(stage, at, data), 0
                 at += span
 
     def _meta(self, item: Large, entry: Entry, digest: bytes = b"") -> Pieces:
@@ -355,9 +354,9 @@ def _unchanged(ops: list[blocks.Op], basis: Basis, entry: Entry) -> bool:
     if basis.size != entry.size:
         return False
     for op in ops:
-        if op.source == LITERAL or (op.source not in (op.at, ZERO)):
+        if op.source == blocks.LITERAL or (op.source not in (op.at, blocks.ZERO)):
             return False
-        if op.source == ZERO:
+        if op.source == blocks.ZERO:
             first = op.at // basis.block * BLOCK_RECORD
             last = -(-(op.at + op.span) // basis.block) * BLOCK_RECORD
             if any(basis.signature[first:last]):
@@ -407,12 +406,12 @@ def _stage_id(path: bytes, entry: Entry) -> int:
     return int.from_bytes(blocks.hash(state + path, 8), "little") or 1
 
 
-def _write(path: bytes, stage: int, at: int, data: bytes) -> bytes:
-    return batch.step(Op.WRITE, path, kind=Kind.FILE, stage=stage, size=at, data=data)
+def _write(stage: int, at: int, data: bytes) -> bytes:
+    return batch.step(Op.WRITE, b"", kind=Kind.FILE, stage=stage, size=at, data=data)
 
 
-def _hole(path: bytes, stage: int, at: int, span: int) -> bytes:
-    return batch.step(Op.HOLE, path, kind=Kind.FILE, stage=stage, size=at, span=span)
+def _hole(stage: int, at: int, span: int) -> bytes:
+    return batch.step(Op.HOLE, b"", kind=Kind.FILE, stage=stage, size=at, span=span)
 
 
 def _copy(path: bytes, stage: int, op: blocks.Op) -> bytes:

@@ -31,7 +31,6 @@ from i2node.repl.plan import (
     Place,
     Put,
     Rekey,
-    Replace,
     Unplace,
     believe,
     join,
@@ -617,8 +616,6 @@ class Planner:
         self, parent: int, parent_path: bytes, entry: Entry, doubt: int, doubt_path: bytes
     ) -> None:
         record = listing.encode(replace(entry, name=entry.name or ROOT, verdict=Verdict.META))
-        if not entry.name:
-            record = listing.nameless(record)
         self._dir(doubt, doubt_path).metas.append((parent, parent_path, record))
         if parent:
             self._batch.dirs[parent] = parent_path

@@ -28,8 +28,8 @@ from i2node.fs.tree import FATAL, TargetTree, remedy_for, resolve_target
 from i2node.model import PROBED, show
 from i2node.mover import batch, blocks, listing
 from i2node.net.channel import Channel
-from i2node.net.stream import DataStream
 from i2node.net.seal import Opener
+from i2node.net.stream import DataStream
 from i2node.repl.ledger import Ledger
 from i2node.repl.remote import FLUSH, PART, STEPS, error_message
 

@@ -9,7 +9,9 @@ durable; so a crash anywhere costs a question, never a change.
 from __future__ import annotations
 
 import errno
+import os
 import queue
+import struct
 import threading
 import time
 from collections import deque
@@ -21,11 +23,12 @@ from i2node.errors import I2Error, PeerLost, SessionError
 from i2node.fs.tree import Root
 from i2node.model import Entry, Verdict
 from i2node.mover import batch, listing
+from i2node.mover.batch import Op
 from i2node.net.seal import Buffer, Sealer
 from i2node.net.stream import DataStream
 from i2node.repl.journal import Journal
 from i2node.repl.large import LargeReader
-from i2node.repl.plan import Batch, Edit, Large, join, known, named_root, unsettled
+from i2node.repl.plan import Batch, Edit, Large, join, known, unsettled
 from i2node.repl.remote import FLUSH, STEPS
 
 QUEUED_BATCHES = 4
@@ -260,7 +263,10 @@ class Sender:
         for item in work.large:
             self._ship(item)
         self._steps(work.after, work.after_edits)
-        self._pack(work.metas, [])
+        self._pack([m for m in work.metas if m[0]], [])
+        for parent, _, record in work.metas:
+            if not parent:
+                self._root_meta(listing.decode(record))
         self._reading = {}
 
     def _doubt(self, seq: int) -> None:
@@ -302,7 +308,7 @@ class Sender:
     def _noted(self, owner: int, path: bytes, entries: bytes, large: list[Large]) -> bytes:
         """Writes down what was read of a directory; returns the entries to be read again."""
         rest: list[bytes] = []
-        for entry in listing.troubled(entries) if owner else ():
+        for entry in listing.troubled(entries):
             if entry.status == errno.ENOBUFS:
                 rest.append(listing.encode(replace(entry, status=0)))
             elif entry.status == errno.EFBIG:
@@ -314,11 +320,25 @@ class Sender:
                 self.again(owner, entry.name)
             else:
                 self.trouble(join(path, entry.name), entry.status)
-        if owner:
-            self.journal.put(owner, entries)
-        else:
-            self.journal.set("root", named_root(listing.decode(entries)))
+        self.journal.put(owner, entries)
         return b"".join(rest)
+
+    def _root_meta(self, own: Entry) -> None:
+        """The root has no directory of ours to be read from; it is read by its descriptor."""
+        self._append(
+            batch.step(
+                Op.SET_META,
+                b"",
+                kind=own.kind,
+                mode=own.mode,
+                uid=own.uid,
+                gid=own.gid,
+                mtime_s=own.mtime_s,
+                mtime_ns=own.mtime_ns,
+                xattrs=_xattrs(self.root.fd),
+            )
+        )
+        self.journal.set("root", known(own))
 
     def _ship(self, item: Large) -> None:
         for steps, content in self.large.ship(item):
@@ -399,3 +419,17 @@ class Sender:
             self.stream.send(buffers)
             with self._lock:
                 self._bytes_sent += size
+
+
+def _xattrs(fd: int) -> bytes:
+    """Extended attributes as a step carries them."""
+    records = []
+    for name in sorted(map(os.fsencode, os.listxattr(fd))):
+        try:
+            value = os.getxattr(fd, name)
+        except OSError as error:
+            if error.errno == errno.ENODATA:
+                continue
+            raise
+        records.append(struct.pack("<HHI", len(name), 0, len(value)) + name + value)
+    return b"".join(records)

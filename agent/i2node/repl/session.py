@@ -27,9 +27,9 @@ from i2node import log
 from i2node.config import Config
 from i2node.errors import Halt, I2Error, SafetyStop, SessionError, UsageError
 from i2node.fs.coalesce import Dirty, Touch
+from i2node.fs.inotify import InotifyWatch
 from i2node.fs.pathset import PathSet
 from i2node.fs.tree import Root, remedy_for
-from i2node.fs.inotify import InotifyWatch
 from i2node.fs.watch import Watch
 from i2node.model import MirrorOptions, State, show
 from i2node.mover.batch import At, Op
