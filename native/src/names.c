@@ -176,7 +176,7 @@ void i2_do_remove(struct i2_site *site, const struct i2_step *s) {
     int what = I2_AT_OPEN;
     int err = i2_parent(site, i2_step_path(s), s->path_len, &held, name);
     /* Where no directory stands on the way, nothing stands at the end of it. */
-    if (err == -ENOENT || err == -ENOTDIR || err == -ELOOP) return;
+    if (err == -ENOENT || err == -ENOTDIR) return;
     if (!err) {
         what = I2_AT_REMOVE;
         err = i2_remove(site, held->fd, name);

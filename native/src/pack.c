@@ -201,6 +201,9 @@ static int open_file(struct reader *r, const char *name) {
     return errno == ELOOP || errno == ENXIO || errno == ENODEV ? -ENOENT : -errno;
 }
 
+/* A directory and a pipe refuse to be read like a file: it is gone, something else came. */
+static int refused(int err) { return err == -EISDIR || err == -ESPIPE ? -ENOENT : err; }
+
 /* A small file: its content goes to the output as it is read. */
 static int pack_file(struct reader *r, struct job *j, int fd) {
     struct hall *h = r->hall;
@@ -254,7 +257,7 @@ static int pack_file(struct reader *r, struct job *j, int fd) {
         taken = 0;
     }
     if (taken) give_back(h, at, taken, 0);
-    return err == -EISDIR ? -ENOENT : err;
+    return refused(err);
 }
 
 static int digest_file(struct reader *r, struct job *j, int fd) {
@@ -269,7 +272,7 @@ static int digest_file(struct reader *r, struct job *j, int fd) {
         if (!err) err = i2_digest_open(&r->reading, fd, e->size, sparse, content);
         if (!err) err = restat(r, e, fd, NULL, racy_after, &now);
         if (!err) err = hash_attrs(r, &now.attrs);
-        if (err) return err == -EISDIR ? -ENOENT : err;
+        if (err) return refused(err);
         int settled = same(e, &now);
         *e = now;
         if (!settled && i + 1 < r->hall->tries) continue;
@@ -360,7 +363,6 @@ static int pack_one(struct reader *r, struct job *j) {
         r->dir = i2_open_dir(&r->k, h->root, h->dev, (const uint8_t *)(j->group + 1),
                              j->group->path_len, &self);
         r->dir_err = r->dir < 0 ? r->dir : 0;
-        if (r->dir_err == -ELOOP) r->dir_err = -ENOTDIR;
         r->group = j->group;
     }
     if (r->dir_err) return r->dir_err;
