@@ -1,8 +1,9 @@
-"""The two ends of a rule on disk: the source's root as it is read, the target's root as it is changed.
+"""The two ends of a rule on disk: the source's root as it is read, the target's root as it is
+changed.
 
-Both are held as descriptors; every path of the session is relative to one of them. A root is known by
-what survives a remount and a reboot but not a replacement: its inode number, its birth and the type
-of its file system. The number of the device is not part of it; the kernel gives those anew.
+Both are held as descriptors; every path of the session is relative to one of them. A root is known
+by what survives a remount and a reboot but not a replacement: its inode number, its birth and the
+type of its file system. The number of the device is not part of it; the kernel gives those anew.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def _identity(fd: int, dev: int) -> Identity:
 
 
 def resolve_target(path: bytes, allowed: Sequence[Path], make: bool = True) -> bytes:
-    """The real path of a target root, made if missing. Raises Refused when no allowed root holds it.
+    """The real path of a target root, made if missing. Raises Refused when no allowed root holds
+    it.
 
     Symlinks are resolved before the comparison, so that a link cannot lead out of an allowed root.
     """
@@ -192,7 +194,8 @@ class TargetTree:
         return found
 
     def clean(self, keep_parts: bool) -> None:
-        """Removes what a crash left in the staging directory, whole staged files only if told so."""
+        """Removes what a crash left in the staging directory, whole staged files only if told
+        so."""
         if self.inside and not self._inside_exists():
             return
         stage = self.stage()

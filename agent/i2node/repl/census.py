@@ -1,4 +1,5 @@
-"""Counts the source beside a first mirror, so that progress and time left are honest from the start."""
+"""Counts the source beside a first mirror, so that progress and time left are honest from the
+start."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
 """One large file, block by block: whole, resumed, or as a delta.
 
 The source keeps the block signatures of what the target was sent. With them a delta needs nothing
-from the target: the file is read once here, and blocks that did not change are neither sent nor read
-there. Without them (adopted trees) the target is asked for the signatures of what it holds.
+from the target: the file is read once here, and blocks that did not change are neither sent nor
+read there. Without them (adopted trees) the target is asked for the signatures of what it holds.
 
 Content goes to a staged file on the target; the rename at the end is the only moment at which the
-final name changes. A file that is written while it is read is read again, and only what differs from
-what was staged is sent again; after TRIES it is shipped as it was last seen and looked at once more.
+final name changes. A file that is written while it is read is read again, and only what differs
+from what was staged is sent again; after TRIES it is shipped as it was last seen and looked at once
+more.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from i2node.fs.tree import Root
 from i2node.model import Entry, Kind, Verdict
 from i2node.mover import batch, blocks, listing
 from i2node.mover.batch import Op
+from i2node.mover.blocks import LITERAL, ZERO
 from i2node.repl.journal import Journal
 from i2node.repl.plan import Large
 from i2node.repl.signatures import BLOCK_RECORD, Signature
@@ -29,7 +31,8 @@ WINDOW = 1 << 20
 """Bytes read at a time, and about the content of one frame."""
 TRIES = 3
 ASK_FROM = 1 << 20
-"""From this size on it pays to ask the target for signatures before sending an adopted file whole."""
+"""From this size on it pays to ask the target for signatures before sending an adopted file
+whole."""
 
 Pieces = Iterator[tuple[bytes, int]]
 
@@ -59,8 +62,8 @@ class Moving(Exception):
 class LargeReader:
     """Reads large files into steps; used by the sender's reading thread.
 
-    ask(path) gives the signatures of what the target holds, once all that was sent is applied there;
-    None when it holds nothing. parts: staged files that an earlier session left: id → bytes.
+    ask(path) gives the signatures of what the target holds, once all that was sent is applied
+    there; None when it holds nothing. parts: staged files that an earlier session left: id → bytes.
     """
 
     def __init__(
@@ -77,8 +80,8 @@ class LargeReader:
         self.outcome: Entry | None = None
 
     def ship(self, item: Large) -> Pieces:
-        """Steps for one file, each with the bytes of content it stands for. Afterwards `outcome` is the
-        entry as shipped, with a status as i2_pack gives it."""
+        """Steps for one file, each with the bytes of content it stands for. Afterwards `outcome` is
+        the entry as shipped, with a status as i2_pack gives it."""
         self.outcome = item.entry
         try:
             fd = batch.open_file(self.root.fd, self.root.dev, item.path)
@@ -123,9 +126,12 @@ class LargeReader:
             return None
         kept = self.journal.signature(entry.ino)
         held = self._held(item)
-        if kept is not None and held is not None:
-            if (kept.size, kept.mtime, kept.ctime) == (held.size, _mtime(held), held.ctime):
-                return Basis(kept.blocks, held.size, kept.block)
+        if (
+            kept is not None
+            and held is not None
+            and (kept.size, kept.mtime, kept.ctime) == (held.size, _mtime(held), held.ctime)
+        ):
+            return Basis(kept.blocks, held.size, kept.block)
         if entry.size < ASK_FROM:
             return None
         return self.ask(item.path)
@@ -139,7 +145,8 @@ class LargeReader:
     def _whole(
         self, item: Large, fd: int, entry: Entry, block: int, stage: int, signature: bytearray
     ) -> Pieces:
-        """All data extents in order; what an earlier session staged of the same file is not sent."""
+        """All data extents in order; what an earlier session staged of the same file is not
+        sent."""
         there = self.parts.pop(stage, 0) // WINDOW * WINDOW
         flags = batch.STEP_KEEP if there else 0
         yield batch.step(Op.STAGE, item.path, kind=Kind.FILE, flags=flags, stage=stage), 0
@@ -148,7 +155,7 @@ class LargeReader:
             while at < extent.end:
                 span = min(extent.end - at, WINDOW - at % WINDOW if extent.data else extent.end)
                 if not extent.data:
-                    _pad(signature, at + span, block)
+                    _pad(signature, at + span, block, entry.size)
                     if at + span > there:
                         yield _hole(stage, at, span), span
                     at += span
@@ -174,8 +181,8 @@ class LargeReader:
                 if carried:
                     ops += matcher.match(carried, at - len(carried), True)[0]
                     carried = b""
-                _pad(signature, extent.end, basis.block)
-                ops.append(blocks.Op(at, blocks.ZERO, extent.end - at))
+                _pad(signature, extent.end, basis.block, entry.size)
+                ops.append(blocks.Op(at, ZERO, extent.end - at))
                 continue
             while at < extent.end:
                 data = _read(fd, at, min(extent.end - at, WINDOW - at % WINDOW))
@@ -198,14 +205,15 @@ class LargeReader:
         ops: list[blocks.Op],
         stage: int,
     ) -> Pieces:
-        """In place on a clone where nothing moved, else built anew from the old file and literals."""
-        moved = any(op.source not in (blocks.LITERAL, blocks.ZERO, op.at) for op in ops)
+        """In place on a clone where nothing moved, else built anew from the old file and
+        literals."""
+        moved = any(op.source not in (LITERAL, ZERO, op.at) for op in ops)
         flags = 0 if moved else batch.STEP_CLONE
         yield batch.step(Op.STAGE, item.path, kind=Kind.FILE, flags=flags, stage=stage), 0
         for op in ops:
-            if op.source == blocks.ZERO:
+            if op.source == ZERO:
                 yield _hole(stage, op.at, op.span), op.span
-            elif op.source == blocks.LITERAL:
+            elif op.source == LITERAL:
                 for at in range(op.at, op.at + op.span, WINDOW):
                     data = _read(fd, at, min(WINDOW, op.at + op.span - at))
                     yield _write(stage, at, data), len(data)
@@ -261,7 +269,7 @@ class LargeReader:
             at = extent.at
             while at < extent.end:
                 if not extent.data:
-                    _pad(signature, extent.end, block)
+                    _pad(signature, extent.end, block, entry.size)
                     yield _hole(stage, at, extent.end - at), 0
                     break
                 span = min(extent.end - at, WINDOW - at % WINDOW)
@@ -316,7 +324,8 @@ def extents(fd: int, size: int) -> list[Extent]:
 
 
 def _read(fd: int, at: int, span: int) -> bytes:
-    """span bytes; zeros where the file has meanwhile become shorter (the end is checked afterwards)."""
+    """span bytes; zeros where the file has meanwhile become shorter (the end is checked
+    afterwards)."""
     data = os.pread(fd, span, at)
     while len(data) < span:
         more = os.pread(fd, span - len(data), at + len(data))
@@ -342,9 +351,9 @@ def _sign(signature: bytearray, fd: int, at: int, data: bytes, block: int, size:
     signature += blocks.signature(data, block)
 
 
-def _pad(signature: bytearray, until: int, block: int) -> None:
-    """Signatures of the whole blocks of a hole; the one it ends in belongs to what follows."""
-    want = until // block if until % block else until // block
+def _pad(signature: bytearray, until: int, block: int, size: int) -> None:
+    """Signatures of the blocks of a hole; one that data follows in belongs to that."""
+    want = -(-until // block) if until >= size else until // block
     have = len(signature) // BLOCK_RECORD
     if want > have:
         signature += bytes((want - have) * BLOCK_RECORD)
@@ -354,9 +363,9 @@ def _unchanged(ops: list[blocks.Op], basis: Basis, entry: Entry) -> bool:
     if basis.size != entry.size:
         return False
     for op in ops:
-        if op.source == blocks.LITERAL or (op.source not in (op.at, blocks.ZERO)):
+        if op.source == LITERAL or (op.source not in (op.at, ZERO)):
             return False
-        if op.source == blocks.ZERO:
+        if op.source == ZERO:
             first = op.at // basis.block * BLOCK_RECORD
             last = -(-(op.at + op.span) // basis.block) * BLOCK_RECORD
             if any(basis.signature[first:last]):
@@ -401,7 +410,8 @@ def _same_moment(a: Entry, b: Entry) -> bool:
 
 
 def _stage_id(path: bytes, entry: Entry) -> int:
-    """The same for the same state of the same file, so that a later session finds what it staged."""
+    """The same for the same state of the same file, so that a later session finds what it
+    staged."""
     state = struct.pack("<QQqIq", entry.ino, entry.size, entry.mtime_s, entry.mtime_ns, entry.ctime)
     return int.from_bytes(blocks.hash(state + path, 8), "little") or 1
 

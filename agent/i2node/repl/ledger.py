@@ -1,8 +1,9 @@
 """What a target remembers of the rules it serves: one small file each, in the state directory.
 
 A record binds a rule to the source that made it, to the directory that is its root, and to a token
-that changes with every session. A source whose token is not the one kept here does not know what this
-tree holds (its state or ours was lost, or restored from an older copy): then both sides are compared.
+that changes with every session. A source whose token is not the one kept here does not know what
+this tree holds (its state or ours was lost, or restored from an older copy): then both sides are
+compared.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ class Ledger:
         self._holders: dict[str, tuple[int, Callable[[], None]]] = {}
 
     def lock(self, rule: str, give_way: Callable[[], None]) -> None:
-        """Takes the rule for a session. An older session of this process is asked to give way; one of
-        another process is a SessionError."""
+        """Takes the rule for a session. An older session of this process is asked to give way; one
+        of another process is a SessionError."""
         with self._lock:
             held = self._holders.get(rule)
             if held is not None:
@@ -92,8 +93,8 @@ class Ledger:
     ) -> str:
         """Whether the rule may have this root, and how it starts: fresh, known or unknown.
 
-        Raises SafetyStop when the directory belongs to another rule, or holds what this rule did not
-        put there and `adopt` is not asked for.
+        Raises SafetyStop when the directory belongs to another rule, or holds what this rule did
+        not put there and `adopt` is not asked for.
         """
         root = os.fsdecode(tree.root.path)
         self._apart(rule, root)
@@ -121,15 +122,16 @@ class Ledger:
         else:
             some = ", ".join(show(os.fsencode(n)) for n in sorted(held)[:3])
             raise SafetyStop(
-                f"target {show(tree.root.path)} holds {len(held)} entries that this rule did not put "
-                f"there: {some}{', ...' if len(held) > 3 else ''}",
+                f"target {show(tree.root.path)} holds {len(held)} entries that this rule did "
+                f"not put there: {some}{', ...' if len(held) > 3 else ''}",
                 "empty it, choose another directory, or compare and reuse it with --adopt",
             )
         self._write(Record(rule, peer, source, root, identity.ino, identity.birth, following, boot))
         return status
 
     def _apart(self, rule: str, root: str) -> None:
-        """Two rules never share or nest their roots: each would delete what the other puts there."""
+        """Two rules never share or nest their roots: each would delete what the other puts
+        there."""
         for other in self.records():
             if other.rule == rule:
                 continue

@@ -1,7 +1,7 @@
 """What is to be done, as plain data, and the small pure decisions about it.
 
-The planner fills a Batch; the sender reads what it names, turns it into steps in the order below and
-writes down, in the same order, what the target is then expected to hold:
+The planner fills a Batch; the sender reads what it names, turns it into steps in the order below
+and writes down, in the same order, what the target is then expected to hold:
 
     before   directories made, names moved or removed
     files    small files, symlinks, nodes: read many at a time, among each other in no order
@@ -93,8 +93,8 @@ Edit = Put | Replace | Forget | Place | Unplace | Rekey
 
 @dataclass(frozen=True, slots=True)
 class Large:
-    """One file to go block by block. `trusted`: the watch saw no write, so equal size and mtime mean
-    equal content."""
+    """One file to go block by block. `trusted`: the watch saw no write, so equal size and mtime
+    mean equal content."""
 
     dir: int
     path: bytes

@@ -1,8 +1,10 @@
-"""Finds what differs between the source and what the target is expected to hold, and says what to do.
+"""Finds what differs between the source and what the target is expected to hold, and says what to
+do.
 
 One way for both feeders: the walk visits whole directories, the watch names some names of a
-directory; both are listed in C, compared with the journal's listing, and end in Batches. The journal
-is keyed by the source's inode numbers, so that a directory that only moved compares as unchanged.
+directory; both are listed in C, compared with the journal's listing, and end in Batches. The
+journal is keyed by the source's inode numbers, so that a directory that only moved compares as
+unchanged.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A directory to be listed. `touched`: its own entry differs; `deep`: visit those below it too."""
+    """A directory to be listed. `touched`: its own entry differs; `deep`: visit those below it
+    too."""
 
     path: bytes
     ino: int
@@ -82,8 +85,8 @@ class Compared:
 class Planner:
     """One rule's planner; used by one thread.
 
-    probe: asks the target what it holds: [(path, skipped names)] → a listing each, None where it holds
-    no such directory. trouble: told of a path that cannot be read. strict: compare content where
+    probe: asks the target what it holds: [(path, skipped names)] → a listing each, None where it
+    holds no such directory. trouble: told of a path that cannot be read. strict: compare content where
     the target was asked.
     """
 
@@ -243,7 +246,8 @@ class Planner:
         return listing.merge(now, b"".join(tombstone(n) for n in out)) if out else now
 
     def _digested(self, path: bytes, now: bytes) -> bytes:
-        """Where the target told its side, our side's attributes (strict: content) are read as well."""
+        """Where the target told its side, our side's attributes (strict: content) are read as
+        well."""
         if not now:
             return now
         groups = bytearray(batch.group(path, now))
@@ -297,7 +301,8 @@ class Planner:
         return result
 
     def _adopt(self, visit: Visit, old: bytes, now: bytes, changes: listing.Changes | None) -> None:
-        """Names that the target told of and both sides turn out to agree on are known from now on."""
+        """Names that the target told of and both sides turn out to agree on are known from now
+        on."""
         c = changes
         same = settled(now, (c.dirs, c.bulk, c.large, c.linked)) if c else now
         told = {e.name for e in listing.entries(old) if e.flags & PROBED}
@@ -362,7 +367,8 @@ class Planner:
         self._stack.append(Visit(path, ino, parent, name, deep, True))
 
     def _settle_path(self, ino: int) -> None:
-        """An ancestor moved and its new name has not been looked at: that comes first, then this."""
+        """An ancestor moved and its new name has not been looked at: that comes first, then
+        this."""
         assert self.watch is not None
         self.dirty.add_dir(ino, False, time.monotonic())
         child = ino
@@ -479,8 +485,9 @@ class Planner:
             self._linked(found, entry)
         if c.gone:
             self._gone.append((found.ino, found.path, c.gone))
-            for entry in listing.kept(c.gone, Kind.DIR) if self.watch else ():
-                self.watch.gone(entry.ino, found.ino, entry.name, found.asof)
+            if self.watch:
+                for entry in listing.kept(c.gone, Kind.DIR):
+                    self.watch.gone(entry.ino, found.ino, entry.name, found.asof)
 
     def _dir_entry(self, found: Compared, entry: Entry, visited: bool) -> None:
         path = join(found.path, entry.name)
@@ -598,7 +605,8 @@ class Planner:
         self.sink.settle()
 
     def _link_places(self, entry: Entry) -> list[tuple[int, bytes]]:
-        """Where the target holds names of this inode; those that no longer hold it are passed over."""
+        """Where the target holds names of this inode; those that no longer hold it are passed
+        over."""
         places = self.journal.places(entry.ino)
         if not places:
             places = self.journal.find_inode(entry.ino)

@@ -5,8 +5,9 @@
     commit thread   makes durable what was applied: at once when it is quiet, else every few seconds
     session thread  the control channel: open, probe, sign, bye
 
-The peer is an authenticated node, and still not believed: every path is resolved beneath the root by
-the mover, every length was checked, and the root is one that this node's own configuration allows.
+The peer is an authenticated node, and still not believed: every path is resolved beneath the root
+by the mover, every length was checked, and the root is one that this node's own configuration
+allows.
 """
 
 from __future__ import annotations
@@ -274,7 +275,8 @@ class Receiver:
         self.channel.send({"t": "faults", "seq": seq, "faults": rows})
 
     def _commit(self, opener: Opener) -> None:
-        """Durability by the group: at once when the source has nothing more, else every few seconds."""
+        """Durability by the group: at once when the source has nothing more, else every few
+        seconds."""
         assert self.tree is not None
         while True:
             with self._wake:
@@ -311,7 +313,8 @@ class Receiver:
     # ------------------------------------------------------------------ questions
 
     def _probe(self, message: dict[str, object]) -> None:
-        """Lists directories for the source, with their attributes and, if asked, content digests."""
+        """Lists directories for the source, with their attributes and, if asked, content
+        digests."""
         assert self.tree is not None
         n, dirs, content = message.get("n"), message.get("dirs"), bool(message.get("content"))
         if not isinstance(n, int) or not isinstance(dirs, list) or len(dirs) > 4096:

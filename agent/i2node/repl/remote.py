@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from i2node.errors import (
@@ -37,7 +38,8 @@ from i2node.net.channel import Channel
 from i2node.repl.large import Basis
 
 STEPS, FLUSH = 1, 2
-"""Types of data frames, both a payload of steps. FLUSH: nothing comes behind for now, make it durable."""
+"""Types of data frames, both a payload of steps. FLUSH: nothing comes behind for now, make it
+durable."""
 
 PART = 1 << 20
 """Bytes of a listing or signature in one message."""
@@ -59,8 +61,8 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The target's answer: `status` is fresh (nothing was there), known (the tree this rule left, to
-    go on with), or unknown (something is there that must be compared)."""
+    """The target's answer: `status` is fresh (nothing was there), known (the tree this rule left,
+    to go on with), or unknown (something is there that must be compared)."""
 
     status: str
     parts: dict[int, int]
@@ -138,8 +140,8 @@ class Remote:
         return opened
 
     def stream(self, number: int, encrypt: bool, secret: bytes) -> None:
-        """Announces a data stream, before it is connected. secret: the rule's secret_key, b"" where it
-        has none; it travels inside TLS and goes into the stream's keys on both sides."""
+        """Announces a data stream, before it is connected. secret: the rule's secret_key, b"" where
+        it has none; it travels inside TLS and goes into the stream's keys on both sides."""
         self.channel.send({"t": "stream", "number": number, "encrypt": encrypt, "secret": secret})
 
     def probe(
@@ -183,10 +185,8 @@ class Remote:
 
     def bye(self) -> None:
         """Ends the session in good order."""
-        try:
+        with suppress(I2Error):
             self.channel.send({"t": "bye"})
-        except I2Error:
-            pass
 
     def close(self) -> None:
         self.channel.close()

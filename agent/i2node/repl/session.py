@@ -19,6 +19,7 @@ import secrets
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
@@ -39,7 +40,7 @@ from i2node.net.transport import connect, open_stream
 from i2node.repl.census import Census
 from i2node.repl.embedded import EmbeddedAgent
 from i2node.repl.journal import Journal
-from i2node.repl.large import LargeReader
+from i2node.repl.large import Basis, LargeReader
 from i2node.repl.planner import Planner
 from i2node.repl.remote import Fault, Remote
 from i2node.repl.report import Outcome, PathProblem, Problems, RuleReport, WatchReport
@@ -105,6 +106,7 @@ class Session:
         self._busy_since: float | None = None
         self._walked = False
         self._sent_before = Flow(0, 0, 0, 0, None)
+        self._ended = Flow(0, 0, 0, 0, None)
         self._started = time.monotonic()
         self._watch: Watch | None = None
         self._planner: Planner | None = None
@@ -123,7 +125,7 @@ class Session:
         """The picture of this moment."""
         planner, sender, census = self._planner, self._sender, self._census
         before = self._sent_before
-        now = sender.flow() if sender else Flow(0, 0, 0, 0, None)
+        now = sender.flow() if sender else self._ended
         examined_files = planner.examined_files if planner else 0
         examined_bytes = planner.examined_bytes if planner else 0
         waiting_files = planner.changed_files - now.files_applied if planner else 0
@@ -136,7 +138,8 @@ class Session:
         progress = (
             100.0 if mirrored else min(99.0, 100 * bytes_done / bytes_total) if bytes_total else 0.0
         )
-        rate = self._rate.at(time.monotonic(), before.bytes_applied + now.bytes_applied)
+        applied = before.bytes_applied + (now.bytes_applied if sender else 0)
+        rate = self._rate.at(time.monotonic(), applied)
         dirty, in_flight = self._dirty.count(), now.in_flight
         oldest = [t for t in (now.oldest, self._busy_since) if t is not None]
         lag = max([time.monotonic() - t for t in oldest], default=0.0)
@@ -186,8 +189,8 @@ class Session:
     # ------------------------------------------------------------------ the run
 
     def run(self) -> Outcome:
-        """Until done (`once`), stopped, or halted. Raises Halt, and with `once` the SessionError that
-        outlasted patience."""
+        """Until done (`once`), stopped, or halted. Raises Halt, and with `once` the SessionError
+        that outlasted patience."""
         with ExitStack() as held:
             home = rule_home(self.config.var, self.rule)
             _lock_rule(home, held)
@@ -478,6 +481,7 @@ class Session:
         sender, self._sender = self._sender, None
         if sender is not None:
             done, before = sender.flow(), self._sent_before
+            self._ended = Flow(0, done.files_applied, done.bytes_applied, 0, None)
             self._sent_before = Flow(
                 before.bytes_sent + done.bytes_sent,
                 before.files_applied + done.files_applied,
@@ -517,15 +521,14 @@ class Session:
         if self._blocked == "bandwidth plan":
             self._blocked = ""
 
-    def _ask(self, remote: Remote, path: bytes) -> object:
+    def _ask(self, remote: Remote, path: bytes) -> Basis | None:
         assert self._sender is not None
         self._sender.wait_applied()
         return remote.sign(path)
 
-    def _unblocked(self, applied: object) -> object:
+    def _unblocked(self, applied: Callable[[int], None]) -> Callable[[int], None]:
         def told(seq: int) -> None:
             self._blocked = ""
-            assert callable(applied)
             applied(seq)
 
         return told
