@@ -107,6 +107,48 @@ struct roll i2_roll_start(const uint8_t *data, size_t n)
     return (struct roll){ROLL_A * a + ROLL_B * b, ROLL_B * a};
 }
 
+/* A window moved by one byte, with `out` leaving at the front and `in` joining at the end:
+ *     A += in - out     B += A - n * out
+ * The products are made for many positions at once; what remains in sequence is three additions. */
+static inline __attribute__((always_inline)) void slide(struct roll *r, const uint8_t *data,
+                                                        uint32_t n, size_t count, uint32_t *weak)
+{
+    uint32_t part[ROLL_BATCH], rest[ROLL_BATCH];
+    const uint8_t *out = data, *in = data + n;
+    const uint32_t leaving = ROLL_B * n;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t step = (uint32_t)in[i] - out[i];
+        part[i] = ROLL_B * step;
+        rest[i] = ROLL_A * step - leaving * out[i];
+    }
+    struct roll now = *r;
+    for (size_t i = 0; i < count; i++) {
+        weak[i] = now.weak;
+        now.part += part[i];
+        now.weak += now.part + rest[i];
+    }
+    *r = now;
+}
+
+#ifdef __x86_64__
+__attribute__((target("avx2"))) static void slide_avx2(struct roll *r, const uint8_t *data,
+                                                       uint32_t n, size_t count, uint32_t *weak)
+{
+    slide(r, data, n, count, weak);
+}
+#endif
+
+void i2_roll_batch(struct roll *r, const uint8_t *data, uint32_t n, size_t count, uint32_t *weak)
+{
+#ifdef __x86_64__
+    if (__builtin_cpu_supports("avx2")) {
+        slide_avx2(r, data, n, count, weak);
+        return;
+    }
+#endif
+    slide(r, data, n, count, weak);
+}
+
 static uint32_t weak_scalar(const uint8_t *data, size_t n)
 {
     uint32_t a = 0, b = 0;

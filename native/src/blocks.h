@@ -23,13 +23,12 @@ struct roll {
 
 struct roll i2_roll_start(const uint8_t *data, size_t n);
 
-/* One byte on: `out` leaves at the front, `in` joins at the end; n is the length summed. */
-static inline void i2_roll(struct roll *r, uint32_t n, uint8_t out, uint8_t in)
-{
-    uint32_t step = (uint32_t)in - out;
-    r->part += ROLL_B * step;
-    r->weak += r->part + ROLL_A * step - ROLL_B * n * out;
-}
+/* Positions that one call of i2_roll_batch moves over. */
+#define ROLL_BATCH 256u
+
+/* Writes the weak sums of the windows of n bytes at data, data + 1, ... to weak[0..count) and moves r by
+ * count positions; count <= ROLL_BATCH. Reads data[0 .. n + count). */
+void i2_roll_batch(struct roll *r, const uint8_t *data, uint32_t n, size_t count, uint32_t *weak);
 
 static inline uint32_t i2_weak(const uint8_t *data, size_t n)
 {

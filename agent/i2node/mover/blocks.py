@@ -1,4 +1,4 @@
-"""Hashes and block signatures of bytes in memory; the kernels are native/src/blake3.c, blocks.c.
+"""Hashes, block signatures and deltas of bytes in memory; the kernels are in native/src.
 
 Data may be any contiguous buffer; it is not copied, and the GIL is released while C works on it.
 A signature is `struct i2_block` records (native/include/mover.h), 20 bytes for each block.
@@ -6,6 +6,7 @@ A signature is `struct i2_block` records (native/include/mover.h), 20 bytes for 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 from i2node.mover._mover import ffi, lib
@@ -14,6 +15,14 @@ Data = bytes | bytearray | memoryview
 
 RECORD: Final = 20
 HASH_MAX: Final = 32
+
+# Where an op's bytes are when they are not in the old file.
+LITERAL: Final = (1 << 64) - 1
+ZERO: Final = (1 << 64) - 2
+
+_OPS = 4096
+
+_room = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 def hash(data: Data, n: int = HASH_MAX) -> bytes:
@@ -54,6 +63,69 @@ def is_zero(data: Data) -> bool:
     """Whether every byte is zero; true of no bytes."""
     view = ffi.from_buffer("uint8_t[]", data)
     return bool(lib.i2_is_zero(view, len(view)))
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """`span` bytes at `at` of the new file: LITERAL, ZERO, or those at `source` of the old one."""
+
+    at: int
+    source: int
+    span: int
+
+
+class Matcher:
+    """Finds what of a new file stands in an old one, given only the old one's signature.
+
+    One object serves one pass over the new file, window by window from its start; it remembers the
+    displacement that the window before ended with. Memory: about 32 bytes for each old block.
+    """
+
+    def __init__(self, signature: Data, old_size: int, block: int) -> None:
+        """`signature` of an old file of `old_size` bytes in blocks of `block`.
+
+        Raises ValueError when the three do not fit together.
+        """
+        self._old = records(signature)
+        self._block = block
+        size = lib.i2_match_size(len(self._old))
+        self._table = _room("uint8_t[]", size)
+        if lib.i2_match_init(self._table, size, self._old, len(self._old), old_size, block) < 0:
+            raise ValueError(f"no signature of {old_size} bytes in blocks of {block}")
+        self._shift = ffi.new("int64_t *")
+        self._ops = _room("struct i2_op[]", _OPS)
+
+    def match(self, data: Data, at: int, end: bool) -> tuple[list[Op], int]:
+        """Covers a window: `data` stands at offset `at` of the new file; `end`: nothing follows it.
+
+        Returns ops in order and without gap, and how many bytes of `data` they cover. With `end`
+        that is all; without, less than one block is left, to be given again with what follows.
+        """
+        view = ffi.from_buffer("uint8_t[]", data)
+        size, done = len(view), 0
+        ops: list[Op] = []
+        used = ffi.new("uint64_t *")
+        n = _OPS
+        while n == _OPS:
+            n = lib.i2_match(
+                self._table,
+                self._old,
+                len(self._old),
+                self._block,
+                view + done,
+                size - done,
+                at + done,
+                end,
+                self._shift,
+                self._ops,
+                _OPS,
+                used,
+            )
+            if n < 0:
+                raise ValueError(f"no window of {size} bytes at {at}")
+            ops += (Op(op.at, getattr(op, "from"), op.span) for op in self._ops[0:n])
+            done += used[0]
+        return ops, done
 
 
 def records(signature: Data) -> Any:
