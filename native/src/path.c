@@ -134,7 +134,7 @@ int i2_open_dir(struct i2_kernel *k, int root, uint64_t dev, const uint8_t *path
         size_t piece = (size_t)(slash - path);
         fd = open_piece(k, held < 0 ? root : held, path, piece, O_PATH | O_DIRECTORY | O_CLOEXEC);
         if (held >= 0) close(held);
-        if (fd < 0) return fd;
+        if (fd < 0) return fd == -ELOOP ? -ENOTDIR : fd;
         held = fd;
         path += piece + 1;
         len -= piece + 1;
@@ -147,7 +147,8 @@ int i2_open_dir(struct i2_kernel *k, int root, uint64_t dev, const uint8_t *path
         if (fd < 0 && errno == EPERM) fd = openat(root, ".", flags & ~O_NOATIME);
         if (fd < 0) fd = -errno;
     }
-    if (fd < 0) return fd;
+    /* A symlink is no directory, wherever in the path it stands. */
+    if (fd < 0) return fd == -ELOOP ? -ENOTDIR : fd;
     int err = i2_statx(k, fd, "", AT_EMPTY_PATH, self);
     /* A btrfs subvolume is another file system without being a mount. */
     if (err == 0 && i2_statx_dev(self) != dev) err = -EXDEV;

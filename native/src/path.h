@@ -39,8 +39,8 @@ size_t i2_path_split(const uint8_t *path, size_t len, size_t *parent_len);
 int i2_open_in(struct i2_kernel *k, int dir, const char *name, int flags);
 
 /* Opens the directory `path` beneath root for reading; *self tells what it is. Returns a descriptor
- * or -errno: EXDEV where another file system than dev or another mount begins on the way, ELOOP or
- * ENOTDIR where a symlink stands in it. */
+ * or -errno: EXDEV where another file system than dev or another mount begins on the way, ENOTDIR where
+ * a symlink or something else that is no directory stands in it. */
 int i2_open_dir(struct i2_kernel *k, int root, uint64_t dev, const uint8_t *path, size_t len,
                 struct statx *self);
 
