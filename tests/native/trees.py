@@ -1,6 +1,5 @@
 """Trees to copy, and a comparer that knows nothing of the mover."""
 # Names are bytes here, as on disk; pathlib has only text.
-# ruff: noqa: PTH101, PTH102, PTH115, PTH208, PTH211
 
 from __future__ import annotations
 

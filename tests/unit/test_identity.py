@@ -146,15 +146,14 @@ def test_a_node_trusts_itself(tmp_path: Path) -> None:
     assert mine.peers() == ()
 
 
-def test_damaged_peers_are_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_peers_are_passed_over(tmp_path: Path) -> None:
     mine, other = Identity.load(tmp_path / "a"), Identity.load(tmp_path / "b")
     good = mine.trust(other.cert_pem)
     peers = tmp_path / "a" / "peers"
     (peers / ("0" * 64 + ".pem")).write_text("junk")
     (peers / ("1" * 64 + ".pem")).write_text(other.cert_pem)  # another's certificate
     assert mine.peers() == (good,)
-    mine.peers()
-    assert len([r for r in caplog.records if "not used" in r.message]) == 2
+    assert mine.peers() == (good,)
     (peers / f"{other.node_id}.json").write_text('{"name": 1}')
     assert mine.peers() == ()
 

@@ -11,7 +11,7 @@ import msgpack
 import pytest
 import zstandard
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from i2node.errors import ProtocolError, SessionError
@@ -52,6 +52,7 @@ values = st.recursive(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=9), values, max_size=8), st.text(max_size=20))
 def test_message_round_trip(content: dict[str, Any], name: str) -> None:
     message = {**content, "t": name}
@@ -60,6 +61,7 @@ def test_message_round_trip(content: dict[str, Any], name: str) -> None:
     assert wire.decode_message(packed[4:]) == message
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_message_or_a_protocol_error(body: bytes) -> None:
     try:
@@ -68,6 +70,7 @@ def test_any_bytes_are_a_message_or_a_protocol_error(body: bytes) -> None:
         assert e.cause
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=9), values, max_size=8), st.data())
 def test_a_damaged_message_is_a_message_or_a_protocol_error(
     content: dict[str, Any], data: st.DataObject
@@ -80,6 +83,7 @@ def test_a_damaged_message_is_a_message_or_a_protocol_error(
         assert e.cause
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=9), values, max_size=8), st.data())
 def test_a_cut_message_is_an_error(content: dict[str, Any], data: st.DataObject) -> None:
     body = wire.encode_message({**content, "t": "x"})[4:]
@@ -139,6 +143,7 @@ def test_message_limits_hold_for_the_sender_too() -> None:
 
 @pytest.mark.parametrize("encrypt", [True, False])
 @pytest.mark.parametrize("level", ["auto", "off", 3, 19])
+@settings(deadline=None)
 @given(payloads=st.lists(st.binary(max_size=2000) | st.just(TEXT), max_size=8))
 def test_frames_round_trip(payloads: list[bytes], level: Level, encrypt: bool) -> None:
     s, o = sealer(level, encrypt), opener(encrypt)
@@ -262,6 +267,7 @@ def test_headers_that_are_refused(change: dict[str, Any], why: str) -> None:
         parse_header(wire._HEADER.pack(*(good | change).values()))
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=32, max_size=32) | st.binary(max_size=40))
 def test_any_bytes_are_a_header_or_a_protocol_error(packed: bytes) -> None:
     for start in (packed, b"i2\x01" + packed[3:]):

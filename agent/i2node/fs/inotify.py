@@ -188,6 +188,10 @@ class InotifyWatch(Watch):
         with self._lock:
             return self._tree.path(ino)
 
+    def place(self, ino: int) -> _Place | None:
+        with self._lock:
+            return self._tree.place(ino)
+
     @property
     def root_lost(self) -> str | None:
         return self._root_lost
@@ -256,8 +260,11 @@ class InotifyWatch(Watch):
             if not self._uncovered or now - self._swept < self._sweep:
                 return
             self._swept = now
+            own: _Touches = []
             for ino in self._uncovered:
                 self._dirty.add_dir(ino, False, now)
+                self._touch_own(ino, own)
+            self._dirty.add_all(own, now)
 
     # ------------------------------------------------------------------------ translation
 

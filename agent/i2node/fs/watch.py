@@ -82,6 +82,10 @@ class Watch(ABC):
         """Where the directory is believed to be, relative to the root, b"" for the root; None when
         that is not known (now)."""
 
+    @abstractmethod
+    def place(self, ino: int) -> tuple[int, bytes] | None:
+        """(parent, name) of a directory as last believed; the root: (0, b"")."""
+
     @property
     @abstractmethod
     def root_lost(self) -> str | None:

@@ -33,10 +33,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from i2node import log
 from i2node.errors import UsageError
-from i2node.model import show
 
-log = logging.getLogger("i2node.net")
+_log = logging.getLogger("i2node.net")
 
 Role = Literal["node", "controller"]
 ROLES: Final[tuple[Role, ...]] = ("node", "controller")
@@ -187,7 +187,7 @@ class Identity:
             _replace(self._peers_dir / f"{node_id}.pem", der_to_pem(der).encode())
         except OSError as e:
             raise UsageError(f"storing a pairing: {e.strerror}: {e.filename}") from e
-        log.info("paired peer=%s name=%s role=%s", node_id, show(name.encode()), role)
+        log.event(_log, logging.INFO, "paired", peer=node_id, name=name, role=role)
         peer = self.peer(node_id)
         if peer is None:
             raise UsageError(f"the pairing with {node_id} was stored and is gone again")
@@ -266,7 +266,7 @@ class Identity:
         except (OSError, ValueError, KeyError, TypeError, UsageError) as e:
             if entry not in self._bad:
                 self._bad.add(entry)
-                log.warning("trust store: not used file=%s cause=%s", path, show(str(e).encode()))
+                log.event(_log, logging.WARNING, "peer-not-used", file=bytes(path), cause=e)
             return None
 
 

@@ -22,8 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from i2node import log
 from i2node.errors import I2Error, ProtocolError, Refused, UsageError
-from i2node.model import show
 from i2node.net import pairing
 from i2node.net.channel import BEAT, Channel, agree
 from i2node.net.identity import Identity
@@ -39,7 +39,7 @@ from i2node.net.wire import (
     parse_preface,
 )
 
-log = logging.getLogger("i2node.net")
+_log = logging.getLogger("i2node.net")
 
 _TICK: Final = 0.25
 _LINGER: Final = 2.0
@@ -180,7 +180,7 @@ class Listener:
                         self._step(key.data)
                 except Exception:
                     # The door stays open whatever one visitor brought about.
-                    log.exception("a visitor met a fault of this program")
+                    log.event(_log, logging.ERROR, "fault", at="door")
                     if isinstance(key.data, _Visitor) and key.data in self._visitors:
                         self._drop(key.data)
             now = time.monotonic()
@@ -200,7 +200,7 @@ class Listener:
                 return
             except OSError as e:
                 # Out of descriptors (accept(2)): whoever says nothing makes room.
-                log.warning("accept failed cause=%s", e.strerror)
+                log.event(_log, logging.WARNING, "accept-failed", cause=e.strerror)
                 if not self._shed(list(self._visitors)):
                     time.sleep(_TICK)
                 return
@@ -305,7 +305,7 @@ class Listener:
             first = visitor.pairing
             context = pairing_server(self._identity) if first else self._contexts.server()
         except (I2Error, OSError) as e:
-            log.error("identity cannot be used cause=%s", e)
+            log.event(_log, logging.ERROR, "identity-unusable", cause=e)
             self._drop(visitor)
             return
         # wrap_socket takes the descriptor over, and closes it when the peer is gone already.
@@ -341,7 +341,7 @@ class Listener:
         try:
             guest.start()
         except RuntimeError as e:  # no more threads to be had
-            log.error("no thread for a peer address=%s cause=%s", visitor.host, e)
+            log.event(_log, logging.ERROR, "no-thread", address=visitor.host, cause=e)
             tls.close()
             if visitor.pairing:
                 self._pairings.release()
@@ -352,14 +352,14 @@ class Listener:
     def _refuse(self, visitor: _Visitor, tls: ssl.SSLSocket, error: ssl.SSLError) -> None:
         host, worth = visitor.host, self._worth_a_line(visitor.host)
         not_paired = isinstance(translate(error, "handshake"), Refused)
-        if worth and isinstance(error, ssl.SSLCertVerificationError):
-            why = error.verify_message
-            log.warning("refused: certificate not paired address=%s why=%s", host, why)
-        elif worth and not_paired:
-            log.warning("refused by the client: not paired with us address=%s", host)
-        elif worth:
-            why = (error.reason or str(error)).lower()
-            log.warning("refused: TLS failed address=%s why=%s", host, why)
+        if isinstance(error, ssl.SSLCertVerificationError):
+            cause = f"certificate not paired: {error.verify_message}"
+        elif not_paired:
+            cause = "the client is not paired with this node"
+        else:
+            cause = f"TLS failed: {(error.reason or str(error)).lower()}"
+        if worth:
+            log.event(_log, logging.WARNING, "refused", address=host, cause=cause)
         self._count(**({"not_paired": 1} if not_paired else {"garbage": 1}))
         # The alert is on its way; it must not be overtaken by a reset (see tls.linger).
         visitor.leaving = True
@@ -369,7 +369,8 @@ class Listener:
     def _garbage(self, visitor: _Visitor, said: bytes) -> None:
         self._count(garbage=1)
         if self._worth_a_line(visitor.host):
-            log.warning("refused: not i2node address=%s said=%s", visitor.host, show(said[:40]))
+            fields = {"address": visitor.host, "cause": "not i2node", "said": said[:40]}
+            log.event(_log, logging.WARNING, "refused", **fields)
         self._drop(visitor)
 
     def _worth_a_line(self, host: str) -> bool:
@@ -403,7 +404,7 @@ class Listener:
             self._count(streams=1)
         except (I2Error, OSError) as e:
             if self._worth_a_line(visitor.host):
-                log.warning("refused: data stream address=%s cause=%s", visitor.host, e)
+                log.event(_log, logging.WARNING, "refused", address=visitor.host, cause=e)
             self._count(garbage=1)
             visitor.sock.close()
 
@@ -433,11 +434,12 @@ class Listener:
             if not self._closing:
                 self._on_channel(channel)
         except I2Error as e:
-            log.warning("channel ended address=%s cause=%s", visitor.host, e)
+            log.event(_log, logging.WARNING, "channel-ended", address=visitor.host, cause=e)
         except OSError as e:
-            log.warning("channel ended address=%s cause=%s", visitor.host, translate(e, "setup"))
+            cause = translate(e, "setup")
+            log.event(_log, logging.WARNING, "channel-ended", address=visitor.host, cause=cause)
         except Exception:
-            log.exception("channel ended by a fault of this program address=%s", visitor.host)
+            log.event(_log, logging.ERROR, "fault", at="channel", address=visitor.host)
         finally:
             with self._lock:
                 self._guests -= 1
@@ -457,16 +459,14 @@ class Listener:
         try:
             peer = pairing.serve(tls, visitor.host, self._identity, self._attempts, name=self._name)
             self._count(paired=1)
-            log.info(
-                "pairing done address=%s peer=%s role=%s", visitor.host, peer.node_id, peer.role
-            )
+            log.event(_log, logging.INFO, "pairing-done", address=visitor.host, peer=peer.node_id)
         except Refused as e:
-            log.warning("pairing refused address=%s cause=%s", visitor.host, e)
+            log.event(_log, logging.WARNING, "pairing-refused", address=visitor.host, cause=e)
             self._count(wrong_code=1)
         except I2Error as e:
-            log.warning("pairing failed address=%s cause=%s", visitor.host, e)
+            log.event(_log, logging.WARNING, "pairing-failed", address=visitor.host, cause=e)
         except Exception:
-            log.exception("pairing failed by a fault of this program address=%s", visitor.host)
+            log.event(_log, logging.ERROR, "fault", at="pairing", address=visitor.host)
         finally:
             self._pairings.release()
             tls.close()

@@ -35,6 +35,7 @@ from typing import Final
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from i2node import log
 from i2node.errors import I2Error, ProtocolError, Refused, UsageError
 from i2node.model import show
 from i2node.net.identity import (
@@ -56,7 +57,7 @@ from i2node.net.wire import (
     message_length,
 )
 
-log = logging.getLogger("i2node.net")
+_log = logging.getLogger("i2node.net")
 
 MESSAGE_MAX: Final = 16 << 10
 _WRONG_CODE: Final = "the pairing code is wrong"
@@ -237,7 +238,7 @@ def serve(
         try:
             line.send({"t": "refused", "cause": e.cause, "remedy": e.remedy})
         except I2Error:
-            log.debug("pairing: the refusal did not reach address=%s", address)
+            log.event(_log, logging.DEBUG, "refusal-unheard", address=address)
         quietly(lambda: linger(tls, 1.0))
         raise
 

@@ -50,7 +50,11 @@ def session_secret(session: bytes, client_random: bytes, server_random: bytes) -
 
 
 def derive_key(
-    secret: bytes, session: bytes, direction: Direction, stream: int, rule_secret: bytes = b""
+    secret: bytes,
+    session: bytes,
+    direction: Direction,
+    stream: int,
+    rule_secret: bytes | None = None,
 ) -> bytes:
     """The AES-256 key of one direction of one stream; `rule_secret` is the rule's secret_key."""
     info = b"i2node data" + direction.prefix + stream.to_bytes(2, "big")

@@ -48,7 +48,7 @@ class DataStream:
         self._spare: list[bytearray] = []
 
     def sealer(
-        self, *, level: Level = "auto", encrypt: bool = True, rule_secret: bytes = b""
+        self, *, level: Level = "auto", encrypt: bool = True, rule_secret: bytes | None = None
     ) -> Sealer:
         """What this side's frames are sealed with. Once: two would use a nonce twice."""
         if self._sealed:
@@ -57,7 +57,7 @@ class DataStream:
         key = derive_key(self._secret, self._session, self._out, self.number, rule_secret)
         return Sealer(key, self.number, self._out, level=level, encrypt=encrypt)
 
-    def opener(self, *, encrypt: bool = True, rule_secret: bytes = b"") -> Opener:
+    def opener(self, *, encrypt: bool = True, rule_secret: bytes | None = None) -> Opener:
         """What the other side's frames are opened with; once."""
         if self._opened:
             raise ProtocolError(f"stream {self.number} has its opener already")

@@ -229,7 +229,7 @@ class Journal:
     # ------------------------------------------------------------------------ meta
 
     def get(self, key: str) -> bytes | None:
-        """A value kept by `set`."""
+        """A value kept by `set`, or None."""
         with self._using("reading") as db:
             row = db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
             return None if row is None else bytes(row[0])

@@ -86,8 +86,8 @@ class Planner:
     """One rule's planner; used by one thread.
 
     probe: asks the target what it holds: [(path, skipped names)] → a listing each, None where it
-    holds no such directory. trouble: told of a path that cannot be read. strict: compare content where
-    the target was asked.
+    holds no such directory. trouble: told of a path that cannot be read. strict: compare content
+    where the target was asked.
     """
 
     def __init__(
