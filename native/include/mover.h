@@ -108,6 +108,14 @@ int64_t i2_listing_check(const uint8_t *listing, size_t len);
 /* The record of a name: its offset, or -ENOENT. */
 int64_t i2_find(const uint8_t *listing, size_t len, const uint8_t *name, size_t name_len);
 
+/* The entries that are all of `what`, copied to out (may be NULL: only counted); *entries of them, with
+ * *bytes in regular files. Returns bytes written. */
+int64_t i2_pick(const uint8_t *listing, size_t len, uint32_t what, uint8_t kind, uint8_t *out,
+                size_t cap, uint64_t *entries, uint64_t *bytes);
+#define I2_PICK_KIND 1     /* of this kind */
+#define I2_PICK_PROBED 2   /* told by the target */
+#define I2_PICK_TROUBLED 4 /* with a status */
+
 /* How many leading bytes of a listing make a batch: at most max_entries entries whose sizes add up to at
  * most max_bytes, but at least one entry. *entries and *bytes tell what it holds. */
 int64_t i2_cut(const uint8_t *listing, size_t len, uint64_t max_entries, uint64_t max_bytes,
@@ -218,8 +226,10 @@ struct i2_group {
  *   · any other errno: could not be read: no step.
  * Where content and attrs match the digests that the entry carried (verdict DATA or META), the step
  * is SET_META instead of the content.
- * mode: I2_PACK_ALL as said; I2_PACK_META: regular files give SET_META without reading content;
- * I2_PACK_STAGED: regular files give I2_STAGED with step.stage = entry.rdev, content = entry.content.
+ * mode: I2_PACK_ALL as said; I2_PACK_META: regular files and directories give SET_META without reading
+ * content; I2_PACK_STAGED: regular files give I2_STAGED with step.stage = entry.rdev, content = entry.content.
+ * In these two a file that changed since the entry was made keeps the entry's size, mtime and ctime,
+ * in the step too, and is I2_RACY, EAGAIN when size or mtime moved: what was read is not what is there now.
  * Returns bytes written to out, or -errno for a trouble that is not one entry's. */
 int64_t i2_pack(int root, uint64_t dev, uint8_t *groups, size_t groups_len, int mode, uint64_t small_max,
                 int tries, int threads, uint8_t *out, size_t cap);
@@ -256,11 +266,20 @@ struct i2_fault {
  * step (fatal), what was before it is done, and the same payload can be applied again.
  * OWNER, MODE, XATTR, TIMES faults leave the file in place with what could be set.
  * flags: I2_APPLY_NO_OWNER: the process may not chown, do not try.
- * Returns the number of steps done; *faults in: room, out: noted (never more than room; the rest
+ * Returns the number of steps gone through, with or without a fault: fewer than there are after a fatal
+ * one; *faults in: room, out: noted (never more than room; the rest
  * is lost but counted in *more). -EINVAL: the payload is not sound, nothing was done. */
 int64_t i2_apply(int root, int stage, const uint8_t *steps, size_t len, int flags,
                  struct i2_fault *fault, uint64_t *faults, uint64_t *more);
 #define I2_APPLY_NO_OWNER 1
+#define I2_APPLY_VERIFY 2 /* contents with a digest are checked against it; a staged file is read back */
+
+/* Opens a file beneath root for reading, following no link. Returns a descriptor, the caller's, or
+ * -errno. */
+int64_t i2_open(int root, uint64_t dev, const uint8_t *path, size_t len);
+
+/* syncfs(2): returns when the file system that fd is on has everything on disk. 0 or -errno. */
+int64_t i2_sync(int fd);
 
 /* ------------------------------------------------------------------ hash, blocks, delta ------ */
 
