@@ -71,10 +71,12 @@ struct i2_entry {
 
 /* Compares two listings. Writes the changed entries to out, a section behind the other, each
  * section a packed listing: used[s] bytes in section s. NEW, RETYPED, DATA, META and SWAPPED carry
- * the new entry (attrs and content filled from the old one where the kind is the same, so that a
- * later read can tell whether anything differs); GONE carries the old one. Old entries with
- * I2_PROBED are compared by kind, size, mtime, mode, uid, gid, rdev, and by attrs and content where
- * both sides know them; others also by ino, ctime, nlink; an I2_RACY old entry is never SAME.
+ * the new entry (attrs replaced by the old one's where the kind is the same, content too where also
+ * the size is, else zero, so that a later read can tell whether anything differs); GONE carries the
+ * old one. Entries of which either is I2_PROBED are compared by kind, size, mtime, mode, uid, gid, rdev,
+ * and by attrs and content where both sides know them; others also by ino, ctime, nlink; an I2_RACY
+ * old entry is never SAME. Of a directory size and nlink are not compared, of a symlink mode is not;
+ * one that is I2_MOUNT now and was a directory is SAME.
  * A regular file with nlink > 1, or any non-directory with nlink > 1, is in LINKED; a
  * regular file with size > small_max or with holes (size >= 4096 and blocks * 512 < size) in LARGE.
  * RETYPED goes by the new kind.
@@ -98,12 +100,21 @@ int64_t i2_merge(const uint8_t *base, size_t base_len, const uint8_t *change, si
  * entries or -EINVAL. Doubled names are -EINVAL. */
 int64_t i2_sort(uint8_t *listing, size_t len, uint8_t *scratch);
 
-/* Sound: lengths fit, kinds known, no '/' nor NUL in names, not "." or "..", sorted, unique.
+/* Sound: aligned, lengths exact, kinds and verdicts known, mode, mtime_ns and size (63 bits) in range, no
+ * '/' nor NUL in names, not "." or "..", sorted, unique. All functions on listings hold them to it.
  * Returns the number of entries or -EINVAL. For listings that a peer sent. */
 int64_t i2_listing_check(const uint8_t *listing, size_t len);
 
 /* The record of a name: its offset, or -ENOENT. */
 int64_t i2_find(const uint8_t *listing, size_t len, const uint8_t *name, size_t name_len);
+
+/* The entries that are all of `what`, copied to out (may be NULL: only counted); *entries of them, with
+ * *bytes in regular files. Returns bytes written. */
+int64_t i2_pick(const uint8_t *listing, size_t len, uint32_t what, uint8_t kind, uint8_t *out,
+                size_t cap, uint64_t *entries, uint64_t *bytes);
+#define I2_PICK_KIND 1     /* of this kind */
+#define I2_PICK_PROBED 2   /* told by the target */
+#define I2_PICK_TROUBLED 4 /* with a status */
 
 /* How many leading bytes of a listing make a batch: at most max_entries entries whose sizes add up to at
  * most max_bytes, but at least one entry. *entries and *bytes tell what it holds. */
@@ -215,8 +226,10 @@ struct i2_group {
  *   · any other errno: could not be read: no step.
  * Where content and attrs match the digests that the entry carried (verdict DATA or META), the step
  * is SET_META instead of the content.
- * mode: I2_PACK_ALL as said; I2_PACK_META: regular files give SET_META without reading content;
- * I2_PACK_STAGED: regular files give I2_STAGED with step.stage = entry.rdev, content = entry.content.
+ * mode: I2_PACK_ALL as said; I2_PACK_META: regular files and directories give SET_META without reading
+ * content; I2_PACK_STAGED: regular files give I2_STAGED with step.stage = entry.rdev, content = entry.content.
+ * In these two a file that changed since the entry was made keeps the entry's size, mtime and ctime,
+ * in the step too, and is I2_RACY, EAGAIN when size or mtime moved: what was read is not what is there now.
  * Returns bytes written to out, or -errno for a trouble that is not one entry's. */
 int64_t i2_pack(int root, uint64_t dev, uint8_t *groups, size_t groups_len, int mode, uint64_t small_max,
                 int tries, int threads, uint8_t *out, size_t cap);
@@ -253,11 +266,20 @@ struct i2_fault {
  * step (fatal), what was before it is done, and the same payload can be applied again.
  * OWNER, MODE, XATTR, TIMES faults leave the file in place with what could be set.
  * flags: I2_APPLY_NO_OWNER: the process may not chown, do not try.
- * Returns the number of steps done; *faults in: room, out: noted (never more than room; the rest
+ * Returns the number of steps gone through, with or without a fault: fewer than there are after a fatal
+ * one; *faults in: room, out: noted (never more than room; the rest
  * is lost but counted in *more). -EINVAL: the payload is not sound, nothing was done. */
 int64_t i2_apply(int root, int stage, const uint8_t *steps, size_t len, int flags,
                  struct i2_fault *fault, uint64_t *faults, uint64_t *more);
 #define I2_APPLY_NO_OWNER 1
+#define I2_APPLY_VERIFY 2 /* contents with a digest are checked against it; a staged file is read back */
+
+/* Opens a file beneath root for reading, following no link. Returns a descriptor, the caller's, or
+ * -errno. */
+int64_t i2_open(int root, uint64_t dev, const uint8_t *path, size_t len);
+
+/* syncfs(2): returns when the file system that fd is on has everything on disk. 0 or -errno. */
+int64_t i2_sync(int fd);
 
 /* ------------------------------------------------------------------ hash, blocks, delta ------ */
 
@@ -276,6 +298,10 @@ struct i2_block {
 int64_t i2_blocks(const uint8_t *data, size_t len, uint32_t block, struct i2_block *out, size_t cap);
 int64_t i2_blocks_scalar(const uint8_t *data, size_t len, uint32_t block, struct i2_block *out,
                          size_t cap);
+
+/* The block size for a file of that many bytes: 4096 up to 16 GiB, then doubled so that a file has at most
+ * 4 Mi blocks (2^31 at most). Both sides compute it, so it is part of the protocol. */
+uint32_t i2_block_size(uint64_t size);
 
 /* The digest of a file's content from its blocks: BLAKE3-128 over the strong hashes, a run of k zero
  * blocks standing as one item {8 zero bytes, u64 k}; a file of one block that is not zero: its strong

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import trees
+import witness
 
 PATIENCE_S = 120.0
 """How long anything may take that is not the first mirror itself."""
@@ -207,7 +207,7 @@ def compared(home: Path, source: Path, place: str, target: Path, mirror: Any) ->
         told = subprocess.run(words, capture_output=True, text=True, check=False)
         if told.returncode not in (0, 1):
             raise Failed(f"i2node compare: exit status {told.returncode}\n{told.stderr}")
-        paths, found = trees.differences(source, target)
+        paths, found = witness.differences(source, target)
         if told.returncode == 0 and not found:
             return paths
     shown = "\n".join(f"  {what}: {path!r}" for path, what in found[:10])

@@ -36,7 +36,7 @@ ONLY_IN = {
     "cffi": (),
     "ctypes": (),
     "i2node.mover._mover": ("mover",),
-    "pyinotify": ("fs.watch",),
+    "pyinotify": ("fs.inotify",),
     "cryptography": ("net",),
     "msgpack": ("net", "repl", "controller"),
     "zstandard": ("net",),

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-import trees
+import witness
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def quietly(path: Path, act) -> None:
 
 
 def test_equal_trees_are_equal(pair):
-    assert trees.differences(*pair) == (7, [])
+    assert witness.differences(*pair) == (7, [])
 
 
 @pytest.mark.parametrize(
@@ -51,16 +51,16 @@ def test_equal_trees_are_equal(pair):
 )
 def test_a_difference_is_seen(pair, name, act, what):
     quietly(pair[1] / name, act)
-    _, found = trees.differences(*pair)
+    _, found = witness.differences(*pair)
     assert what in [kind for _, kind in found]
 
 
 def test_a_time_is_seen(pair):
     os.utime(pair[1] / "d", ns=(1, 2))
-    assert trees.differences(*pair)[1] == [(b"d", "mtime")]
+    assert witness.differences(*pair)[1] == [(b"d", "mtime")]
 
 
 @pytest.mark.root
 def test_an_owner_is_seen(pair):
     os.chown(pair[1] / "s", 1, 1, follow_symlinks=False)
-    assert trees.differences(*pair)[1] == [(b"s", "owner")]
+    assert witness.differences(*pair)[1] == [(b"s", "owner")]

@@ -1,0 +1,329 @@
+"""What is dirty and not yet looked at: a set bounded by the number of names, not of events.
+
+A name that was quiet is handed out at once. One that is touched again and again is handed out at
+most once in its interval, which starts at 20 ms, doubles up to 1 s while the touching goes on, and
+halves again when it stops. So a log file costs one look a second, and a saved document waits for
+nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntFlag
+from itertools import islice
+
+SHORTEST = 0.020
+LONGEST = 1.0
+
+_FORGET = 4 * LONGEST  # after so long a silence even the longest interval has decayed to nothing
+_TRACKED = 65_536  # names whose interval is remembered
+
+
+class Touch(IntFlag):
+    """What is known to have happened to a name."""
+
+    DATA = 1  # written to
+    ATTR = 2  # mode, owner, times, attributes, links
+    NAME = 4  # created, deleted, moved
+    TREE = 8  # a directory appeared under it: to be armed, even where it looks like the old one
+
+
+_TREE = Touch.TREE.value
+_TOUCH = tuple(Touch(n) for n in range(16))
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One directory's share of work.
+
+    ino: the directory. names: what to look at (b"" is the directory itself, used for the root), or
+    None for the whole directory. recursive: and all directories below it, each of them armed.
+    trees: names under which a directory appeared. since: clock reading of the earliest touch.
+    """
+
+    ino: int
+    names: dict[bytes, Touch] | None
+    recursive: bool
+    trees: frozenset[bytes]
+    since: float
+
+
+class _Dir:
+    __slots__ = ("held", "ready", "recursive", "since", "trees", "whole")
+
+    def __init__(self) -> None:
+        self.ready: dict[bytes, int] = {}
+        self.held: dict[bytes, tuple[int, float]] = {}
+        self.whole = False
+        self.recursive = False
+        self.trees: set[bytes] = set()
+        self.since = 0.0  # of what is ready, or of the whole
+
+
+class Dirty:
+    """The dirty set of one source. Every method may be called from any thread; `now` is a reading
+    of one monotonic clock in seconds, never going back.
+
+    max_names: above so many names one directory becomes dirty as a whole.
+    max_total: above so many names in all, each directory that is touched becomes so.
+    """
+
+    def __init__(self, max_names: int = 8192, max_total: int = 500_000) -> None:
+        self._max_names = max_names
+        self._max_total = max_total
+        self._changed = threading.Condition()
+        self._dirs: dict[int, _Dir] = {}
+        self._ready: dict[int, None] = {}  # directories with something to hand out, oldest first
+        self._due: list[tuple[float, int, bytes | None]] = []  # heap of what is held; may be stale
+        self._heat: dict[tuple[int, bytes | None], tuple[float, float]] = {}  # (taken, interval)
+        self._names = 0
+        self._woken = False
+
+    # ------------------------------------------------------------------------------- filling
+
+    def add(self, ino: int, name: bytes, touch: Touch | int, now: float) -> None:
+        """One name of a directory was touched."""
+        with self._changed:
+            self._add(ino, name, int(touch), now)
+            self._changed.notify_all()
+
+    def add_all(self, touches: Iterable[tuple[int, bytes, int]], now: float) -> None:
+        """Many (directory, name, Touch) at the price of one lock."""
+        with self._changed:
+            for ino, name, touch in touches:
+                self._add(ino, name, touch, now)
+            self._changed.notify_all()
+
+    def add_dir(self, ino: int, recursive: bool, now: float) -> None:
+        """A directory as a whole is to be looked at; recursive: and all below it."""
+        with self._changed:
+            self._add_dir(ino, recursive, now)
+            self._changed.notify_all()
+
+    def put_back(self, work: Work, now: float) -> None:
+        """Work that could not be done yet. It keeps its age, and is held back like any other that
+        comes again."""
+        with self._changed:
+            if work.names is None:
+                entry = self._add_dir(work.ino, work.recursive, now)
+                entry.since = min(entry.since, work.since)
+            else:
+                for name, touch in work.names.items():
+                    self._add(work.ino, name, int(touch), now, work.since)
+            entry = self._dirs[work.ino]
+            if entry.whole:
+                self._add_trees(entry, work.trees)
+            self._changed.notify_all()
+
+    def discard(self, ino: int) -> None:
+        """The directory is gone, and all work in it."""
+        with self._changed:
+            entry = self._dirs.pop(ino, None)
+            if entry is not None:
+                self._names -= len(entry.ready) + len(entry.held)
+                self._ready.pop(ino, None)
+
+    def _add(
+        self, ino: int, name: bytes, touch: int, now: float, since: float | None = None
+    ) -> None:
+        since = now if since is None else since
+        entry = self._dirs.get(ino)
+        if entry is None:
+            entry = self._dirs[ino] = _Dir()
+        if entry.whole:
+            entry.since = min(entry.since, since)
+            if touch & _TREE:
+                self._add_trees(entry, (name,))
+            return
+        known = entry.ready.get(name)
+        if known is not None:
+            entry.ready[name] = known | touch
+            entry.since = min(entry.since, since)
+            return
+        held = entry.held.get(name)
+        if held is not None:
+            entry.held[name] = (held[0] | touch, min(held[1], since))
+            return
+        count = len(entry.ready) + len(entry.held)
+        if count >= self._max_names or self._names >= self._max_total:
+            self._add_dir(ino, False, now).since = min(entry.since, since)
+            if touch & _TREE:
+                self._add_trees(entry, (name,))
+            return
+        self._names += 1
+        self._woken = True
+        due = self._due_at(ino, name, now)
+        if due > now:
+            entry.held[name] = (touch, since)
+            heapq.heappush(self._due, (due, ino, name))
+        else:
+            self._make_ready(ino, entry, name, touch, since)
+
+    def _make_ready(self, ino: int, entry: _Dir, name: bytes, touch: int, since: float) -> None:
+        entry.since = min(entry.since, since) if entry.ready else since
+        entry.ready[name] = touch
+        self._ready[ino] = None
+
+    def _add_dir(self, ino: int, recursive: bool, now: float) -> _Dir:
+        entry = self._dirs.get(ino)
+        if entry is None:
+            entry = self._dirs[ino] = _Dir()
+        if recursive:
+            entry.recursive = True
+            entry.trees.clear()
+        if entry.whole:
+            return entry
+        entry.since = min(
+            [now]
+            + ([entry.since] if entry.ready else [])
+            + [since for _, since in entry.held.values()]
+        )
+        self._names -= len(entry.ready) + len(entry.held)
+        entry.whole = True
+        self._add_trees(entry, [name for name, touch in entry.ready.items() if touch & _TREE])
+        self._add_trees(entry, [name for name, (touch, _) in entry.held.items() if touch & _TREE])
+        entry.ready.clear()
+        entry.held.clear()
+        self._woken = True
+        due = self._due_at(ino, None, now)
+        if due > now and not recursive:
+            self._ready.pop(ino, None)
+            heapq.heappush(self._due, (due, ino, None))
+        else:
+            self._ready[ino] = None
+        return entry
+
+    def _add_trees(self, entry: _Dir, names: Iterable[bytes]) -> None:
+        if entry.recursive:
+            return  # all directories below are armed anyway
+        entry.trees.update(names)
+        if len(entry.trees) > self._max_names:
+            entry.trees.clear()
+            entry.recursive = True
+
+    # ------------------------------------------------------------------------------- holding back
+
+    def _due_at(self, ino: int, name: bytes | None, now: float) -> float:
+        heat = self._heat.get((ino, name))
+        return now if heat is None else heat[0] + heat[1]
+
+    def _warm(self, ino: int, name: bytes | None, now: float) -> None:
+        """Notes that a name is handed out now."""
+        taken, interval = self._heat.pop((ino, name), (0.0, 0.0))
+        if interval:
+            quiet = now - taken
+            if quiet <= 2 * interval:
+                interval = min(2 * interval, LONGEST)
+            else:
+                while interval > SHORTEST and quiet > 2 * interval:
+                    quiet -= 2 * interval
+                    interval /= 2
+        self._heat[ino, name] = (now, max(interval, SHORTEST))  # to the end: ordered by time taken
+
+    def _cool(self, now: float) -> None:
+        drop = 0
+        surplus = len(self._heat) - _TRACKED
+        for taken, _ in self._heat.values():
+            if drop >= surplus and now - taken < _FORGET:
+                break
+            drop += 1
+        for key in list(islice(self._heat, drop)):
+            del self._heat[key]
+
+    def _release(self, now: float) -> None:
+        """Moves what is due from held to ready."""
+        while self._due and self._due[0][0] <= now:
+            _, ino, name = heapq.heappop(self._due)
+            entry = self._dirs.get(ino)
+            if entry is None:
+                continue
+            if name is None:
+                if entry.whole:
+                    self._ready[ino] = None
+            elif name in entry.held:
+                touch, since = entry.held.pop(name)
+                self._make_ready(ino, entry, name, touch, since)
+
+    # ------------------------------------------------------------------------------- emptying
+
+    def take(self, max_names: int, now: float) -> list[Work]:
+        """Hands out what is ready, the directory that waits longest first, until about max_names
+        (>= 1) names are reached; a whole directory counts as one. What is handed out is clean
+        from then on: a touch that comes later makes it dirty again."""
+        works: list[Work] = []
+        with self._changed:
+            self._woken = False
+            self._release(now)
+            self._cool(now)
+            while self._ready and max_names > 0:
+                ino = next(iter(self._ready))
+                entry = self._dirs[ino]
+                if entry.whole:
+                    works.append(
+                        Work(ino, None, entry.recursive, frozenset(entry.trees), entry.since)
+                    )
+                    max_names -= 1
+                    self._warm(ino, None, now)
+                    del self._ready[ino]
+                    del self._dirs[ino]
+                    continue
+                since = entry.since
+                names: dict[bytes, Touch] = {}
+                for name in list(islice(entry.ready, max_names)):
+                    names[name] = _TOUCH[entry.ready.pop(name)]
+                    self._warm(ino, name, now)
+                trees = frozenset(n for n, t in names.items() if t.value & _TREE)
+                works.append(Work(ino, names, False, trees, since))
+                max_names -= len(names)
+                self._names -= len(names)
+                if not entry.ready:
+                    del self._ready[ino]
+                    if not entry.held:
+                        del self._dirs[ino]
+        return works
+
+    def wait(self, timeout: float | None) -> bool:
+        """Blocks until there is something to take, or something new is held back (ask `next_due`
+        again), or `wake` was called, or timeout seconds passed. True when something is ready."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._woken or bool(self._ready), timeout)
+            self._woken = False
+            return bool(self._ready)
+
+    def wake(self) -> None:
+        """Ends a `wait`, or the next one."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
+
+    def next_due(self, now: float) -> float | None:
+        """Seconds until something can be taken, 0 when it can now; None when nothing is dirty."""
+        with self._changed:
+            if self._ready:
+                return 0.0
+            while self._due:
+                due, ino, name = self._due[0]
+                entry = self._dirs.get(ino)
+                if entry is not None and (entry.whole if name is None else name in entry.held):
+                    return max(0.0, due - now)
+                heapq.heappop(self._due)
+            return None
+
+    def oldest(self, now: float) -> float:
+        """Age in seconds of the earliest touch not handed out yet; 0 when there is none."""
+        with self._changed:
+            earliest = now
+            for entry in self._dirs.values():
+                if entry.whole or entry.ready:
+                    earliest = min(earliest, entry.since)
+                for _, since in entry.held.values():
+                    earliest = min(earliest, since)
+            return now - earliest
+
+    def count(self) -> int:
+        """Dirty names, a whole directory counting as one."""
+        with self._changed:
+            return self._names + sum(1 for entry in self._dirs.values() if entry.whole)

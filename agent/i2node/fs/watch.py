@@ -1,0 +1,101 @@
+"""What a watch engine is to the planner, whichever kernel interface it uses.
+
+How the planner, which is one thread, works with it:
+
+1. `asof = watch.mark()`, then list directories with `descriptor` and `mask`, parents first, then
+   `placed(...)` for each answer, also where no watch could be set. A listing whose own inode
+   number is not the one asked for is of another directory: put the work back.
+2. A directory that is new in a listing, or stands under a name in `Work.trees`, is listed and armed
+   with all below it unless `stands` is true for it.
+3. A directory that is missing from a listing: `gone(...)`.
+4. Work for a directory without a path: put back while `known`, else dropped. It is dropped safely,
+   because a directory that was forgotten and still exists is found again as a new one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from i2node.errors import I2Error
+
+
+@dataclass(frozen=True, slots=True)
+class WatchStatus:
+    """How a watch stands.
+
+    engine: its name. coverage: share of the known directories that raise events, 0 to 1. watches:
+    how many are set. overflows: how often events were lost and the tree rescanned.
+    max_undetected_s: the longest a change can go unseen, in seconds; None when there is no such
+    bound. queue: dirty names and directories not handed out yet.
+    """
+
+    engine: str
+    coverage: float
+    watches: int
+    overflows: int
+    max_undetected_s: float | None
+    queue: int
+
+
+class Watch(ABC):
+    """Turns what the kernel tells of one tree into a dirty set. Methods may be called from any
+    thread, but `mark`, `placed` and `gone` from the planner's only. Directories are named by inode
+    number."""
+
+    descriptor: int  # for the walk to set watches on; -1: none wanted
+    mask: int
+
+    @abstractmethod
+    def start(self) -> None:
+        """Begins to read events; those since the first watch are not lost."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends all watching. Closing twice is fine."""
+
+    @abstractmethod
+    def mark(self) -> int:
+        """The moment a listing begins; given to `placed` and `gone` with what it found."""
+
+    @abstractmethod
+    def placed(self, wd: int, ino: int, parent: int, name: bytes, asof: int) -> None:
+        """A listing begun at asof found the directory ino there (the root: parent 0, name b"") and
+        watches it as wd; wd below 0: no watch could be set, so it is swept from time to time until
+        one can. What is known to have moved since asof is believed where it moved to."""
+
+    @abstractmethod
+    def gone(self, ino: int, parent: int, name: bytes, asof: int) -> None:
+        """A listing begun at asof did not find a directory there that had been there before. It is
+        forgotten, unless the events say soon that it moved."""
+
+    @abstractmethod
+    def stands(self, ino: int, parent: int, name: bytes) -> bool:
+        """Whether the directory is watched, and believed to be there."""
+
+    @abstractmethod
+    def known(self, ino: int) -> bool:
+        """Whether anything is known of the directory."""
+
+    @abstractmethod
+    def path(self, ino: int) -> bytes | None:
+        """Where the directory is believed to be, relative to the root, b"" for the root; None when
+        that is not known (now)."""
+
+    @abstractmethod
+    def place(self, ino: int) -> tuple[int, bytes] | None:
+        """(parent, name) of a directory as last believed; the root: (0, b"")."""
+
+    @property
+    @abstractmethod
+    def root_lost(self) -> str | None:
+        """Why the root is not where it was (moved, deleted, unmounted); None while it is."""
+
+    @property
+    @abstractmethod
+    def failure(self) -> I2Error | None:
+        """Why the engine stopped by itself; None while it works."""
+
+    @abstractmethod
+    def statistics(self) -> WatchStatus:
+        """How it stands."""

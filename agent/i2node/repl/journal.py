@@ -1,0 +1,562 @@
+"""The journal: what the source expects its target to hold, and where it is not sure of that.
+
+SQLite in WAL mode, one connection, one process. Nothing is kept until `commit`; a kill at any
+moment leaves the last commit. A power cut may take the last commits too (synchronous=NORMAL):
+`unclean_boot` tells, and then everything is in doubt. See sqlite.org/wal.html and pragma.html.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import struct
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from i2node.errors import Halt, SessionError
+from i2node.model import PROBED, Kind
+from i2node.mover import listing as listings
+from i2node.repl.signatures import Signature, Signatures
+
+SCHEMA = 1
+PAGE = 448  # entries in a page of a listing: about 64 KiB with names of usual length
+
+_APPLICATION = 0x69326E6A
+_TABLES = """
+CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE listing(dir INTEGER, first BLOB, n INTEGER NOT NULL, records BLOB NOT NULL,
+                     PRIMARY KEY(dir, first)) WITHOUT ROWID;
+CREATE TABLE place(ino INTEGER, dir INTEGER, name BLOB, PRIMARY KEY(ino, dir, name)) WITHOUT ROWID;
+CREATE UNIQUE INDEX place_at ON place(dir, name);
+CREATE TABLE doubt(dir INTEGER PRIMARY KEY, path BLOB NOT NULL, seq INTEGER NOT NULL);
+CREATE INDEX doubt_seq ON doubt(seq);
+"""
+_KEYED = (("listing", "dir"), ("place", "ino"), ("place", "dir"), ("doubt", "dir"))
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_HEAD = struct.Struct("<IH")  # of a record: length, name_len
+_ANY = 1 << 63  # bytes: no limit
+_FLAGS = 4  # of what follows the inode number in it
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+@dataclass(frozen=True, slots=True)
+class JournalStatus:
+    """entries known in all listings, directories that have one, places, directories in doubt, and
+    bytes on disk with the log and the signatures."""
+
+    entries: int
+    directories: int
+    places: int
+    doubts: int
+    disk_bytes: int
+
+
+class _DamagedError(Exception):
+    """The database cannot be trusted."""
+
+
+UNTIL_ASKED = (1 << 62) - 1
+"""The seq of a doubt that no frame settles, only an answer of the target."""
+
+
+class Journal:
+    """The journal of one rule at the source, in a file of its own. Inode numbers are those of the
+    source, unsigned 64 bit. Methods may be called from any thread.
+
+    Opening sets aside (as *.damaged) a database that is corrupt, or that a run found to be so, and
+    starts an empty one: `rebuilt` is True then, and both sides have to be compared by content.
+
+    Every method raises SessionError when the state directory is full, cannot be used, or the
+    database turns out to be damaged (the next opening rebuilds it); what was not committed is then
+    undone. Opening raises Halt for a database that a newer release wrote.
+    """
+
+    def __init__(self, path: Path, boot_id: str | None = None) -> None:
+        """path: the database; signatures go to `sig` beside it. boot_id: this boot's, for tests."""
+        self.file = path
+        self.rebuilt = False
+        self._lock = threading.RLock()
+        self._closed = False
+        self._suspect = path.with_name(path.name + ".suspect")
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            boot = boot_id or _BOOT_ID.read_text().strip()
+            if self._suspect.exists():
+                self._set_aside()
+        except OSError as e:
+            raise SessionError(f"opening the journal {path}: {e.strerror}") from e
+        self.signatures = Signatures(path.parent / "sig")
+        try:
+            self._db = self._open(boot)
+        except _DamagedError:
+            self._set_aside()
+            self._db = self._open(boot)
+        if self.rebuilt:
+            self.signatures.clear()
+
+    # ------------------------------------------------------------------------ open and close
+
+    def _open(self, boot: str) -> sqlite3.Connection:
+        try:
+            os.close(os.open(self.file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            db = sqlite3.connect(
+                self.file, timeout=1.0, isolation_level=None, check_same_thread=False
+            )
+        except (OSError, sqlite3.Error) as e:
+            raise SessionError(f"opening the journal {self.file}: {e}") from e
+        try:
+            # One process owns the journal; without others there is no shared memory file either.
+            db.execute("PRAGMA locking_mode=EXCLUSIVE")
+            db.execute("PRAGMA page_size=8192")
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")
+            db.execute("PRAGMA journal_size_limit=67108864")
+            self._check_schema(db)
+            found = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('boot', 'clean')"))
+            self.clean = found.get("clean", b"1") == b"1"
+            self.unclean_boot = not self.clean and found.get("boot") != boot.encode()
+            if self.unclean_boot and db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                raise _DamagedError
+            db.execute("BEGIN IMMEDIATE")
+            db.executemany(
+                "INSERT OR REPLACE INTO meta VALUES(?, ?)",
+                [("boot", boot.encode()), ("clean", b"0")],
+            )
+            db.execute("COMMIT")
+        except sqlite3.Error as e:
+            db.close()
+            if isinstance(e, sqlite3.DatabaseError) and _code(e) in _DAMAGE:
+                raise _DamagedError from e
+            raise self._fault("opening", e) from e
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _check_schema(self, db: sqlite3.Connection) -> None:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        (application,) = db.execute("PRAGMA application_id").fetchone()
+        (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if not tables:
+            db.executescript(
+                f"BEGIN; {_TABLES} PRAGMA application_id={_APPLICATION};"
+                f"PRAGMA user_version={SCHEMA}; COMMIT;"
+            )
+        elif application != _APPLICATION or version < 1:
+            raise _DamagedError
+        elif version > SCHEMA:
+            raise Halt(
+                f"the journal {self.file} was written by a newer release (schema {version}, "
+                f"this one knows {SCHEMA})",
+                f"install that release again, or remove {self.file} and mirror anew",
+            )
+
+    def _set_aside(self) -> None:
+        try:
+            for end in ("", "-wal", "-shm"):
+                part = self.file.with_name(self.file.name + end)
+                if part.exists():
+                    part.replace(self.file.with_name(f"{self.file.name}.damaged{end}"))
+            self._suspect.unlink(missing_ok=True)
+        except OSError as e:
+            raise SessionError(f"setting aside the journal {self.file}: {e.strerror}") from e
+        self.rebuilt = True
+
+    def close(self) -> None:
+        """Commits, and notes that the end was an orderly one. Closing twice is fine."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                self.set("clean", b"1")
+                self.commit()
+            finally:
+                self._db.close()
+
+    def commit(self) -> None:
+        """Keeps all that was written since the last commit."""
+        with self._using("committing to") as db:
+            if db.in_transaction:
+                db.execute("COMMIT")
+
+    def wipe(self) -> None:
+        """Forgets all but the meta values, and commits."""
+        with self._writing("wiping") as db:
+            for table in ("listing", "place", "doubt"):
+                db.execute(f"DELETE FROM {table}")
+            self.signatures.clear()
+            self.commit()
+
+    @contextmanager
+    def _using(self, operation: str) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                yield self._db
+            except sqlite3.Error as e:
+                raise self._fault(operation, e) from e
+
+    @contextmanager
+    def _writing(self, operation: str) -> Iterator[sqlite3.Connection]:
+        with self._using(operation) as db:
+            if not db.in_transaction:
+                db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+            except sqlite3.Error:
+                # Half of an operation must not be committed with the next one.
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+
+    def _fault(self, operation: str, error: sqlite3.Error) -> SessionError:
+        code = _code(error)
+        state = self.file.parent
+        if code in _DAMAGE:
+            with suppress(OSError):
+                self._suspect.touch(mode=0o600)
+            remedy = "it is set aside and rebuilt at the next start of the rule"
+        elif code == sqlite3.SQLITE_FULL:
+            remedy = f"make room in {state}"
+        elif code == sqlite3.SQLITE_BUSY:
+            remedy = "another process has it open"
+        else:
+            remedy = f"check {state}"
+        return SessionError(f"{operation} the journal {self.file}: {error}", remedy)
+
+    # ------------------------------------------------------------------------ meta
+
+    def get(self, key: str) -> bytes | None:
+        """A value kept by `set`, or None."""
+        with self._using("reading") as db:
+            row = db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
+            return None if row is None else bytes(row[0])
+
+    def set(self, key: str, value: bytes) -> None:
+        """Keeps a value. The keys boot, clean and all_doubt are the journal's own."""
+        with self._writing("writing") as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (key, value))
+
+    # ------------------------------------------------------------------------ listings
+
+    def listing(self, ino: int) -> bytes:
+        """What the target is expected to hold in a directory; empty where nothing is known."""
+        with self._using("reading") as db:
+            rows = db.execute(
+                "SELECT records FROM listing WHERE dir=? ORDER BY first", (_signed(ino),)
+            )
+            return b"".join(records for (records,) in rows)
+
+    def select(self, ino: int, names: Iterable[bytes]) -> bytes:
+        """The listing of a directory, of these names only."""
+        key = _signed(ino)
+        found: list[bytes] = []
+        first, page, end = b"", b"", None
+        with self._using("reading") as db:
+            for name in sorted(set(names)):
+                if not page or name < first or (end is not None and name >= end):
+                    row = db.execute(
+                        "SELECT first, records FROM listing WHERE dir=? AND first<=? "
+                        "ORDER BY first DESC LIMIT 1",
+                        (key, name),
+                    ).fetchone()
+                    if row is None:
+                        return b""
+                    first, page = row
+                    after = db.execute(
+                        "SELECT min(first) FROM listing WHERE dir=? AND first>?", (key, first)
+                    ).fetchone()
+                    end = after[0]
+                entry = listings.find(page, name)
+                if entry is not None:
+                    found.append(listings.encode(entry))
+        return b"".join(found)
+
+    def find_inode(self, ino: int) -> list[tuple[int, bytes]]:
+        """All (directory, name) whose entry has this inode number: a search through everything, for
+        the rare file that gets a second name."""
+        wanted = ino.to_bytes(8, "little")
+        with self._using("reading") as db:
+            rows = db.execute(
+                "SELECT dir, records FROM listing WHERE instr(records, ?) > 0", (wanted,)
+            ).fetchall()
+        return [
+            (_unsigned(dir), entry.name)
+            for dir, records in rows
+            for entry in listings.entries(records)
+            if entry.ino == ino and not entry.flags & PROBED
+        ]
+
+    def lists(self, ino: int) -> bool:
+        """Whether a listing is kept, be it an empty one."""
+        with self._using("reading") as db:
+            row = db.execute("SELECT 1 FROM listing WHERE dir=? LIMIT 1", (_signed(ino),))
+            return row.fetchone() is not None
+
+    def put(self, ino: int, change: bytes) -> None:
+        """Lays a sound listing of changes over a directory's, as i2_merge does: verdict GONE
+        removes, entries with a status are passed over. Only the pages concerned are rewritten.
+        Raises ProtocolError when change is not sound."""
+        listings.check(change)
+        key = _signed(ino)
+        left = memoryview(change)
+        with self._writing("writing") as db:
+            while left:
+                name = _name(left, 0)
+                row = db.execute(
+                    "SELECT first, records FROM listing WHERE dir=? AND first<=? "
+                    "ORDER BY first DESC LIMIT 1",
+                    (key, name),
+                ).fetchone()
+                first, records = row or (b"", b"")
+                after = db.execute(
+                    "SELECT first FROM listing WHERE dir=? AND first>? ORDER BY first LIMIT 1",
+                    (key, first),
+                ).fetchone()
+                end = len(left) if after is None else _before(left, after[0])
+                self._put_page(db, key, first, listings.merge(records, left[:end]))
+                left = left[end:]
+
+    def replace(self, ino: int, listing: bytes) -> None:
+        """Sets the whole listing of a directory; empty: a directory known to be empty."""
+        listings.check(listing)
+        key = _signed(ino)
+        with self._writing("writing") as db:
+            db.execute("DELETE FROM listing WHERE dir=?", (key,))
+            self._put_page(db, key, b"", listing)
+
+    def _put_page(self, db: sqlite3.Connection, key: int, first: bytes, records: bytes) -> None:
+        # The first page is keyed b"" and stays even when empty: so each name has a page it belongs
+        # to, and an empty directory differs from an unknown one.
+        if not records and first:
+            db.execute("DELETE FROM listing WHERE dir=? AND first=?", (key, first))
+            return
+        left = memoryview(records)
+        while True:
+            # A page that grew is split only when it is half as long again, or it would be split
+            # with each name that is added.
+            end, n, _ = listings.cut(left, PAGE * 3 // 2, _ANY)
+            if end < len(left):
+                end, n, _ = listings.cut(left, PAGE, _ANY)
+            db.execute(
+                "INSERT OR REPLACE INTO listing VALUES(?, ?, ?, ?)", (key, first, n, left[:end])
+            )
+            left = left[end:]
+            if not left:
+                return
+            first = _name(left, 0)
+
+    def forget(self, ino: int) -> None:
+        """Forgets the listing of a directory that is no more, and of all directories below it, with
+        the places in them, the places of the directory itself, their doubts, and the signatures of
+        files that have no place left. A directory that has a place elsewhere by now stays."""
+        with self._writing("writing") as db:
+            db.execute("DELETE FROM place WHERE ino=?", (_signed(ino),))
+            left, seen = [ino], {ino}
+            while left:
+                top = left.pop()
+                key = _signed(top)
+                below = {
+                    child
+                    for (records,) in db.execute("SELECT records FROM listing WHERE dir=?", (key,))
+                    for child in _directories(records)
+                }
+                placed = [
+                    _unsigned(child)
+                    for (child,) in db.execute("SELECT ino FROM place WHERE dir=?", (key,))
+                ]
+                db.execute("DELETE FROM listing WHERE dir=?", (key,))
+                db.execute("DELETE FROM place WHERE dir=?", (key,))
+                db.execute("DELETE FROM doubt WHERE dir=?", (key,))
+                for child in below.union(placed) - seen:
+                    elsewhere = db.execute(
+                        "SELECT 1 FROM place WHERE ino=? LIMIT 1", (_signed(child),)
+                    )
+                    if elsewhere.fetchone() is None:
+                        seen.add(child)
+                        left.append(child)
+            for child in self.signatures.known & seen:
+                self.signatures.drop(child)
+
+    def rekey(self, old_ino: int, new_ino: int) -> None:
+        """What was known of one inode number is known of another from now on; what was known of
+        that one is lost."""
+        old, new = _signed(old_ino), _signed(new_ino)
+        if old == new:
+            return
+        with self._writing("writing") as db:
+            for table, column in _KEYED:
+                db.execute(f"DELETE FROM {table} WHERE {column}=?", (new,))
+                db.execute(f"UPDATE {table} SET {column}=? WHERE {column}=?", (new, old))
+            self.signatures.drop(old_ino)
+
+    # ------------------------------------------------------------------------ places
+
+    def place(self, ino: int, dir: int, name: bytes) -> None:
+        """The target is expected to hold ino under this name; who was there is there no more."""
+        with self._writing("writing") as db:
+            db.execute(
+                "INSERT OR REPLACE INTO place VALUES(?, ?, ?)", (_signed(ino), _signed(dir), name)
+            )
+
+    def unplace(self, ino: int, dir: int, name: bytes) -> None:
+        """Takes that back; no such place is fine."""
+        with self._writing("writing") as db:
+            db.execute(
+                "DELETE FROM place WHERE ino=? AND dir=? AND name=?",
+                (_signed(ino), _signed(dir), name),
+            )
+
+    def places(self, ino: int) -> list[tuple[int, bytes]]:
+        """All (directory, name) of an inode, in no particular order."""
+        with self._using("reading") as db:
+            rows = db.execute("SELECT dir, name FROM place WHERE ino=?", (_signed(ino),))
+            return [(_unsigned(dir), bytes(name)) for dir, name in rows]
+
+    def occupant(self, dir: int, name: bytes) -> int | None:
+        """The inode placed under a name, None when none is."""
+        with self._using("reading") as db:
+            row = db.execute(
+                "SELECT ino FROM place WHERE dir=? AND name=?", (_signed(dir), name)
+            ).fetchone()
+            return None if row is None else _unsigned(row[0])
+
+    def path(self, ino: int, root_ino: int) -> bytes | None:
+        """Where the target is expected to hold a directory (of a file: one of its names), relative
+        to the root; b"" is the root. None when the way up does not lead to the root."""
+        names: list[bytes] = []
+        seen: set[int] = set()
+        with self._lock:
+            while ino != root_ino:
+                places = self.places(ino)
+                if not places or ino in seen:
+                    return None
+                seen.add(ino)
+                ino, name = places[0]
+                names.append(name)
+        names.reverse()
+        return b"/".join(names)
+
+    def inode(self, path: bytes, root_ino: int) -> int | None:
+        """The directory that the target is expected to hold at a path relative to the root."""
+        ino: int | None = root_ino
+        for name in path.split(b"/") if path else ():
+            if ino is None:
+                return None
+            ino = self.occupant(ino, name)
+        return ino
+
+    # ------------------------------------------------------------------------ doubt
+
+    def doubt(self, ino: int, path: bytes, seq: int) -> None:
+        """The target may or may not hold in this directory what its listing says, until it has
+        acknowledged seq. path: where the target has it, for asking it."""
+        with self._writing("writing") as db:
+            db.execute(
+                "INSERT INTO doubt VALUES(?, ?, ?) ON CONFLICT(dir) DO UPDATE "
+                "SET path=excluded.path, seq=max(seq, excluded.seq)",
+                (_signed(ino), path, seq),
+            )
+
+    def settle(self, seq: int) -> None:
+        """All up to and with seq is durable at the target."""
+        with self._writing("writing") as db:
+            db.execute("DELETE FROM doubt WHERE seq<=?", (seq,))
+
+    def certain(self, ino: int) -> None:
+        """The target told what it holds in this directory."""
+        with self._writing("writing") as db:
+            db.execute("DELETE FROM doubt WHERE dir=?", (_signed(ino),))
+
+    def new_session(self) -> None:
+        """Frames are counted anew; what is in doubt stays so until the target is asked."""
+        with self._writing("writing") as db:
+            db.execute("UPDATE doubt SET seq=?", (UNTIL_ASKED,))
+
+    def doubts(self) -> list[tuple[int, bytes]]:
+        """(directory, path) of all in doubt, the longest in doubt first."""
+        with self._using("reading") as db:
+            rows = db.execute("SELECT dir, path FROM doubt ORDER BY seq, dir")
+            return [(_unsigned(dir), bytes(path)) for dir, path in rows]
+
+    def doubt_all(self, reason: str) -> None:
+        """Nothing that is kept here is to be relied on until `trust`."""
+        self.set("all_doubt", reason.encode())
+
+    @property
+    def all_doubt(self) -> str:
+        """The reason given to `doubt_all`; empty: not in doubt as a whole."""
+        return (self.get("all_doubt") or b"").decode()
+
+    def trust(self) -> None:
+        """Ends `doubt_all`: everything was compared."""
+        self.set("all_doubt", b"")
+
+    # ------------------------------------------------------------------------ signatures, status
+
+    def signature(self, ino: int) -> Signature | None:
+        """The block signature of a large file, if a sound one is kept."""
+        with self._lock:
+            return self.signatures.read(ino)
+
+    def put_signature(self, ino: int, signature: Signature) -> None:
+        """Keeps it at once, whatever is committed: it says itself which version it belongs to."""
+        with self._lock:
+            self.signatures.write(ino, signature)
+
+    def drop_signature(self, ino: int) -> None:
+        """Forgets it."""
+        with self._lock:
+            self.signatures.drop(ino)
+
+    def statistics(self) -> JournalStatus:
+        """Counts; a matter of milliseconds for a million entries."""
+        with self._using("reading") as db:
+            (entries,) = db.execute("SELECT coalesce(sum(n), 0) FROM listing").fetchone()
+            (dirs,) = db.execute("SELECT count(*) FROM listing WHERE first=x''").fetchone()
+            (places,) = db.execute("SELECT count(*) FROM place").fetchone()
+            (doubts,) = db.execute("SELECT count(*) FROM doubt").fetchone()
+            size = self.signatures.size()
+        for end in ("", "-wal"):
+            with suppress(FileNotFoundError):
+                size += self.file.with_name(self.file.name + end).stat().st_size
+        return JournalStatus(entries, dirs, places, doubts, size)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """The primary result code (sqlite.org/rescode.html)."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _signed(ino: int) -> int:
+    return ino - (1 << 64) if ino >= 1 << 63 else ino
+
+
+def _unsigned(key: int) -> int:
+    return key + (1 << 64) if key < 0 else key
+
+
+def _name(listing: memoryview, at: int) -> bytes:
+    name_at = at + listings.HEAD.size
+    return bytes(listing[name_at : name_at + _HEAD.unpack_from(listing, at)[1]])
+
+
+def _before(listing: memoryview, name: bytes) -> int:
+    """How many bytes of a listing stand before a name's place."""
+    at = 0
+    while at < len(listing) and _name(listing, at) < name:
+        at += _HEAD.unpack_from(listing, at)[0]
+    return at
+
+
+def _directories(listing: bytes) -> Iterator[int]:
+    """Inode numbers of the directories in a listing, as far as the source knows them."""
+    at = 0
+    while at < len(listing):
+        length, _, kind, _, _, _, _, _, ino, *rest = listings.HEAD.unpack_from(listing, at)
+        if kind == Kind.DIR and not rest[_FLAGS] & PROBED:
+            yield ino
+        at += length

@@ -1,0 +1,138 @@
+/* Applying steps: i2_apply, the directories it holds, the faults it notes. */
+#define _GNU_SOURCE
+#include "apply.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+/* Troubles of the file system, not of a path: whatever comes next would meet them too. */
+static int is_fatal(int err) {
+    switch (err) {
+    case ENOSPC:
+    case EDQUOT:
+    case EROFS:
+    case EIO:
+    case EMFILE:
+    case ENFILE:
+    case ENOMEM: return 1;
+    default: return 0;
+    }
+}
+
+void i2_fault(struct i2_site *site, int what, int err) {
+    /* A value too large for the file system is ENOSPC as well; i2_meta tells it apart by E2BIG. */
+    int fatal = is_fatal(-err);
+    if (fatal) site->fatal = 1;
+    if (site->noted == site->room) {
+        site->more++;
+        return;
+    }
+    site->fault[site->noted++] = (struct i2_fault){
+        .step = site->index, .status = -err, .what = (uint32_t)what, .fatal = (uint32_t)fatal};
+}
+
+void i2_forget(struct i2_site *site) { site->stale = 1; }
+
+static void let_go_held(struct i2_site *site) {
+    site->stale = 0;
+    for (int i = 0; i < I2_HELD; i++) {
+        if (site->held[i].fd >= 0) close(site->held[i].fd);
+        site->held[i].fd = -1;
+    }
+}
+
+int i2_parent(struct i2_site *site, const uint8_t *path, size_t len, struct i2_held **held,
+              char name[I2_NAME_LIMIT + 1]) {
+    size_t parent_len, at = i2_path_split(path, len, &parent_len);
+    memcpy(name, path + at, len - at);
+    name[len - at] = 0;
+
+    struct i2_held *oldest = &site->held[0];
+    for (int i = 0; i < I2_HELD; i++) {
+        struct i2_held *h = &site->held[i];
+        if (h->fd >= 0 && h->len == parent_len && !memcmp(h->path, path, parent_len)) {
+            h->used = ++site->ticks;
+            *held = h;
+            return 0;
+        }
+        if (h->fd < 0 ? oldest->fd >= 0 : oldest->fd >= 0 && h->used < oldest->used) oldest = h;
+    }
+    struct statx self;
+    int fd = i2_open_dir(&site->k, site->root, site->dev, path, parent_len, &self);
+    if (fd < 0) return fd;
+    if (self.stx_ino == site->stage_ino) {
+        close(fd);
+        return -EPERM; /* the stage is ours, even where it stands beneath the root */
+    }
+    if (oldest->fd >= 0) close(oldest->fd);
+    *oldest = (struct i2_held){fd, path, parent_len, ++site->ticks, -1};
+    *held = oldest;
+    return 0;
+}
+
+void i2_unique_name(struct i2_site *site, char out[I2_STAGE_NAME]) {
+    if (!site->uniques && getrandom(&site->unique, sizeof site->unique, GRND_NONBLOCK) < 0)
+        site->unique = (uint64_t)i2_racy_after() ^ (uint64_t)getpid() << 40;
+    snprintf(out, I2_STAGE_NAME, "t%016llx.%llx", (unsigned long long)site->unique,
+             (unsigned long long)++site->uniques);
+}
+
+static void (*const ops[])(struct i2_site *, const struct i2_step *) = {
+    [I2_MAKE_DIR] = i2_do_make_dir, [I2_PUT_FILE] = i2_do_put_file, [I2_PUT_LINK] = i2_do_put_link,
+    [I2_PUT_NODE] = i2_do_put_node, [I2_LINK] = i2_do_link,         [I2_SET_META] = i2_do_set_meta,
+    [I2_RENAME] = i2_do_rename,     [I2_EXCHANGE] = i2_do_exchange, [I2_REMOVE] = i2_do_remove,
+    [I2_STAGE] = i2_do_stage,       [I2_WRITE] = i2_do_write,       [I2_COPY] = i2_do_copy,
+    [I2_HOLE] = i2_do_hole,         [I2_STAGED] = i2_do_staged,
+};
+
+static int open_site(struct i2_site *site) {
+    struct stat root, stage;
+    if (fstat(site->root, &root) < 0 || fstat(site->stage, &stage) < 0) return -errno;
+    if (!S_ISDIR(root.st_mode) || !S_ISDIR(stage.st_mode)) return -ENOTDIR;
+    site->dev = root.st_dev;
+    site->stage_ino = root.st_ino == stage.st_ino || root.st_dev != stage.st_dev ? 0 : stage.st_ino;
+    site->privileged = geteuid() == 0;
+    site->staged = site->source = -1;
+    for (int i = 0; i < I2_HELD; i++) site->held[i].fd = -1;
+    return 0;
+}
+
+int64_t i2_apply(int root, int stage, const uint8_t *steps, size_t len, int flags,
+                 struct i2_fault *fault, uint64_t *faults, uint64_t *more) {
+    struct i2_site site;
+    memset(&site, 0, sizeof site);
+    site.root = root;
+    site.stage = stage;
+    site.flags = flags;
+    site.fault = fault;
+    site.room = *faults;
+    *faults = *more = 0;
+    int64_t n = i2_steps_check(steps, len);
+    if (n < 0) return n;
+    int err = open_site(&site);
+    if (err) return err;
+
+    int64_t done = 0;
+    for (size_t at = 0; at < len && !site.fatal;) {
+        const struct i2_step *s = (const struct i2_step *)(steps + at);
+        site.index = (uint32_t)done;
+        /* Only these leave the names alone, so that the old file stays the one that was opened. */
+        if (s->op != I2_WRITE && s->op != I2_COPY && s->op != I2_HOLE) i2_let_go_source(&site);
+        ops[s->op](&site, s);
+        if (site.stale) let_go_held(&site);
+        at += s->length;
+        if (!site.fatal) done++;
+    }
+    i2_let_go_staged(&site);
+    i2_let_go_source(&site);
+    let_go_held(&site);
+    free(site.buffer);
+    *faults = site.noted;
+    *more = site.more;
+    return done;
+}

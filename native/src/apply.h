@@ -1,0 +1,102 @@
+/* Changing the target: what the parts of i2_apply share.
+ *
+ * apply.c walks through the steps; put.c makes files, links and nodes; meta.c gives them owner,
+ * mode, attributes and times; names.c moves and removes; remove.c takes trees down; stage.c builds large
+ * files. Every path is resolved from the held root, everything in passing stands in the stage. */
+#ifndef I2_APPLY_H
+#define I2_APPLY_H
+
+#include "mover.h"
+#include "path.h"
+#include "steps.h"
+
+#define I2_HELD 4
+#define I2_STAGE_NAME 40
+
+/* A directory of the target kept open while steps go to it. */
+struct i2_held {
+    int fd; /* -1: free */
+    const uint8_t *path;
+    size_t len;
+    uint64_t used; /* the younger the greater */
+    int bare;      /* new files in it begin without extended attributes: 1, 0, -1 not known yet */
+};
+
+struct i2_site {
+    struct i2_kernel k;
+    int root, stage, flags, privileged;
+    uint64_t dev, stage_ino; /* stage_ino 0: the stage is the root itself */
+    struct i2_held held[I2_HELD];
+    uint64_t ticks;
+    int stale; /* i2_forget was called */
+    /* what the file system was found not to have */
+    int no_tmpfile, no_empty_link, no_clone, no_range;
+    uint64_t unique, uniques;
+    /* the staged file and the old file that the last step used */
+    int staged, source;
+    uint64_t staged_id;
+    const uint8_t *source_path;
+    size_t source_len;
+    uint8_t *buffer;
+    /* faults */
+    uint32_t index;
+    int fatal;
+    struct i2_fault *fault;
+    uint64_t noted, room, more;
+};
+
+/* Notes that the step at hand could not be done, or not in full; err is -errno. */
+void i2_fault(struct i2_site *site, int what, int err);
+
+/* The directory that path stands in, and its last name; 0 or -errno. Good to the end of the step. */
+int i2_parent(struct i2_site *site, const uint8_t *path, size_t len, struct i2_held **held,
+              char name[I2_NAME_LIMIT + 1]);
+
+/* A directory moved or went: what is held may no longer be what its path says. Lets go of it when the
+ * step at hand is done. */
+void i2_forget(struct i2_site *site);
+
+/* A name for something in passing, new in the stage. */
+void i2_unique_name(struct i2_site *site, char out[I2_STAGE_NAME]);
+
+/* remove.c: takes name in dir away, a directory with all below it; not there is fine. Never crosses a
+ * mount, never follows a link. 0 or -errno; on an error part of a tree may be gone. */
+int i2_remove(struct i2_site *site, int dir, const char *name);
+
+/* Clears the immutable and append-only flags of name in dir and of dir. 1: something was cleared, so
+ * that what failed with EPERM is worth another try. */
+int i2_unlock(struct i2_site *site, int dir, const char *name);
+
+/* put.c: gives what stands in the stage as `staged` its final name, in place of whatever is there.
+ * 0 or -errno, then `staged` is still there. */
+int i2_place(struct i2_site *site, const struct i2_held *held, const char *name, const char *staged);
+
+/* meta.c: owner, mode, attributes and times of the step, in this order, as far as they differ from
+ * *now. path_only: fd was opened with O_PATH. bare: it has no extended attributes. Notes faults. */
+void i2_meta(struct i2_site *site, int fd, int path_only, const struct i2_step *s,
+             const struct statx *now, int bare);
+
+/* The ops. Each notes its own faults. */
+void i2_do_put_file(struct i2_site *site, const struct i2_step *s);
+void i2_do_put_link(struct i2_site *site, const struct i2_step *s);
+void i2_do_put_node(struct i2_site *site, const struct i2_step *s);
+void i2_do_make_dir(struct i2_site *site, const struct i2_step *s);
+void i2_do_set_meta(struct i2_site *site, const struct i2_step *s);
+void i2_do_link(struct i2_site *site, const struct i2_step *s);
+void i2_do_rename(struct i2_site *site, const struct i2_step *s);
+void i2_do_exchange(struct i2_site *site, const struct i2_step *s);
+void i2_do_remove(struct i2_site *site, const struct i2_step *s);
+void i2_do_stage(struct i2_site *site, const struct i2_step *s);
+void i2_do_write(struct i2_site *site, const struct i2_step *s);
+void i2_do_copy(struct i2_site *site, const struct i2_step *s);
+void i2_do_hole(struct i2_site *site, const struct i2_step *s);
+void i2_do_staged(struct i2_site *site, const struct i2_step *s);
+
+/* stage.c: lets go of the files that the last steps used. */
+void i2_let_go_staged(struct i2_site *site);
+void i2_let_go_source(struct i2_site *site);
+
+/* Writes all of it at an offset; 0 or -errno. */
+int i2_write_at(int fd, const uint8_t *data, size_t len, uint64_t at);
+
+#endif

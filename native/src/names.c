@@ -1,0 +1,185 @@
+/* Directories, hard links, renames, removals: the steps that only change names. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "apply.h"
+
+/* The held parents of a step's two paths; notes the fault. */
+struct pair {
+    struct i2_held *from, *to;
+    char from_name[I2_NAME_LIMIT + 1], to_name[I2_NAME_LIMIT + 1];
+};
+
+static int parents(struct i2_site *site, const struct i2_step *s, struct pair *p) {
+    int err = i2_parent(site, i2_step_path(s), s->path_len, &p->from, p->from_name);
+    if (!err) err = i2_parent(site, i2_step_other(s), s->other_len, &p->to, p->to_name);
+    if (err) i2_fault(site, I2_AT_OPEN, err);
+    return err;
+}
+
+static int stat_of(int dir, const char *name, struct stat *st) {
+    return fstatat(dir, name, st, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) < 0 ? -errno : 0;
+}
+
+static int is_stage(const struct i2_site *site, const struct stat *st) {
+    return st->st_ino == site->stage_ino && st->st_dev == site->dev;
+}
+
+void i2_do_make_dir(struct i2_site *site, const struct i2_step *s) {
+    struct i2_held *held;
+    struct stat st;
+    char name[I2_NAME_LIMIT + 1], staged[I2_STAGE_NAME];
+    if (!s->path_len) return; /* the root is there */
+    int err = i2_parent(site, i2_step_path(s), s->path_len, &held, name);
+    if (err) {
+        i2_fault(site, I2_AT_OPEN, err);
+        return;
+    }
+    mode_t mode = 0700 | (s->mode & 01777);
+    for (int again = 0;; again = 1) {
+        if (mkdirat(held->fd, name, mode) == 0) return;
+        if (errno != EPERM || again || !i2_unlock(site, held->fd, ".")) break;
+    }
+    if (errno != EEXIST) {
+        i2_fault(site, I2_AT_CREATE, -errno);
+        return;
+    }
+    if (stat_of(held->fd, name, &st) == 0 && S_ISDIR(st.st_mode)) {
+        /* A mount that stands there is not ours to fill. */
+        if (st.st_dev != site->dev) i2_fault(site, I2_AT_CREATE, -EXDEV);
+        return;
+    }
+    i2_unique_name(site, staged);
+    if (mkdirat(site->stage, staged, mode) < 0) {
+        i2_fault(site, I2_AT_CREATE, -errno);
+        return;
+    }
+    err = i2_place(site, held, name, staged);
+    if (!err) return;
+    i2_fault(site, I2_AT_NAME, err);
+    unlinkat(site->stage, staged, AT_REMOVEDIR);
+}
+
+void i2_do_link(struct i2_site *site, const struct i2_step *s) {
+    struct pair p; /* from is the new name, to the one that is there */
+    struct stat have, want;
+    char staged[I2_STAGE_NAME];
+    if (parents(site, s, &p)) return;
+    for (int again = 0;; again = 1) {
+        if (linkat(p.to->fd, p.to_name, p.from->fd, p.from_name, 0) == 0) return;
+        /* An immutable file takes no more names. */
+        if (errno != EPERM || again || !i2_unlock(site, p.to->fd, p.to_name)) break;
+    }
+    int err = -errno;
+    if (err == -EEXIST) {
+        err = stat_of(p.to->fd, p.to_name, &want);
+        if (!err && stat_of(p.from->fd, p.from_name, &have) == 0 && have.st_ino == want.st_ino &&
+            have.st_dev == want.st_dev)
+            return;
+        i2_unique_name(site, staged);
+        if (!err && linkat(p.to->fd, p.to_name, site->stage, staged, 0) < 0) err = -errno;
+        else if (!err && (err = i2_place(site, p.from, p.from_name, staged)))
+            unlinkat(site->stage, staged, 0);
+    }
+    if (err) i2_fault(site, I2_AT_NAME, err);
+}
+
+/* What is in the way goes to the stage first: after a crash in between the step can be done again,
+ * which an exchange of the two names would not allow. */
+static int move_over(struct i2_site *site, const struct pair *p) {
+    struct stat st;
+    char aside[I2_STAGE_NAME];
+    int err = stat_of(p->to->fd, p->to_name, &st);
+    if (!err && is_stage(site, &st)) err = -EBUSY;
+    if (err) return err;
+    i2_forget(site);
+    i2_unique_name(site, aside);
+    if (renameat(p->to->fd, p->to_name, site->stage, aside) < 0) return -errno;
+    if (renameat(p->from->fd, p->from_name, p->to->fd, p->to_name) < 0) {
+        err = -errno;
+        renameat(site->stage, aside, p->to->fd, p->to_name);
+        return err;
+    }
+    err = i2_remove(site, site->stage, aside);
+    if (err) i2_fault(site, I2_AT_REMOVE, err);
+    return 0;
+}
+
+void i2_do_rename(struct i2_site *site, const struct i2_step *s) {
+    struct pair p;
+    struct stat was, is;
+    if (parents(site, s, &p)) return;
+    int err = stat_of(p.from->fd, p.from_name, &was);
+    if (!err && is_stage(site, &was)) err = -EPERM;
+    for (int again = 0; !err; again = 1) {
+        err = renameat(p.from->fd, p.from_name, p.to->fd, p.to_name) < 0 ? -errno : 0;
+        if (!err) break;
+        if (err == -ENOTEMPTY || err == -EEXIST || err == -ENOTDIR || err == -EISDIR)
+            err = move_over(site, &p);
+        if ((err == -EPERM || err == -EACCES) && !again &&
+            (i2_unlock(site, p.from->fd, p.from_name) | i2_unlock(site, p.to->fd, p.to_name)))
+            err = 0;
+        else break;
+    }
+    if (err) {
+        i2_fault(site, I2_AT_NAME, err);
+        return;
+    }
+    if (S_ISDIR(was.st_mode)) {
+        i2_forget(site);
+    } else if (was.st_nlink > 1 && stat_of(p.from->fd, p.from_name, &is) == 0 &&
+               is.st_ino == was.st_ino && !(p.from == p.to && !strcmp(p.from_name, p.to_name))) {
+        /* rename(2) between two names of one file does nothing; the old name is to go. */
+        err = i2_remove(site, p.from->fd, p.from_name);
+        if (err) i2_fault(site, I2_AT_NAME, err);
+    }
+}
+
+/* By three renames where the file system cannot do it in one. */
+static int swap_by_stage(struct i2_site *site, const struct pair *p) {
+    char aside[I2_STAGE_NAME];
+    i2_unique_name(site, aside);
+    if (renameat(p->from->fd, p->from_name, site->stage, aside) < 0) return -errno;
+    if (renameat(p->to->fd, p->to_name, p->from->fd, p->from_name) < 0) {
+        int err = -errno;
+        renameat(site->stage, aside, p->from->fd, p->from_name);
+        return err;
+    }
+    return renameat(site->stage, aside, p->to->fd, p->to_name) < 0 ? -errno : 0;
+}
+
+void i2_do_exchange(struct i2_site *site, const struct i2_step *s) {
+    struct pair p;
+    struct stat a, b;
+    if (parents(site, s, &p)) return;
+    int err = stat_of(p.from->fd, p.from_name, &a);
+    if (!err) err = stat_of(p.to->fd, p.to_name, &b);
+    if (!err && (is_stage(site, &a) || is_stage(site, &b))) err = -EPERM;
+    for (int again = 0; !err; again = 1) {
+        err = renameat2(p.from->fd, p.from_name, p.to->fd, p.to_name, RENAME_EXCHANGE) < 0 ? -errno : 0;
+        if (err == -EINVAL || err == -ENOSYS) err = swap_by_stage(site, &p);
+        if ((err == -EPERM || err == -EACCES) && !again &&
+            (i2_unlock(site, p.from->fd, p.from_name) | i2_unlock(site, p.to->fd, p.to_name)))
+            err = 0;
+        else break;
+    }
+    if (err) i2_fault(site, I2_AT_NAME, err);
+    else if (S_ISDIR(a.st_mode) || S_ISDIR(b.st_mode)) i2_forget(site);
+}
+
+void i2_do_remove(struct i2_site *site, const struct i2_step *s) {
+    struct i2_held *held;
+    char name[I2_NAME_LIMIT + 1];
+    int what = I2_AT_OPEN;
+    int err = i2_parent(site, i2_step_path(s), s->path_len, &held, name);
+    /* Where no directory stands on the way, nothing stands at the end of it. */
+    if (err == -ENOENT || err == -ENOTDIR) return;
+    if (!err) {
+        what = I2_AT_REMOVE;
+        err = i2_remove(site, held->fd, name);
+    }
+    if (err) i2_fault(site, what, err);
+}

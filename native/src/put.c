@@ -1,0 +1,220 @@
+/* Making files, symlinks and nodes, and giving what was made its name. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "apply.h"
+#include "content.h"
+#include "xattr.h"
+
+int i2_write_at(int fd, const uint8_t *data, size_t len, uint64_t at) {
+    while (len) {
+        ssize_t n = pwrite(fd, data, len, (off_t)at);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return n ? -errno : -EIO;
+        data += n;
+        len -= (size_t)n;
+        at += (uint64_t)n;
+    }
+    return 0;
+}
+
+/* ---------------------------------------------------------------------------- final name ------ */
+
+static int is_stage(const struct i2_site *site, const struct stat *st) {
+    return st->st_ino == site->stage_ino && st->st_dev == site->dev;
+}
+
+/* Moves what is in the way into the stage, puts staged there, then takes the old one away. */
+static int swap_in(struct i2_site *site, const struct i2_held *held, const char *name,
+                   const char *staged) {
+    struct stat st;
+    if (fstatat(held->fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && is_stage(site, &st)) return -EBUSY;
+    i2_forget(site);
+    char aside[I2_STAGE_NAME];
+    const char *old = staged;
+    if (renameat2(site->stage, staged, held->fd, name, RENAME_EXCHANGE) < 0) {
+        if (errno != EINVAL && errno != ENOSYS) return -errno;
+        i2_unique_name(site, aside);
+        if (renameat(held->fd, name, site->stage, aside) < 0) return -errno;
+        if (renameat(site->stage, staged, held->fd, name) < 0) {
+            int err = -errno;
+            renameat(site->stage, aside, held->fd, name);
+            return err;
+        }
+        old = aside;
+    }
+    int err = i2_remove(site, site->stage, old);
+    if (err) i2_fault(site, I2_AT_REMOVE, err);
+    return 0;
+}
+
+int i2_place(struct i2_site *site, const struct i2_held *held, const char *name, const char *staged) {
+    for (int again = 0;; again = 1) {
+        if (renameat(site->stage, staged, held->fd, name) == 0) return 0;
+        int err = -errno;
+        if (err == -EISDIR || err == -ENOTDIR || err == -ENOTEMPTY || err == -EEXIST)
+            err = swap_in(site, held, name, staged);
+        if ((err != -EPERM && err != -EACCES) || again || !i2_unlock(site, held->fd, name)) return err;
+    }
+}
+
+/* ---------------------------------------------------------------------------- a file ---------- */
+
+/* A file on its way: without a name where the file system can do that, else in the stage. */
+struct draft {
+    int fd;
+    char staged[I2_STAGE_NAME]; /* "" while it has no name */
+};
+
+static int begin(struct i2_site *site, struct i2_held *held, struct draft *d) {
+    d->staged[0] = 0;
+    for (int again = 0; !site->no_tmpfile; again = 1) {
+        d->fd = openat(held->fd, ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
+        if (d->fd >= 0) return 0;
+        /* ENOENT: the held directory was removed. EISDIR: a kernel that does not know the flag. */
+        if (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL) site->no_tmpfile = 1;
+        else if (errno != EPERM || again || !i2_unlock(site, held->fd, ".")) return -errno;
+    }
+    i2_unique_name(site, d->staged);
+    d->fd = openat(site->stage, d->staged, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC, 0600);
+    return d->fd < 0 ? -errno : 0;
+}
+
+static int link_to(struct i2_site *site, int fd, int dir, const char *name) {
+    if (!site->no_empty_link) {
+        if (linkat(fd, "", dir, name, AT_EMPTY_PATH) == 0) return 0;
+        /* ENOENT is what a process without CAP_DAC_READ_SEARCH gets. */
+        if (errno != ENOENT && errno != EINVAL) return -errno;
+        site->no_empty_link = 1;
+    }
+    char path[40];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    return linkat(AT_FDCWD, path, dir, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+}
+
+static int give_name(struct i2_site *site, const struct i2_held *held, struct draft *d,
+                     const char *name) {
+    int err = 0;
+    if (!d->staged[0]) {
+        err = link_to(site, d->fd, held->fd, name);
+        if (err != -EEXIST) return err;
+        i2_unique_name(site, d->staged);
+        err = link_to(site, d->fd, site->stage, d->staged);
+        if (err) d->staged[0] = 0;
+    }
+    return err ? err : i2_place(site, held, name, d->staged);
+}
+
+static int is_right(const struct i2_step *s) {
+    struct i2_reading r = {0};
+    uint8_t content[16];
+    if (!i2_is_known(s->content) || (s->flags & I2_STEP_SPARSE)) return 1;
+    int err = i2_digest_bytes(&r, i2_step_data(s), s->data_len, content);
+    i2_reading_free(&r);
+    return !err && !memcmp(content, s->content, 16);
+}
+
+void i2_do_put_file(struct i2_site *site, const struct i2_step *s) {
+    struct i2_held *held;
+    struct draft d;
+    struct statx now;
+    char name[I2_NAME_LIMIT + 1];
+    if ((site->flags & I2_APPLY_VERIFY) && !is_right(s)) {
+        i2_fault(site, I2_AT_CHECK, -EBADMSG);
+        return;
+    }
+    int err = i2_parent(site, i2_step_path(s), s->path_len, &held, name);
+    if (err) {
+        i2_fault(site, I2_AT_OPEN, err);
+        return;
+    }
+    err = begin(site, held, &d);
+    if (err) {
+        i2_fault(site, I2_AT_CREATE, err);
+        return;
+    }
+    err = s->flags & I2_STEP_SPARSE ? (ftruncate(d.fd, (off_t)s->size) < 0 ? -errno : 0)
+                                    : i2_write_at(d.fd, i2_step_data(s), s->data_len, 0);
+    int what = I2_AT_WRITE;
+    if (!err) {
+        /* A default ACL or a label gives a new file attributes; the first one in a directory tells. */
+        int bare = 0;
+        if (!d.staged[0]) {
+            const struct i2_bearer of = {.fd = d.fd};
+            if (held->bare < 0) held->bare = !i2_xattr_any(&of);
+            bare = held->bare;
+        }
+        memset(&now, 0, sizeof now);
+        if (site->flags & I2_APPLY_NO_OWNER) {
+            err = i2_statx(&site->k, d.fd, "", AT_EMPTY_PATH, &now);
+        } else {
+            now.stx_uid = ~s->uid; /* not worth asking: setting costs as much */
+            now.stx_mode = 07777;
+        }
+        now.stx_mtime.tv_nsec = UINT32_MAX;
+        if (!err) i2_meta(site, d.fd, 0, s, &now, bare);
+        if (!err && !site->fatal) {
+            what = I2_AT_NAME;
+            err = give_name(site, held, &d, name);
+        }
+    }
+    if (err) i2_fault(site, what, err);
+    if ((err || site->fatal) && d.staged[0]) unlinkat(site->stage, d.staged, 0);
+    close(d.fd);
+}
+
+/* ---------------------------------------------------------------------------- links, nodes ---- */
+
+/* Metadata and name for what was made in the stage; takes it away when that fails. */
+static void dress_and_place(struct i2_site *site, const struct i2_step *s, const struct i2_held *held,
+                            const char *name, const char *staged) {
+    struct statx now;
+    int what = I2_AT_CREATE;
+    int fd = i2_open_in(&site->k, site->stage, staged, O_PATH | O_NOFOLLOW);
+    int err = fd < 0 ? fd : i2_statx(&site->k, fd, "", AT_EMPTY_PATH, &now);
+    if (!err) {
+        i2_meta(site, fd, 1, s, &now, 0);
+        what = I2_AT_NAME;
+        if (!site->fatal) err = i2_place(site, held, name, staged);
+    }
+    if (fd >= 0) close(fd);
+    if (err) i2_fault(site, what, err);
+    if (err || site->fatal) unlinkat(site->stage, staged, 0);
+}
+
+void i2_do_put_link(struct i2_site *site, const struct i2_step *s) {
+    struct i2_held *held;
+    char name[I2_NAME_LIMIT + 1], staged[I2_STAGE_NAME], target[PATH_MAX];
+    int err = i2_parent(site, i2_step_path(s), s->path_len, &held, name);
+    if (err) {
+        i2_fault(site, I2_AT_OPEN, err);
+        return;
+    }
+    memcpy(target, i2_step_other(s), s->other_len);
+    target[s->other_len] = 0;
+    i2_unique_name(site, staged);
+    if (symlinkat(target, site->stage, staged) < 0) i2_fault(site, I2_AT_CREATE, -errno);
+    else dress_and_place(site, s, held, name, staged);
+}
+
+void i2_do_put_node(struct i2_site *site, const struct i2_step *s) {
+    static const mode_t types[] = {
+        [I2_CHR] = S_IFCHR, [I2_BLK] = S_IFBLK, [I2_FIFO] = S_IFIFO, [I2_SOCK] = S_IFSOCK};
+    struct i2_held *held;
+    char name[I2_NAME_LIMIT + 1], staged[I2_STAGE_NAME];
+    int err = i2_parent(site, i2_step_path(s), s->path_len, &held, name);
+    if (err) {
+        i2_fault(site, I2_AT_OPEN, err);
+        return;
+    }
+    i2_unique_name(site, staged);
+    dev_t rdev = s->kind == I2_CHR || s->kind == I2_BLK ? (dev_t)s->rdev : 0;
+    if (mknodat(site->stage, staged, types[s->kind] | 0600, rdev) < 0)
+        i2_fault(site, I2_AT_CREATE, -errno);
+    else dress_and_place(site, s, held, name, staged);
+}

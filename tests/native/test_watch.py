@@ -1,0 +1,652 @@
+"""The inotify engine on a real tree: a small planner keeps a copy of what it believes to be there,
+and in the end the copy must be the tree."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from i2node.errors import SessionError
+from i2node.fs import inotify
+from i2node.fs.coalesce import Dirty, Touch, Work
+from i2node.fs.inotify import InotifyWatch
+from i2node.fs.pathset import PathSet
+from i2node.mover import batch
+from i2node.mover import listing as listings
+from i2node.mover.events import Event
+
+PROC = Path("/proc/sys/fs/inotify")
+DEADLINE = 60.0  # for what must happen; reached only by a test that fails
+
+Seen = tuple[int, int, int, int]  # inode, mode, size, mtime
+
+
+def seen(status: os.stat_result) -> Seen:
+    return (status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns)
+
+
+def ino_of(own: bytes) -> int:
+    """The inode number in a directory's own entry."""
+    return int(listings.HEAD.unpack_from(own)[8])
+
+
+def is_dir(entry: Seen) -> bool:
+    return entry[1] & 0o170000 == 0o040000
+
+
+class Source:
+    """The planner's part as fs/watch.py describes it, with dicts for a journal."""
+
+    def __init__(self, root: Path, excludes: tuple[bytes, ...] = (), sweep: float = 30.0) -> None:
+        self.root = root
+        status = root.stat()
+        self.ino, self.dev = status.st_ino, status.st_dev
+        self.fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        self.dirty = Dirty()
+        self.excludes = PathSet(os.fsencode(root), excludes)
+        self.watch = InotifyWatch(self.ino, self.dirty, self.excludes, sweep)
+        self.listings: dict[int, dict[bytes, Seen]] = {}
+        self.own: Seen | None = None
+        self.armed: list[bytes] = []  # paths that were listed and armed
+        self.works: list[tuple[bytes, Work]] = []
+
+    def begin(self) -> None:
+        self.watch.start()
+        self.dirty.add_dir(self.ino, True, time.monotonic())
+        self.catch_up()
+        self.armed.clear()
+        self.works.clear()
+
+    def close(self) -> None:
+        self.watch.close()
+        os.close(self.fd)
+
+    def work_off(self) -> None:
+        """Does all that is due now."""
+        while works := self.dirty.take(1000, time.monotonic()):
+            for work in works:
+                self.do(work)
+
+    def do(self, work: Work) -> None:
+        path = self.watch.path(work.ino)
+        place = self.watch.place(work.ino)
+        if path is None or place is None:
+            if self.watch.known(work.ino):
+                self.dirty.put_back(work, time.monotonic())
+            return
+        self.works.append((path, work))
+        if work.names is None:
+            done = self.list(work.ino, path, *place, work.recursive, work.trees)
+        else:
+            done = self.look(work.ino, path, work.names)
+        if not done:
+            self.dirty.put_back(work, time.monotonic())
+
+    def list(
+        self,
+        ino: int,
+        path: bytes,
+        parent: int,
+        name: bytes,
+        recursive: bool,
+        trees: frozenset[bytes] = frozenset(),
+    ) -> bool:
+        asof = self.watch.mark()
+        (answer,) = batch.list_dirs(
+            self.fd,
+            self.dev,
+            [(path, self.excludes.skip(path))],
+            notify=self.watch.descriptor,
+            mask=self.watch.mask,
+            threads=1,
+        )
+        if answer.status or ino_of(answer.own) != ino:
+            return False
+        assert answer.wd >= 0 or answer.wd_status == errno.ENOSPC
+        self.armed.append(path)
+        self.watch.placed(answer.wd, ino, parent, name, asof)
+        try:
+            fd = os.open(path or b".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.fd)
+        except OSError:
+            return False
+        try:
+            if os.fstat(fd).st_ino != ino:
+                return False
+            now = {}
+            for child in map(os.fsencode, os.listdir(fd)):
+                if not self.excludes.matches(path, child):
+                    now |= self.stat(fd, child)
+        finally:
+            os.close(fd)
+        if not path:
+            self.own = seen(os.fstat(self.fd))
+        old = self.listings.get(ino, {})
+        self.listings[ino] = now
+        self.compare(ino, path, old, now, asof, recursive, trees)
+        return True
+
+    def look(self, ino: int, path: bytes, names: dict[bytes, Touch]) -> bool:
+        asof = self.watch.mark()
+        try:
+            fd = os.open(path or b".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.fd)
+        except OSError:
+            return False
+        try:
+            if os.fstat(fd).st_ino != ino:
+                return False
+            if b"" in names:
+                self.own = seen(os.fstat(fd))
+            now = {}
+            for name in names:
+                if name:
+                    now |= self.stat(fd, name)
+        finally:
+            os.close(fd)
+        known = self.listings.setdefault(ino, {})
+        old = {name: known.pop(name) for name in names if name in known}
+        known |= now
+        trees = frozenset(name for name, touch in names.items() if touch & Touch.TREE)
+        self.compare(ino, path, old, now, asof, False, trees)
+        return True
+
+    @staticmethod
+    def stat(fd: int, name: bytes) -> dict[bytes, Seen]:
+        try:
+            return {name: seen(os.stat(name, dir_fd=fd, follow_symlinks=False))}
+        except FileNotFoundError:
+            return {}
+
+    def compare(
+        self,
+        ino: int,
+        path: bytes,
+        old: dict[bytes, Seen],
+        now: dict[bytes, Seen],
+        asof: int,
+        recursive: bool,
+        trees: frozenset[bytes],
+    ) -> None:
+        for name, entry in old.items():
+            if is_dir(entry) and now.get(name, (0,))[0] != entry[0]:
+                self.watch.gone(entry[0], ino, name, asof)
+        for name, entry in now.items():
+            if not is_dir(entry):
+                continue
+            new = name in trees or old.get(name, (0,))[0] != entry[0]
+            if recursive or (new and not self.watch.stands(entry[0], ino, name)):
+                below = path + b"/" + name if path else name
+                self.list(entry[0], below, ino, name, True)
+
+    def believed(self) -> dict[bytes, Seen]:
+        tree: dict[bytes, Seen] = {b"": self.own} if self.own else {}
+        left = [(self.ino, b"")]
+        met = set()
+        while left:
+            ino, path = left.pop()
+            if ino in met:
+                continue  # in two places while a move is half seen
+            met.add(ino)
+            for name, entry in self.listings.get(ino, {}).items():
+                whole = path + b"/" + name if path else name
+                tree[whole] = entry
+                if is_dir(entry):
+                    left.append((entry[0], whole))
+        return tree
+
+    def true(self) -> dict[bytes, Seen]:
+        tree = {b"": seen(self.root.stat())}
+        for where, dirs, files in os.walk(os.fsencode(self.root)):
+            path = os.path.relpath(where, os.fsencode(self.root))
+            path = b"" if path == b"." else path
+            dirs[:] = [d for d in dirs if not self.excludes.matches(path, d)]
+            for name in dirs + files:
+                if not self.excludes.matches(path, name):
+                    whole = path + b"/" + name if path else name
+                    tree[whole] = seen(os.lstat(where + b"/" + name))
+        return tree
+
+    def until(self, done: object) -> None:
+        """Works until done() is true."""
+        assert callable(done)
+        deadline = time.monotonic() + DEADLINE
+        while not done():
+            assert self.watch.failure is None
+            if time.monotonic() > deadline:
+                believed, true = self.believed(), self.true()
+                wrong = {p for p in believed | true if believed.get(p) != true.get(p)}
+                pytest.fail(f"never came to be; wrong: {sorted(wrong)[:9]}")
+            self.work_off()
+            self.dirty.wait(min(self.dirty.next_due(time.monotonic()) or 0.05, 0.05))
+
+    def catch_up(self) -> None:
+        self.until(lambda: self.believed() == self.true())
+
+    def named(self) -> dict[bytes, Touch]:
+        """All touches handed out, by path."""
+        touches: dict[bytes, Touch] = {}
+        for path, work in self.works:
+            for name, touch in (work.names or {}).items():
+                whole = path + b"/" + name if path and name else path + name
+                touches[whole] = touches.get(whole, Touch(0)) | touch
+        return touches
+
+
+@contextmanager
+def limit(name: str, value: int) -> Iterator[None]:
+    old = (PROC / name).read_text()
+    (PROC / name).write_text(str(value))
+    try:
+        yield
+    finally:
+        (PROC / name).write_text(old)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "root"
+    (root / "a" / "deep" / "er").mkdir(parents=True)
+    (root / "b").mkdir()
+    (root / "a" / "file").write_bytes(b"one")
+    (root / "a" / "deep" / "er" / "leaf").write_bytes(b"leaf")
+    return root
+
+
+@pytest.fixture
+def source(root: Path) -> Iterator[Source]:
+    source = Source(root)
+    source.begin()
+    yield source
+    source.close()
+
+
+def test_the_walk_covers_every_directory(source: Source) -> None:
+    status = source.watch.statistics()
+    assert (status.engine, status.coverage, status.watches) == ("inotify", 1.0, 5)
+    assert (status.overflows, status.max_undetected_s) == (0, None)
+
+
+def test_a_write_names_the_file_and_its_content(source: Source, root: Path) -> None:
+    with (root / "a" / "file").open("ab") as file:
+        file.write(b"more")
+    source.until(lambda: Touch.DATA in source.named().get(b"a/file", Touch(0)))
+    source.catch_up()
+    assert source.named() == {b"a/file": Touch.DATA}
+    assert source.armed == []
+
+
+def test_a_change_of_mode_is_no_content(source: Source, root: Path) -> None:
+    (root / "a" / "file").chmod(0o600)
+    (root / "b").chmod(0o700)
+    root.chmod(0o711)
+    source.catch_up()
+    source.until(lambda: source.named().keys() >= {b"", b"b", b"a/file"})
+    assert set(source.named().values()) == {Touch.ATTR}
+
+
+def test_create_link_rename_unlink(source: Source, root: Path) -> None:
+    (root / "b" / "new").write_bytes(b"x")
+    (root / "b" / "link").symlink_to("/nowhere")
+    os.link(root / "b" / "new", root / "a" / "hard")
+    os.mkfifo(root / "b" / "pipe")
+    source.catch_up()
+    (root / "b" / "new").rename(root / "a" / "file")
+    (root / "b" / "link").unlink()
+    source.catch_up()
+    touched = source.named()
+    assert Touch.NAME in touched[b"a/file"]
+    assert Touch.NAME in touched[b"b/new"]
+    assert touched[b"b"] == Touch.ATTR  # its own times changed
+    assert source.armed == []
+
+
+def test_a_directory_made_and_filled_at_once(source: Source, root: Path) -> None:
+    for n in range(50):
+        deep = root / "b" / f"{n}" / "x" / "y"
+        deep.mkdir(parents=True)
+        (deep / "file").write_bytes(b"%d" % n)
+    source.catch_up()
+    (root / "b" / "7" / "x" / "y" / "file").write_bytes(b"changed")
+    source.catch_up()
+    assert source.watch.statistics().coverage == 1.0
+    assert source.watch.statistics().watches == 5 + 150
+
+
+def test_a_directory_moved_inside_keeps_its_watches(source: Source, root: Path) -> None:
+    (root / "a" / "deep").rename(root / "b" / "moved")
+    source.catch_up()
+    assert source.armed == []
+    (root / "b" / "moved" / "er" / "leaf").write_bytes(b"after the move")
+    source.catch_up()
+    assert Touch.DATA in source.named()[b"b/moved/er/leaf"]
+    assert source.armed == []
+    assert source.watch.statistics().watches == 5
+
+
+def test_a_directory_moved_often_and_changed_between(source: Source, root: Path) -> None:
+    here = root / "a" / "deep"
+    for n in range(300):
+        there = root / ("a", "b")[n % 2] / f"d{n}"
+        here.rename(there)
+        here = there
+        (here / "er" / "leaf").write_bytes(b"%d" % n)
+    source.catch_up()
+    (here / "er" / "leaf").write_bytes(b"at last")
+    source.catch_up()
+    assert source.watch.statistics().watches == 5
+
+
+def test_two_directories_change_places(source: Source, root: Path) -> None:
+    (root / "b" / "inner").mkdir()
+    source.catch_up()
+    source.armed.clear()
+    (root / "a").rename(root / "t")
+    (root / "b").rename(root / "a")
+    (root / "t").rename(root / "b")
+    source.catch_up()
+    (root / "a" / "inner" / "new").write_bytes(b"1")
+    (root / "b" / "deep" / "new").write_bytes(b"2")
+    source.catch_up()
+    assert source.armed == []
+
+
+def test_an_exchange_in_one_call(source: Source, root: Path) -> None:
+    import ctypes
+
+    (root / "b" / "inner").mkdir()
+    source.catch_up()
+    source.armed.clear()
+    a, b = os.fsencode(root / "a" / "deep"), os.fsencode(root / "b")
+    assert ctypes.CDLL(None, use_errno=True).renameat2(-100, a, -100, b, 2) == 0
+    source.catch_up()
+    (root / "a" / "deep" / "inner" / "new").write_bytes(b"1")
+    (root / "b" / "er" / "new").write_bytes(b"2")
+    source.catch_up()
+    assert source.armed == []
+
+
+def test_a_directory_moved_out_is_no_longer_watched(source: Source, root: Path) -> None:
+    outside = root.parent / "outside"
+    (root / "a" / "deep").rename(outside)
+    source.catch_up()
+    source.until(lambda: source.watch.statistics().watches == 3)
+    ino = outside.stat().st_ino
+    assert not source.watch.known(ino)
+    (outside / "er" / "leaf").write_bytes(b"not ours")
+    outside.rename(root / "b" / "back")
+    source.catch_up()
+    assert source.watch.statistics().watches == 5
+    (root / "b" / "back" / "er" / "leaf").write_bytes(b"ours")
+    source.catch_up()
+
+
+def test_deleted_directories_are_forgotten(source: Source, root: Path) -> None:
+    subprocess.run(["rm", "-rf", root / "a"], check=True)
+    source.catch_up()
+    source.until(lambda: source.watch.statistics().watches == 2)
+    (root / "a").mkdir()  # likely with an inode number that was in use
+    (root / "a" / "deep").mkdir()
+    (root / "a" / "deep" / "x").write_bytes(b"x")
+    source.catch_up()
+    (root / "a" / "deep" / "x").write_bytes(b"y")
+    source.catch_up()
+    assert source.watch.statistics().watches == 4
+
+
+def test_excludes_raise_no_work(root: Path) -> None:
+    (root / "a" / "tmp").mkdir()
+    source = Source(root, (b"a/tmp/", b"*.log"))
+    source.begin()
+    assert source.watch.statistics().watches == 5
+    (root / "a" / "x.log").write_bytes(b"x")
+    (root / "a" / "tmp" / "y").write_bytes(b"y")
+    (root / "a" / "file").write_bytes(b"wanted")
+    source.until(lambda: b"a/file" in source.named())
+    source.catch_up()
+    assert {p for p in source.named() if b"log" in p or b"tmp" in p} == set()
+    # what an exclude by path left out is wanted when its directory gets another name
+    (root / "a").rename(root / "c")
+    source.catch_up()
+    assert b"c/tmp/y" in source.believed()
+    (root / "c" / "tmp" / "y").write_bytes(b"changed")
+    source.catch_up()
+    (root / "c").rename(root / "a")
+    source.catch_up()
+    assert b"a/tmp" not in source.believed()
+    source.close()
+
+
+def test_a_burst_in_one_directory(source: Source, root: Path) -> None:
+    for n in range(20_000):
+        (root / "b" / f"{n}").touch()
+    source.catch_up()
+    assert len(source.believed()) == 6 + 20_000 + 1
+    assert source.watch.statistics().overflows == 0
+
+
+def test_an_overflow_is_counted_and_healed(root: Path) -> None:
+    with limit("max_queued_events", 16):
+        source = Source(root)
+        source.begin()
+        # hold the reader up, so that the queue is sure to run over
+        with source.watch._lock:
+            (root / "b" / "wake").touch()
+            for n in range(200):
+                (root / "b" / f"{n}").mkdir()
+                (root / "b" / f"{n}" / "f").write_bytes(b"%d" % n)
+            (root / "a" / "deep").rename(root / "deep")
+        source.until(lambda: source.watch.statistics().overflows > 0)
+        source.catch_up()
+        (root / "deep" / "er" / "leaf").write_bytes(b"after")
+        (root / "b" / "77" / "f").write_bytes(b"after")
+        source.catch_up()
+        assert source.watch.statistics().coverage == 1.0
+        source.close()
+
+
+def test_what_cannot_be_watched_is_counted_and_swept(root: Path) -> None:
+    for n in range(20):
+        (root / "b" / f"{n}").mkdir()
+    with limit("max_user_watches", 10):
+        source = Source(root, sweep=0.0)
+        source.begin()
+        status = source.watch.statistics()
+        assert status.watches <= 10
+        assert 0 < status.coverage < 1
+        for n in range(20):
+            (root / "b" / f"{n}" / "f").write_bytes(b"unseen")
+        source.catch_up()
+        # also one that moves or goes without a watch to say so
+        (root / "b" / "19").rename(root / "a" / "nineteen")
+        (root / "a" / "nineteen" / "g").write_bytes(b"g")
+        subprocess.run(["rm", "-r", root / "b" / "18"], check=True)
+        source.catch_up()
+    source.until(lambda: source.watch.statistics().coverage == 1.0)
+    assert source.watch.statistics().watches == 24
+    source.close()
+
+
+def test_a_lost_root_is_told(root: Path) -> None:
+    moved = Source(root)
+    moved.begin()
+    root.rename(root.with_name("elsewhere"))
+    moved.until(lambda: moved.watch.root_lost is not None)
+    moved.close()
+    root = root.with_name("elsewhere")
+    deleted = Source(root)
+    deleted.begin()
+    subprocess.run(["rm", "-rf", root], check=True)
+    os.close(deleted.fd)  # the last hold on it
+    deleted.fd = os.open("/", os.O_RDONLY)
+    while deleted.watch.root_lost is None:
+        deleted.dirty.wait(DEADLINE)
+        deleted.dirty.take(1000, time.monotonic())
+    assert "deleted" in deleted.watch.root_lost
+    deleted.close()
+
+
+@pytest.mark.root
+def test_an_unmounted_root_is_told(tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path], check=True)
+    try:
+        source = Source(tmp_path)
+        source.begin()
+        os.close(source.fd)
+        source.fd = os.open("/", os.O_RDONLY)
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+    while source.watch.root_lost is None:
+        source.dirty.wait(DEADLINE)
+        source.dirty.take(1000, time.monotonic())
+    assert "unmounted" in source.watch.root_lost
+    source.close()
+
+
+def test_events_before_the_directory_is_placed_are_kept(root: Path) -> None:
+    dirty = Dirty()
+    watch = InotifyWatch(root.stat().st_ino, dirty)
+    fd = os.open(root, os.O_RDONLY)
+    dirs = [(b"", ()), (b"a", ()), (b"a/deep", ())]
+    own, a, deep = batch.list_dirs(
+        fd, root.stat().st_dev, dirs, notify=watch.descriptor, mask=watch.mask, threads=1
+    )
+    root_ino, a_ino, deep_ino = (ino_of(answer.own) for answer in (own, a, deep))
+    watch.start()
+    (root / "a" / "file").write_bytes(b"early")
+    (root / "a" / "deep").rename(root / "deeper")
+    (root / "wake").touch()
+    watch.placed(own.wd, root_ino, 0, b"", 0)
+    while dirty.next_due(time.monotonic()) is None:
+        dirty.wait(DEADLINE)
+    watch.placed(a.wd, a_ino, root_ino, b"a", 0)
+    watch.placed(deep.wd, deep_ino, a_ino, b"deep", 0)
+    touched = set()
+    while not touched >= {(a_ino, b"file"), (root_ino, b"deeper")}:
+        dirty.wait(DEADLINE)
+        for work in dirty.take(100, time.monotonic()):
+            touched |= {(work.ino, name) for name in work.names or ()}
+    # placed where it was listed, then moved by its own event, or left to be found again
+    assert watch.path(deep_ino) in (b"deeper", None)
+    watch.close()
+    os.close(fd)
+
+
+def test_a_watch_that_ended_meanwhile_is_not_taken_for_one(root: Path) -> None:
+    dirty = Dirty()
+    ino = root.stat().st_ino
+    watch = InotifyWatch(ino, dirty)
+    watch.placed(1, ino, 0, b"", watch.mark())
+    asof = watch.mark()
+    ignored = Event(wd=9, mask=inotify._IGNORED, cookie=0, name=b"")
+    watch._take([ignored])
+    watch.placed(9, 77, ino, b"gone", asof)
+    assert not watch.known(77)
+    (work,) = dirty.take(9, time.monotonic())
+    assert work.names == {b"gone": Touch.NAME | Touch.TREE}
+    asof = watch.mark()
+    watch.placed(9, 77, ino, b"x", asof)  # not told of again, so it is a fresh one
+    assert watch.stands(77, ino, b"x")
+    watch.close()
+    watch.close()
+
+
+def test_a_late_listing_does_not_undo_a_move(root: Path) -> None:
+    ino = root.stat().st_ino
+    watch = InotifyWatch(ino, Dirty())
+    asof = watch.mark()
+    for wd, child, name in ((1, ino, b""), (2, 50, b"a"), (3, 51, b"b"), (4, 52, b"d")):
+        watch.placed(wd, child, ino if name else 0, name, asof)
+    asof = watch.mark()
+    move = inotify._ISDIR
+    watch._take(
+        [
+            Event(wd=1, mask=inotify._FROM | move, cookie=5, name=b"d"),
+            Event(wd=2, mask=inotify._TO | move, cookie=5, name=b"e"),
+            Event(wd=4, mask=inotify._MOVE_SELF, cookie=0, name=b""),
+        ]
+    )
+    assert watch.path(52) == b"a/e"
+    watch.placed(4, 52, ino, b"d", asof)
+    assert watch.path(52) == b"a/e"
+    watch.placed(4, 52, 51, b"f", watch.mark())
+    assert watch.path(52) == b"b/f"
+    watch.close()
+
+
+def test_a_reader_that_fails_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(fd: int, cap: int) -> list[Event]:
+        raise OSError(errno.EIO, "no")
+
+    monkeypatch.setattr(inotify, "drain", broken)
+    source = Source(root)
+    source.dirty.add_dir(source.ino, True, 0.0)
+    source.watch.start()
+    source.work_off()
+    (root / "a" / "file").write_bytes(b"x")
+    while source.watch.failure is None:
+        source.dirty.wait(DEADLINE)
+    assert isinstance(source.watch.failure, SessionError)
+    source.close()
+
+
+def test_too_many_instances_is_a_session_error(root: Path) -> None:
+    with limit("max_user_instances", 0), pytest.raises(SessionError, match="inotify"):
+        InotifyWatch(root.stat().st_ino, Dirty())
+
+
+def test_importing_warns_of_nothing() -> None:
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", "import i2node.fs.inotify"],
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_life(source: Source, root: Path, seed: int) -> None:
+    """Threads make, fill, move, exchange and remove directories while the planner works."""
+
+    def live(rng: random.Random, count: int) -> None:
+        places: list[Path] = []
+        for n in range(count):
+            try:
+                if n % 10 == 0:
+                    places = [p for p in root.rglob("*") if p.is_dir()]
+                here = rng.choice([root, *places])
+                there = rng.choice([root, *places]) / f"n{rng.randrange(6)}"
+                what = rng.randrange(8)
+                if what < 2:
+                    there.mkdir()
+                elif what < 5:
+                    (here / f"f{rng.randrange(4)}").write_bytes(rng.randbytes(rng.randrange(9)))
+                elif what < 7 and here != root:
+                    here.rename(there)
+                elif here != root and rng.random() < 0.5:
+                    here.rename(root.parent / f"out-{rng.random()}")
+            except OSError:
+                continue
+
+    threads = [
+        threading.Thread(target=live, args=(random.Random(seed * 10 + n), 400)) for n in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        source.work_off()
+        source.dirty.wait(0.001)
+    for thread in threads:
+        thread.join()
+    source.catch_up()
+    # nothing is believed to be watched that is not: each directory must answer
+    for where, _, _ in os.walk(root):
+        (Path(where) / "probe").write_bytes(b"probe")
+    source.catch_up()

@@ -1,0 +1,204 @@
+"""The dirty set: nothing touched is ever lost, hot names wait, memory is bounded."""
+
+import threading
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from i2node.fs.coalesce import LONGEST, SHORTEST, Dirty, Touch, Work
+
+
+def test_touches_of_a_name_are_merged() -> None:
+    dirty = Dirty()
+    dirty.add(1, b"f", Touch.NAME, 10.0)
+    dirty.add(1, b"f", Touch.DATA, 10.5)
+    assert dirty.count() == 1
+    assert dirty.oldest(11.0) == 1.0
+    assert dirty.take(100, 11.0) == [
+        Work(1, {b"f": Touch.NAME | Touch.DATA}, False, frozenset(), 10.0)
+    ]
+    assert dirty.take(100, 11.0) == []
+    assert (dirty.count(), dirty.oldest(12.0), dirty.next_due(12.0)) == (0, 0.0, None)
+
+
+def test_the_directory_that_waits_longest_comes_first() -> None:
+    dirty = Dirty()
+    dirty.add(7, b"a", Touch.DATA, 1.0)
+    dirty.add(3, b"a", Touch.DATA, 2.0)
+    dirty.add(7, b"b", Touch.DATA, 3.0)
+    assert [(w.ino, list(w.names or ())) for w in dirty.take(2, 4.0)] == [(7, [b"a", b"b"])]
+    assert [w.ino for w in dirty.take(2, 4.0)] == [3]
+
+
+def test_a_take_is_limited_and_the_rest_stays_first() -> None:
+    dirty = Dirty()
+    dirty.add_all([(1, b"%d" % n, Touch.DATA) for n in range(10)], 0.0)
+    dirty.add(2, b"x", Touch.DATA, 1.0)
+    assert [len(w.names or ()) for w in dirty.take(4, 2.0)] == [4]
+    assert [(w.ino, len(w.names or ())) for w in dirty.take(7, 2.0)] == [(1, 6), (2, 1)]
+
+
+def test_a_whole_directory_swallows_its_names() -> None:
+    dirty = Dirty()
+    dirty.add(1, b"a", Touch.DATA, 1.0)
+    dirty.add(1, b"d", Touch.NAME | Touch.TREE, 1.5)
+    dirty.add_dir(1, False, 2.0)
+    dirty.add(1, b"b", Touch.DATA, 3.0)
+    dirty.add(1, b"e", Touch.TREE, 3.0)
+    assert dirty.count() == 1
+    assert dirty.take(9, 4.0) == [Work(1, None, False, frozenset([b"d", b"e"]), 1.0)]
+
+
+def test_recursive_stays_recursive() -> None:
+    dirty = Dirty()
+    dirty.add_dir(1, True, 1.0)
+    dirty.add_dir(1, False, 2.0)
+    assert dirty.take(9, 4.0) == [Work(1, None, True, frozenset(), 1.0)]
+
+
+def test_too_many_names_become_the_whole_directory() -> None:
+    dirty = Dirty(max_names=10)
+    dirty.add(1, b"tree", Touch.NAME | Touch.TREE, 0.0)
+    for n in range(10):
+        dirty.add(1, b"%d" % n, Touch.DATA, 1.0)
+    assert dirty.take(99, 2.0) == [Work(1, None, False, frozenset([b"tree"]), 0.0)]
+    for n in range(30):
+        dirty.add(1, b"%d" % n, Touch.NAME | Touch.TREE, 9.0)
+    assert dirty.take(99, 10.0) == [Work(1, None, True, frozenset(), 9.0)]
+
+
+def test_too_many_names_in_all_become_whole_directories() -> None:
+    dirty = Dirty(max_total=5)
+    for ino in range(100):
+        for name in (b"a", b"b", b"c"):
+            dirty.add(ino, name, Touch.DATA, 1.0)
+    works = dirty.take(10**6, 2.0)
+    assert sorted({w.ino for w in works}) == list(range(100))
+    assert sum(len(w.names) for w in works if w.names is not None) <= 5
+
+
+def test_a_hot_name_waits_and_its_interval_doubles_then_decays() -> None:
+    dirty = Dirty()
+    now, gaps, last = 0.0, [], 0.0
+    while now < 8.0:
+        dirty.add(1, b"log", Touch.DATA, now)
+        if dirty.take(9, now):
+            gaps.append(now - last)
+            last = now
+        now += 0.005
+    assert gaps[0] == 0.0
+    assert gaps[1] == pytest.approx(SHORTEST, abs=0.006)
+    assert gaps[2] == pytest.approx(2 * SHORTEST, abs=0.006)
+    assert gaps[-1] == pytest.approx(LONGEST, abs=0.006)
+    assert all(b >= a - 0.006 for a, b in pairwise(gaps))
+    dirty.take(9, now + LONGEST)
+    later = now + 10.0
+    dirty.add(1, b"log", Touch.DATA, later)
+    assert dirty.next_due(later) == 0.0
+    assert dirty.take(9, later)
+    dirty.add(1, b"log", Touch.DATA, later)
+    assert dirty.next_due(later) == pytest.approx(SHORTEST)
+
+
+def test_a_quiet_name_is_not_delayed_by_a_hot_neighbour() -> None:
+    dirty = Dirty()
+    dirty.add(1, b"hot", Touch.DATA, 0.0)
+    dirty.take(9, 0.0)
+    dirty.add(1, b"hot", Touch.DATA, 0.001)
+    dirty.add(1, b"quiet", Touch.DATA, 0.002)
+    assert [w.names for w in dirty.take(9, 0.002)] == [{b"quiet": Touch.DATA}]
+    assert dirty.next_due(0.002) == pytest.approx(0.018)
+    assert dirty.oldest(0.002) == pytest.approx(0.001)
+    assert dirty.take(9, 0.019) == []
+    (work,) = dirty.take(9, 0.021)
+    assert (work.names, work.since) == ({b"hot": Touch.DATA}, 0.001)
+
+
+def test_work_put_back_keeps_its_age_and_waits() -> None:
+    dirty = Dirty()
+    dirty.add(1, b"d", Touch.NAME | Touch.TREE, 1.0)
+    dirty.add_dir(2, True, 1.0)
+    works = dirty.take(9, 2.0)
+    for work in works:
+        dirty.put_back(work, 2.0)
+    # a rescan is not held back
+    assert dirty.take(9, 2.001) == [works[1]]
+    assert dirty.take(9, 2.5) == [works[0]]
+
+
+def test_discard_forgets_a_directory() -> None:
+    dirty = Dirty()
+    dirty.add(1, b"a", Touch.DATA, 1.0)
+    dirty.add(2, b"a", Touch.DATA, 1.0)
+    dirty.discard(1)
+    dirty.discard(5)
+    assert dirty.count() == 1
+    assert [w.ino for w in dirty.take(9, 2.0)] == [2]
+
+
+def test_wait_ends_with_work_or_a_wake() -> None:
+    dirty = Dirty()
+    assert dirty.wait(0.0) is False
+    dirty.wake()
+    assert dirty.wait(None) is False
+    thread = threading.Thread(target=dirty.add, args=(1, b"a", Touch.DATA, 1.0))
+    thread.start()
+    assert dirty.wait(None) is True
+    thread.join()
+
+
+OPS = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("add"), st.integers(0, 3), st.sampled_from([b"a", b"b", b"c", b"d"]),
+            st.integers(1, 15),
+        ),
+        st.tuples(st.just("dir"), st.integers(0, 3), st.just(b""), st.integers(0, 1)),
+        st.tuples(st.just("take"), st.integers(1, 4), st.just(b""), st.just(0)),
+        st.tuples(st.just("back"), st.integers(1, 4), st.just(b""), st.just(0)),
+    ),
+    max_size=80,
+)  # fmt: skip
+
+
+@given(OPS, st.lists(st.sampled_from([0.0, 0.001, 0.03, 0.5, 3.0]), min_size=80, max_size=80))
+def test_every_touch_is_handed_out_once(
+    ops: list[tuple[str, int, bytes, int]], gaps: list[float]
+) -> None:
+    dirty = Dirty(max_names=3)
+    owed: dict[tuple[int, bytes], int] = {}
+    now = 0.0
+
+    def settle(works: list[Work]) -> None:
+        for work in works:
+            assert work.since <= now
+            for ino, name in [key for key in owed if key[0] == work.ino]:
+                if work.names is None:
+                    tree = owed.pop((ino, name)) & Touch.TREE
+                    assert not tree or work.recursive or name in work.trees
+                elif name in work.names:
+                    assert owed.pop((ino, name)) & ~work.names[name] == 0
+                    assert (name in work.trees) == bool(work.names[name] & Touch.TREE)
+
+    for (op, number, name, flags), gap in zip(ops, gaps, strict=False):
+        now += gap
+        if op == "add":
+            dirty.add(number, name, flags, now)
+            owed[number, name] = owed.get((number, name), 0) | flags
+        elif op == "dir":
+            dirty.add_dir(number, bool(flags), now)
+            owed[number, b"*"] = 0
+        elif op == "take":
+            settle(dirty.take(number, now))
+        else:
+            for work in dirty.take(number, now):
+                dirty.put_back(work, now)
+        assert dirty.count() <= 4 * 3
+        assert dirty.oldest(now) >= 0.0
+        assert (dirty.next_due(now) is None) == (dirty.count() == 0)
+    now += 10.0
+    settle(dirty.take(10**6, now))
+    assert owed == {}
+    assert dirty.count() == 0
