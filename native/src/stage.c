@@ -14,22 +14,26 @@
 
 #define BUFFER (256u << 10)
 
-static void name_of(uint64_t id, char out[I2_STAGE_NAME]) {
+static void name_of(uint64_t id, char out[I2_STAGE_NAME])
+{
     snprintf(out, I2_STAGE_NAME, "%016llx", (unsigned long long)id);
 }
 
-void i2_let_go_staged(struct i2_site *site) {
+void i2_let_go_staged(struct i2_site *site)
+{
     if (site->staged >= 0) close(site->staged);
     site->staged = -1;
 }
 
-void i2_let_go_source(struct i2_site *site) {
+void i2_let_go_source(struct i2_site *site)
+{
     if (site->source >= 0) close(site->source);
     site->source = -1;
 }
 
 /* The staged file of a step, open for reading and writing; notes the fault. */
-static int staged(struct i2_site *site, const struct i2_step *s) {
+static int staged(struct i2_site *site, const struct i2_step *s)
+{
     char name[I2_STAGE_NAME];
     if (site->staged >= 0 && site->staged_id == s->stage) return site->staged;
     i2_let_go_staged(site);
@@ -44,7 +48,8 @@ static int staged(struct i2_site *site, const struct i2_step *s) {
 }
 
 /* The file at a step's path, open for reading, with its stat; notes the fault. */
-static int source(struct i2_site *site, const struct i2_step *s, struct stat *st) {
+static int source(struct i2_site *site, const struct i2_step *s, struct stat *st)
+{
     struct i2_held *held;
     char name[I2_NAME_LIMIT + 1];
     const uint8_t *path = i2_step_path(s);
@@ -69,13 +74,15 @@ static int source(struct i2_site *site, const struct i2_step *s, struct stat *st
 
 /* ---------------------------------------------------------------------------- holes ----------- */
 
-static int buffer(struct i2_site *site) {
+static int buffer(struct i2_site *site)
+{
     if (!site->buffer) site->buffer = malloc(BUFFER);
     return site->buffer ? 0 : -ENOMEM;
 }
 
 /* Zeros over the data in [at, end), for file systems that cannot punch. */
-static int write_zeros(struct i2_site *site, int fd, uint64_t at, uint64_t end) {
+static int write_zeros(struct i2_site *site, int fd, uint64_t at, uint64_t end)
+{
     int err = buffer(site);
     if (err) return err;
     memset(site->buffer, 0, BUFFER);
@@ -93,7 +100,8 @@ static int write_zeros(struct i2_site *site, int fd, uint64_t at, uint64_t end) 
     return err;
 }
 
-static int make_hole(struct i2_site *site, int fd, uint64_t at, uint64_t span) {
+static int make_hole(struct i2_site *site, int fd, uint64_t at, uint64_t span)
+{
     struct stat st;
     if (fstat(fd, &st) < 0) return -errno;
     uint64_t size = (uint64_t)st.st_size, end = at + span;
@@ -112,13 +120,15 @@ static int make_hole(struct i2_site *site, int fd, uint64_t at, uint64_t span) {
 
 /* ---------------------------------------------------------------------------- copying --------- */
 
-static int is_not_had(int err) {
+static int is_not_had(int err)
+{
     return err == -EOPNOTSUPP || err == -EXDEV || err == -ENOSYS || err == -EINVAL || err == -ENOTTY ||
            err == -EPERM || err == -EBADF;
 }
 
 static int clone_range(struct i2_site *site, int from, uint64_t at, int to, uint64_t dest,
-                       uint64_t span) {
+                       uint64_t span)
+{
     struct stat st;
     if (site->no_clone) return -EOPNOTSUPP;
     if (fstat(to, &st) < 0) return -errno;
@@ -133,7 +143,8 @@ static int clone_range(struct i2_site *site, int from, uint64_t at, int to, uint
 }
 
 /* Copies bytes that are data. -ESTALE: the old file ends before they do. */
-static int copy_data(struct i2_site *site, int from, uint64_t at, int to, uint64_t dest, uint64_t span) {
+static int copy_data(struct i2_site *site, int from, uint64_t at, int to, uint64_t dest, uint64_t span)
+{
     int err = clone_range(site, from, at, to, dest, span);
     if (!err || !is_not_had(err)) return err;
     while (span && !site->no_range) {
@@ -165,7 +176,8 @@ static int copy_data(struct i2_site *site, int from, uint64_t at, int to, uint64
 }
 
 /* Copies a range, its holes as holes. */
-static int copy_range(struct i2_site *site, int from, uint64_t at, int to, uint64_t dest, uint64_t span) {
+static int copy_range(struct i2_site *site, int from, uint64_t at, int to, uint64_t dest, uint64_t span)
+{
     while (span) {
         off_t data = lseek(from, (off_t)at, SEEK_DATA);
         uint64_t gap = 0;
@@ -192,7 +204,8 @@ static int copy_range(struct i2_site *site, int from, uint64_t at, int to, uint6
 
 /* ---------------------------------------------------------------------------- steps ----------- */
 
-void i2_do_stage(struct i2_site *site, const struct i2_step *s) {
+void i2_do_stage(struct i2_site *site, const struct i2_step *s)
+{
     char name[I2_STAGE_NAME];
     struct stat st;
     int what = I2_AT_CREATE, from = -1, made = 1;
@@ -231,14 +244,16 @@ void i2_do_stage(struct i2_site *site, const struct i2_step *s) {
     site->staged_id = s->stage;
 }
 
-void i2_do_write(struct i2_site *site, const struct i2_step *s) {
+void i2_do_write(struct i2_site *site, const struct i2_step *s)
+{
     int fd = staged(site, s);
     if (fd < 0) return;
     int err = i2_write_at(fd, i2_step_data(s), s->data_len, s->size);
     if (err) i2_fault(site, I2_AT_WRITE, err);
 }
 
-void i2_do_copy(struct i2_site *site, const struct i2_step *s) {
+void i2_do_copy(struct i2_site *site, const struct i2_step *s)
+{
     struct stat st;
     int from = source(site, s, &st);
     int to = from < 0 ? -1 : staged(site, s);
@@ -249,7 +264,8 @@ void i2_do_copy(struct i2_site *site, const struct i2_step *s) {
     if (err) i2_fault(site, I2_AT_WRITE, err);
 }
 
-void i2_do_hole(struct i2_site *site, const struct i2_step *s) {
+void i2_do_hole(struct i2_site *site, const struct i2_step *s)
+{
     int fd = staged(site, s);
     if (fd < 0) return;
     int err = make_hole(site, fd, s->size, s->span);
@@ -257,7 +273,8 @@ void i2_do_hole(struct i2_site *site, const struct i2_step *s) {
 }
 
 /* Reads the staged file back: 0, or -EBADMSG when it is not what the source had. */
-static int check(struct i2_site *site, int fd, const struct i2_step *s) {
+static int check(struct i2_site *site, int fd, const struct i2_step *s)
+{
     if (!(site->flags & I2_APPLY_VERIFY) || !i2_is_known(s->content)) return 0;
     uint8_t content[16];
     struct i2_reading r = {0};
@@ -267,7 +284,8 @@ static int check(struct i2_site *site, int fd, const struct i2_step *s) {
     return memcmp(content, s->content, 16) ? -EBADMSG : 0;
 }
 
-void i2_do_staged(struct i2_site *site, const struct i2_step *s) {
+void i2_do_staged(struct i2_site *site, const struct i2_step *s)
+{
     struct i2_held *held;
     struct statx now;
     char name[I2_NAME_LIMIT + 1], from[I2_STAGE_NAME];

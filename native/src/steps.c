@@ -48,16 +48,19 @@ static const struct rule rules[] = {
     [I2_STAGED] = {PATH | META | SIZE | STAGED, I2_STEP_NO_XATTR, KIND(I2_FILE)},
 };
 
-static int is_zero16(const uint8_t *p) {
+static int is_zero16(const uint8_t *p)
+{
     static const uint8_t zero[16];
     return memcmp(p, zero, 16) == 0;
 }
 
-static int in_file(uint64_t at, uint64_t span) {
+static int in_file(uint64_t at, uint64_t span)
+{
     return at <= INT64_MAX && span <= INT64_MAX - at;
 }
 
-static int sound(const struct i2_step *s) {
+static int sound(const struct i2_step *s)
+{
     if (s->op == 0 || s->op >= sizeof rules / sizeof *rules) return 0;
     const struct rule *r = &rules[s->op];
     unsigned parts = r->parts;
@@ -101,7 +104,8 @@ static int sound(const struct i2_step *s) {
     return 1;
 }
 
-int64_t i2_steps_check(const uint8_t *steps, size_t len) {
+int64_t i2_steps_check(const uint8_t *steps, size_t len)
+{
     int64_t n = 0;
     if ((uintptr_t)steps % 8) return -EINVAL;
     for (size_t at = 0; at < len; n++) {
