@@ -10,10 +10,9 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-/* Troubles of the file system, not of a path: whatever comes next would meet them too. */
-static int is_fatal(int err)
+int i2_is_fatal(int err)
 {
-    switch (err) {
+    switch (-err) {
     case ENOSPC:
     case EDQUOT:
     case EROFS:
@@ -28,7 +27,7 @@ static int is_fatal(int err)
 void i2_fault(struct i2_site *site, int what, int err)
 {
     /* A value too large for the file system is ENOSPC as well; i2_meta tells it apart by E2BIG. */
-    int fatal = is_fatal(-err);
+    int fatal = i2_is_fatal(err);
     if (fatal) site->fatal = 1;
     if (site->noted == site->room) {
         site->more++;

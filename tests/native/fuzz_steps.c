@@ -102,7 +102,7 @@ static size_t step_at(uint8_t *out, const uint8_t *in)
     if (s.kind) {
         s.mode = in[3] | (in[4] & 15u) << 8;
         s.uid = in[3] & 3;
-        s.mtime_s = in[4] - 128;
+        s.mtime_s = -(int64_t)(in[4] & 1); /* few, so that a basis is met now and then */
         if (in[5] & 1) s.xattr_len = in[5] & 2 ? 15 : sizeof attrs - 1;
         if (in[5] & 8 && !s.xattr_len) s.flags |= I2_STEP_NO_XATTR;
     }
@@ -112,7 +112,9 @@ static size_t step_at(uint8_t *out, const uint8_t *in)
     if (s.op > I2_STAGE) s.size = (uint64_t)in[4] << (in[5] % 8);
     if (s.op == I2_COPY) s.rdev = in[6];
     if (s.op == I2_COPY || s.op == I2_HOLE) s.span = in[7];
-    if (s.op == I2_STAGE) s.flags = in[4] & (I2_STEP_CLONE | I2_STEP_KEEP);
+    if (s.op == I2_STAGE) s.flags = in[4] & (I2_STEP_CLONE | I2_STEP_KEEP | I2_STEP_DROP);
+    if (s.flags & I2_STEP_CLONE && s.op == I2_STAGE) s.size = in[6] % 40;
+    if (s.op == I2_COPY || (s.op == I2_STAGE && s.flags & I2_STEP_CLONE)) s.mtime_s = -(int64_t)(in[7] & 1);
     s.path_len = (uint32_t)strlen(path);
     s.other_len = (uint32_t)strlen(other);
     s.length = (uint32_t)(sizeof s + s.path_len + s.other_len + s.xattr_len + s.data_len + 7) & ~7u;

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_apply import Target, fifo, link, make_dir, put
-from test_stage import copy, hole, stage, staged, write
+from test_stage import ID, copy, hole, stage, staged, write
 from trees import snapshot
 
 from i2node.errors import ProtocolError
 from i2node.model import Kind
 from i2node.mover import batch
-from i2node.mover.batch import STEP, STEP_CLONE, STEP_SPARSE, Op, step
+from i2node.mover.batch import STEP, STEP_CLONE, STEP_DROP, STEP_SPARSE, At, Op, step
 
 RECORD = b"\6\0\0\0\1\0\0\0user.ax"
 
@@ -63,8 +63,6 @@ def test_no_step_leaves_the_root_through_a_symlink(
             step(Op.RENAME, f, b"mine"),
             step(Op.RENAME, b"d", out + b"/d"),
             step(Op.EXCHANGE, f, b"d"),
-            step(Op.STAGE, f, stage=1, flags=STEP_CLONE),
-            copy(f, 0, 0, 1),
         ]
     quiet = [step(Op.REMOVE, out + b"/f") for out in outs]
     steps.append(step(Op.SET_META, b"file", kind=Kind.FILE, mode=0o777))
@@ -74,6 +72,12 @@ def test_no_step_leaves_the_root_through_a_symlink(
         done = batch.apply(*target.fds, payload)
         assert [f.step for f in done.faults] == list(range(len(steps)))
 
+        for f in [*(out + b"/f" for out in outs), b"file"]:
+            for begin in ([stage(f, STEP_CLONE, leaked)], [stage(), copy(f, 0, 0, 1, leaked)]):
+                done = batch.apply(*target.fds, b"".join([*begin, staged(b"leak", 6)]))
+                assert [(f.step, f.what) for f in done.faults] == [(len(begin), At.OPEN)]
+
+    leaked = (canary / "f").stat()
     kernel.without([] if openat2 else [("openat2", errno.ENOSYS, None, 0)], work)
     assert snapshot(canary) == before
     assert sorted(os.listdir(target.root)) == ["abs", "d", "file", "rel", "up"]
@@ -115,9 +119,9 @@ SOUND = [
     step(Op.SET_META, b"d", kind=Kind.DIR, mode=0o700, xattrs=RECORD),
     step(Op.RENAME, b"h", b"g"),
     step(Op.EXCHANGE, b"f", b"g"),
-    stage(b"f", STEP_CLONE),
+    step(Op.STAGE, b"f", stage=ID, flags=STEP_CLONE, size=5, mtime_s=5),
     write(0, b"abc"),
-    copy(b"g", 0, 3, 2),
+    step(Op.COPY, b"g", stage=ID, size=3, span=2, mtime_s=5),
     hole(7, 1),
     staged(b"big", 8),
     step(Op.REMOVE, b"g"),
@@ -183,6 +187,10 @@ UNSOUND = {
     "span wraps": hole(2**62, 2**63),
     "copy wraps": copy(b"f", 2**63 - 1, 0, 2),
     "clone of nothing": stage(b"", STEP_CLONE),
+    "basis of nothing": step(Op.STAGE, b"f", stage=ID, mtime_s=5),
+    "nanoseconds of a basis": step(Op.STAGE, b"f", stage=ID, flags=STEP_CLONE, mtime_ns=10**9),
+    "time unwanted": step(Op.REMOVE, b"a", mtime_s=1),
+    "dropped and cloned": stage(b"f", STEP_CLONE | STEP_DROP),
     "attributes not sorted": attrs(record(b"user.b"), record(b"user.a")),
     "attribute twice": attrs(record(b"user.b"), record(b"user.b")),
     "attribute without name": attrs(record(b"")),

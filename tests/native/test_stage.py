@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import kernel
@@ -20,7 +22,7 @@ from trees import entries
 
 from i2node.model import Kind
 from i2node.mover import batch
-from i2node.mover.batch import APPLY_VERIFY, STEP_CLONE, STEP_KEEP, At, Op, step
+from i2node.mover.batch import APPLY_VERIFY, STEP_CLONE, STEP_DROP, STEP_KEEP, At, Op, step
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -35,16 +37,23 @@ def target(place: Path) -> Iterator[Target]:
     made.close()
 
 
-def stage(path: bytes = b"", flags: int = 0) -> bytes:
-    return step(Op.STAGE, path, stage=ID, flags=flags)
+def stage(path: bytes = b"", flags: int = 0, old: os.stat_result | None = None) -> bytes:
+    """old: what path is expected to be, for a clone."""
+    return step(Op.STAGE, path, stage=ID, flags=flags, size=old.st_size if old else 0, **when(old))
+
+
+def when(old: os.stat_result | None) -> dict[str, int]:
+    """The mtime of a file as a step carries it."""
+    seconds, ns = divmod(old.st_mtime_ns, 10**9) if old else (0, 0)
+    return {"mtime_s": seconds, "mtime_ns": ns}
 
 
 def write(at: int, data: bytes) -> bytes:
     return step(Op.WRITE, b"", stage=ID, size=at, data=data)
 
 
-def copy(path: bytes, start: int, to: int, span: int) -> bytes:
-    return step(Op.COPY, path, stage=ID, rdev=start, size=to, span=span)
+def copy(path: bytes, start: int, to: int, span: int, old: os.stat_result | None = None) -> bytes:
+    return step(Op.COPY, path, stage=ID, rdev=start, size=to, span=span, **when(old))
 
 
 def hole(at: int, span: int) -> bytes:
@@ -86,8 +95,9 @@ def test_staging_goes_on_after_a_break(target: Target) -> None:
     assert (target.stage / NAME).read_bytes() == b"first second"
     assert target.apply(stage(), write(0, b"anew"), staged(b"f", 4)) == []
     assert (target.root / "f").read_bytes() == b"anew"
-    assert target.apply(stage(b"f", STEP_KEEP | STEP_CLONE), write(0, b"A")) == []
-    assert target.apply(stage(b"f", STEP_KEEP | STEP_CLONE), write(3, b"W"), staged(b"f", 4)) == []
+    clone = stage(b"f", STEP_KEEP | STEP_CLONE, (target.root / "f").stat())
+    assert target.apply(clone, write(0, b"A")) == []
+    assert target.apply(clone, write(3, b"W"), staged(b"f", 4)) == []
     assert (target.root / "f").read_bytes() == b"AneW"
 
 
@@ -112,23 +122,24 @@ def test_clone_copy_and_hole(target: Target, refused: str) -> None:
         f.write(old[:8192])
         f.seek(8192 + 65536)
         f.write(old[8192 + 65536 :])
-    sparse = (r / "f").stat().st_blocks
+    have = (r / "f").stat()
+    sparse = have.st_blocks
 
     def work() -> None:
-        cloned = [stage(b"f", STEP_CLONE), write(4096, b"patch"), staged(b"g", size)]
+        cloned = [stage(b"f", STEP_CLONE, have), write(4096, b"patch"), staged(b"g", size)]
         assert target.apply(*cloned) == []
         parts = [
             stage(),
             write(0, b"head"),
-            copy(b"f", 4096, 4096, 100_000),
-            copy(b"f", 1, 104_097, 77),
+            copy(b"f", 4096, 4096, 100_000, have),
+            copy(b"f", 1, 104_097, 77, have),
             hole(104_174, 50_000),
-            copy(b"f", size - 100, 154_174, 100),
+            copy(b"f", size - 100, 154_174, 100, have),
             hole(154_274, 1000),
             staged(b"h", 155_274),
         ]
         assert target.apply(*parts) == []
-        inner = [stage(b"f", STEP_CLONE), hole(100_000, 30_001), staged(b"i", size - 5)]
+        inner = [stage(b"f", STEP_CLONE, have), hole(100_000, 30_001), staged(b"i", size - 5)]
         assert target.apply(*inner) == []
 
     kernel.without(REFUSED[refused], work)
@@ -145,29 +156,93 @@ def test_clone_copy_and_hole(target: Target, refused: str) -> None:
     assert os.listdir(target.stage) == []
 
 
-def test_what_cannot_be_copied_is_a_fault(target: Target, place: Path) -> None:
+LIMIT = 1 << 22
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """No file of this process grows beyond size (setrlimit(2)); Python ignores SIGXFSZ."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_cannot_be_copied_is_told_by_the_last_step(target: Target, place: Path) -> None:
     (place / "secret").write_bytes(b"secret")
     (target.root / "link").symlink_to(place / "secret")
     (target.root / "out").symlink_to(place)
     os.mkfifo(target.root / "fifo")
-    assert target.apply(put(b"f", b"0123456789"), stage()) == []
+    assert target.apply(put(b"f", b"0123456789")) == []
+    have, secret = (target.root / "f").stat(), (place / "secret").stat()
+    cases = [
+        (copy(b"f", 5, 0, 6, have), At.WRITE, errno.ESTALE),
+        (copy(b"f", 11, 0, 1, have), At.WRITE, errno.ESTALE),
+        (copy(b"absent", 0, 0, 1), At.OPEN, errno.ENOENT),
+        (copy(b"link", 0, 0, 6, secret), At.OPEN, errno.ESTALE),
+        (copy(b"out/secret", 0, 0, 6, secret), At.OPEN, errno.ENOTDIR),
+        (copy(b"fifo", 0, 0, 1), At.OPEN, errno.ESTALE),
+        (stage(b"link", STEP_CLONE, secret), At.OPEN, errno.ESTALE),
+        (write(LIMIT, b"12345678"), At.WRITE, errno.EFBIG),
+    ]
+    for bad, what, status in cases:
+        assert target.apply(stage()) == []
+        # In one call or in several: what comes behind is passed over, and the file never appears.
+        with file_size_limit(LIMIT):
+            assert target.apply(bad, write(0, b"late")) == []
+        assert target.apply(write(1, b"later"), hole(0, 3)) == []
+        (fault,) = target.apply(put(b"before"), staged(b"new", 8), put(b"after"))
+        assert (fault.step, fault.what, fault.status, fault.fatal) == (1, what, status, False)
+        assert not (target.root / "new").exists() and os.listdir(target.stage) == []
+    assert target.apply(stage(), cases[0][0], stage(), write(0, b"anew"), staged(b"new", 4)) == []
+    assert (target.root / "new").read_bytes() == b"anew"
+
+
+def test_steps_for_a_file_that_is_not_staged_are_faults(target: Target) -> None:
     for bad in (
-        copy(b"f", 5, 0, 6),
-        copy(b"f", 11, 0, 1),
-        copy(b"absent", 0, 0, 1),
-        copy(b"link", 0, 0, 6),
-        copy(b"out/secret", 0, 0, 6),
-        copy(b"fifo", 0, 0, 1),
-        stage(b"link", STEP_CLONE),
         step(Op.WRITE, b"", stage=99, data=b"x"),
         step(Op.HOLE, b"", stage=99, span=1),
         step(Op.STAGED, b"x", stage=99, kind=Kind.FILE),
     ):
         (fault,) = target.apply(bad)
-        assert not fault.fatal and fault.status
-    assert (target.stage / NAME).read_bytes() == b""
+        assert (fault.what, fault.status) == (At.OPEN, errno.ENOENT)
+    assert target.apply(stage()) == []
     (fault,) = target.apply(staged(b"absent/f", 3))
     assert (fault.what, fault.status) == (At.OPEN, errno.ENOENT)
+    assert os.listdir(target.stage) == []
+
+
+def test_a_delta_needs_the_old_file_it_was_made_for(target: Target) -> None:
+    r = target.root
+    (r / "f").write_bytes(b"0123456789")
+    have = (r / "f").stat()
+    later = have.st_mtime_ns + 1
+    os.utime(r / "f", ns=(later, later))
+    for steps in ([stage(b"f", STEP_CLONE, have)], [stage(), copy(b"f", 0, 0, 5, have)]):
+        (fault,) = target.apply(*steps, write(0, b"x"), staged(b"f", 10))
+        assert (fault.step, fault.what) == (len(steps) + 1, At.CHECK)
+        assert fault.status == errno.ESTALE
+    assert (r / "f").read_bytes() == b"0123456789" and os.listdir(target.stage) == []
+    # Another size under the same mtime.
+    (r / "f").write_bytes(b"012345678")
+    os.utime(r / "f", ns=(have.st_mtime_ns, have.st_mtime_ns))
+    (fault,) = target.apply(stage(b"f", STEP_CLONE, have), staged(b"f", 10))
+    assert fault.what == At.CHECK
+    # A file system that keeps whole seconds.
+    whole = have.st_mtime_ns // 10**9 * 10**9
+    (r / "f").write_bytes(b"0123456789")
+    os.utime(r / "f", ns=(whole, whole))
+    assert target.apply(stage(b"f", STEP_CLONE, have), staged(b"f", 10)) == []
+
+
+def test_what_is_not_wanted_any_more_is_dropped(target: Target) -> None:
+    drop = stage(flags=STEP_DROP)
+    assert target.apply(drop) == []
+    assert target.apply(stage(), write(0, b"x"), drop) == []
+    assert os.listdir(target.stage) == []
+    assert target.apply(stage(), copy(b"absent", 0, 0, 1), drop) == []
     assert os.listdir(target.stage) == []
 
 
@@ -212,7 +287,8 @@ def test_any_building_is_what_a_buffer_says(
     old = os.urandom(size)
     (target.root / "old").write_bytes(old)
     want = bytearray(old if clone else b"")
-    steps = [stage(b"old", STEP_CLONE) if clone else stage()]
+    have = (target.root / "old").stat()
+    steps = [stage(b"old", STEP_CLONE, have) if clone else stage()]
 
     def lay(at: int, data: bytes) -> None:
         if len(want) < at + len(data):
@@ -227,7 +303,7 @@ def test_any_building_is_what_a_buffer_says(
             steps.append(hole(at, span))
             lay(at, bytes(span))
         elif start + span <= size:
-            steps.append(copy(b"old", start, at, span))
+            steps.append(copy(b"old", start, at, span, have))
             lay(at, old[start : start + span])
     steps.append(staged(b"new", final))
     assert target.apply(*steps) == []
