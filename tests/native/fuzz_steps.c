@@ -1,8 +1,5 @@
 /* libFuzzer: a peer's payload, checked and applied beneath a root of its own.
  *
- *   clang -g -O1 -std=gnu11 -fsanitize=fuzzer,address,undefined -Inative/include -Inative/src -pthread \
- *         tests/native/fuzz_steps.c native/src/*.c -o fuzz_steps && ./fuzz_steps -max_len=4096
- *
  * The input is a script, not a payload: bytes that choose ops, short names and sizes, so that most of
  * what comes out is sound and reaches the file system; now and then raw bytes are laid over it. Aborts
  * when something beside the root changes. As root it makes devices and changes owners, all inside a

@@ -1,6 +1,5 @@
 """Applying steps: what stands there afterwards, whatever stood there before."""
 # Names are bytes here, as on disk; pathlib has only text.
-# ruff: noqa: PTH208
 
 from __future__ import annotations
 

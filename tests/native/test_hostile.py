@@ -1,6 +1,5 @@
 """A peer that wants out of the root, or the process down."""
 # Names are bytes here, as on disk; pathlib has only text.
-# ruff: noqa: PTH208
 
 from __future__ import annotations
 

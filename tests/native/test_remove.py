@@ -1,6 +1,5 @@
 """Taking trees down: wide, deep, with mounts and links in them."""
 # Names are bytes here, as on disk; pathlib has only text.
-# ruff: noqa: PTH208
 
 from __future__ import annotations
 

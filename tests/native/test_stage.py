@@ -1,6 +1,5 @@
 """Large files: staged, patched, cloned, put in place when whole; and disks that refuse."""
 # Names are bytes here, as on disk; pathlib has only text.
-# ruff: noqa: PTH208
 
 from __future__ import annotations
 
