@@ -51,9 +51,10 @@ def seen_by_walk(e: Entry) -> Seen:
     return (e.ino, FORMATS[e.kind] | e.mode, e.size, e.mtime_s * 10**9 + e.mtime_ns)
 
 
-def ino_of(own: bytes) -> int:
-    """The inode number in a directory's own entry."""
-    return int(listings.HEAD.unpack_from(own)[8])
+def own_entry(record: bytes) -> Seen:
+    """A directory's own entry, which has no name."""
+    _, _, _, _, mode, _, _, _, ino, _, _, mtime_s, mtime_ns, *_ = listings.HEAD.unpack_from(record)
+    return (ino, stat.S_IFDIR | mode, 0, mtime_s * 10**9 + mtime_ns)
 
 
 def is_dir(entry: Seen) -> bool:
@@ -126,7 +127,7 @@ class Source:
             mask=self.watch.mask,
             threads=1,
         )
-        if answer.status or ino_of(answer.own) != ino:
+        if answer.status or own_entry(answer.own)[0] != ino:
             return False
         assert answer.wd >= 0 or answer.wd_status == errno.ENOSPC
         self.armed.append(path)
@@ -136,8 +137,11 @@ class Source:
             for entry in listings.entries(answer.entries)
             if not self.excludes.matches(path, entry.name)
         }
+        own = own_entry(answer.own)
         if not path:
-            self.own = seen(os.fstat(self.fd))
+            self.own = own
+        elif self.listings.get(parent, {}).get(name, own)[0] == ino:
+            self.listings.setdefault(parent, {})[name] = own
         old = self.listings.get(ino, {})
         self.listings[ino] = now
         self.compare(ino, path, old, now, asof, recursive, trees)
@@ -564,7 +568,7 @@ def test_events_before_the_directory_is_placed_are_kept(root: Path) -> None:
     own, a, deep = batch.list_dirs(
         fd, root.stat().st_dev, dirs, notify=watch.descriptor, mask=watch.mask, threads=1
     )
-    root_ino, a_ino, deep_ino = (ino_of(answer.own) for answer in (own, a, deep))
+    root_ino, a_ino, deep_ino = (own_entry(answer.own)[0] for answer in (own, a, deep))
     watch.start()
     (root / "a" / "file").write_bytes(b"early")
     (root / "a" / "deep").rename(root / "deeper")

@@ -5,7 +5,8 @@ How the planner, which is one thread, works with it:
 1. `asof = watch.mark()`, then list directories with `descriptor` and `mask`, parents first, then
    `placed(...)` for each answer, also where no watch could be set. A listing whose own inode
    number is not the one asked for is of another directory, one with a status is of none: nothing is
-   placed, the work is put back.
+   placed, the work is put back. The own entry is newer than that in the parent's listing, which was
+   read before this directory was watched: where they differ, the own one holds.
 2. A directory that is new in a listing, or stands under a name in `Work.trees`, is listed and armed
    with all below it unless `stands` is true for it. With recursive work all are.
    Where that listing fails, the directory itself is made dirty, recursive.
