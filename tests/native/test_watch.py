@@ -198,6 +198,7 @@ class Source:
             if recursive or (new and not self.watch.stands(entry[0], ino, name, asof)):
                 below = path + b"/" + name if path else name
                 if not self.list(entry[0], below, ino, name, True):
+                    self.dirty.add(ino, name, Touch.NAME | Touch.TREE, time.monotonic())
                     self.dirty.add_dir(entry[0], True, time.monotonic())
 
     def believed(self) -> dict[bytes, Seen]:
@@ -271,25 +272,21 @@ def short_queue(events: int) -> Iterator[None]:
 USER_LIMITS = Path("/proc/sys/user")
 
 
-def in_own_namespace(request: pytest.FixtureRequest) -> bool:
+def in_own_namespace(request: pytest.FixtureRequest, home: Path) -> bool:
     """True in a process whose limits are nobody else's; else runs the test in one, and is False."""
     if "I2NODE_TEST_NAMESPACE" in os.environ:
         return True
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    subprocess.run(
-        [
-            "unshare",
-            "--user",
-            "--map-root-user",
-            sys.executable,
-            "-m",
-            "pytest",
-            request.node.nodeid,
-        ],
-        check=True,
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", sys.executable, "-m", "pytest"]
+        + [request.node.nodeid, f"--basetemp={home / 'inner'}"],
+        check=False,
         cwd=request.config.rootpath,
         env=env | {"I2NODE_TEST_NAMESPACE": "1"},
+        capture_output=True,
+        text=True,
     )
+    assert done.returncode == 0, done.stdout + done.stderr
     return False
 
 
@@ -499,7 +496,7 @@ def test_an_overflow_is_counted_and_healed(root: Path) -> None:
 def test_what_cannot_be_watched_is_counted_and_swept(
     root: Path, request: pytest.FixtureRequest
 ) -> None:
-    if not in_own_namespace(request):
+    if not in_own_namespace(request, root.parent):
         return
     limit = USER_LIMITS / "max_inotify_watches"
     for n in range(20):
@@ -650,7 +647,7 @@ def test_a_reader_that_fails_says_so(root: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.root
 def test_too_many_instances_is_a_session_error(root: Path, request: pytest.FixtureRequest) -> None:
-    if in_own_namespace(request):
+    if in_own_namespace(request, root.parent):
         (USER_LIMITS / "max_inotify_instances").write_text("0")
         with pytest.raises(SessionError, match="inotify"):
             InotifyWatch(root.stat().st_ino, Dirty())

@@ -9,7 +9,8 @@ How the planner, which is one thread, works with it:
    read before this directory was watched: where they differ, the own one holds.
 2. A directory that is new in a listing, or stands under a name in `Work.trees`, is listed and armed
    with all below it unless `stands` is true for it. With recursive work all are.
-   Where that listing fails, the directory itself is made dirty, recursive.
+   Where that listing fails, its name in the parent is made dirty (NAME and TREE) and the directory
+   itself, recursive: the one finds it if it is not known, the other does if it is.
 3. A directory that is missing from a listing: `gone(...)`.
 4. Work for a directory without a path: put back while `known`, else dropped. It is dropped safely,
    because a directory that was forgotten and still exists is found again as a new one.
