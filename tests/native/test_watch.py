@@ -278,8 +278,10 @@ def in_own_namespace(request: pytest.FixtureRequest, home: Path) -> bool:
         return True
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     done = subprocess.run(
-        ["unshare", "--user", "--map-root-user", sys.executable, "-m", "pytest"]
-        + [request.node.nodeid, f"--basetemp={home / 'inner'}"],
+        [
+            *("unshare", "--user", "--map-root-user", sys.executable, "-m", "pytest"),
+            *(request.node.nodeid, f"--basetemp={home / 'inner'}"),
+        ],
         check=False,
         cwd=request.config.rootpath,
         env=env | {"I2NODE_TEST_NAMESPACE": "1"},
