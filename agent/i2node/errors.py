@@ -12,7 +12,7 @@
         └── Refused        the peer does not know or does not allow us   (exit 4)
 
 A foreign error (OSError, ssl.SSLError, ...) is translated where it enters, with the name of the
-operation, and `from` the original. `cause` says what happened and to what; `remedy` says what to do.
+operation, and `from` the original. `cause` says what happened and to what; `remedy` what to do.
 """
 
 

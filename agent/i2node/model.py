@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from pathlib import Path
+from typing import Literal
 
 
 class Kind(IntEnum):
@@ -76,6 +78,47 @@ class State(StrEnum):
 
 
 def show(path: bytes) -> str:
-    """A path for people and logs: control and undecodable bytes escaped, nothing can fake a line."""
+    """A path for people and logs: control and undecodable bytes escaped; it cannot fake a line."""
     text = path.decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+PORT = 26821
+"""Where every node listens unless it is told otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a mirror stands: an absolute path on a host; host None: on this one."""
+
+    host: str | None
+    port: int
+    path: bytes
+
+    def __str__(self) -> str:
+        if self.host is None:
+            return show(self.path)
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}:{show(self.path)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorOptions:
+    """What a rule wants.
+
+    excludes are absolute, relative to source, or patterns (fs.pathset). check `strict` compares
+    content where `quick` trusts size and times. compress is "auto", "off" or a zstd level.
+    secret_key is mixed into the keys of the data streams. bwlimit is a plan (net.throttle), ""
+    is no limit. adopt takes over a target directory that is not empty and not this rule's.
+    """
+
+    source: Path
+    target: Target
+    once: bool = False
+    excludes: tuple[bytes, ...] = ()
+    check: Literal["quick", "strict"] = "quick"
+    compress: Literal["auto", "off"] | int = "auto"
+    encrypt: bool = True
+    secret_key: bytes | None = field(default=None, repr=False)
+    bwlimit: str = ""
+    adopt: bool = False

@@ -1,6 +1,5 @@
 """Listings: whole, sorted, beneath the root, and never of something else."""
 # Names are bytes here, as on disk; pathlib has only text.
-# ruff: noqa: PTH116, PTH208
 
 from __future__ import annotations
 

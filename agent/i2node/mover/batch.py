@@ -31,6 +31,7 @@ STEP_CLONE = 1
 STEP_SPARSE = 2
 STEP_NO_XATTR = 4
 STEP_KEEP = 8
+STEP_DROP = 16
 
 APPLY_NO_OWNER = 1
 APPLY_VERIFY = 2
@@ -392,3 +393,19 @@ def apply(
         for f in (faults[i] for i in range(count[0]))
     ]
     return Applied(int(done), noted, int(more[0]))
+
+
+def open_file(root_fd: int, dev: int, path: bytes) -> int:
+    """A descriptor to read the file at `path` with, opened beneath the root without following a
+    link. Raises OSError; the caller closes it."""
+    fd = int(lib.i2_open(root_fd, dev, path, len(path)))
+    if fd < 0:
+        raise OSError(-fd, os.strerror(-fd), os.fsdecode(path))
+    return fd
+
+
+def sync(fd: int) -> None:
+    """Waits until the file system of `fd` has everything on disk (syncfs(2)). Raises OSError."""
+    result = int(lib.i2_sync(fd))
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))

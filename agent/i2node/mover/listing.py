@@ -195,6 +195,53 @@ def cut(listing: Data, max_entries: int, max_bytes: int) -> tuple[int, int, int]
     return end, int(n[0]), int(size[0])
 
 
+def decode(record: Data) -> Entry:
+    """The one entry of a record that the mover made; it may be the root's, which has no name."""
+    _, name_len, kind, verdict, *fields = HEAD.unpack_from(record)
+    name = bytes(record[HEAD.size : HEAD.size + name_len])
+    return Entry(name, _KINDS[kind], _VERDICTS[verdict], *fields)
+
+
+def kept(listing: Data, kind: Kind) -> Iterator[Entry]:
+    """The entries of one kind."""
+    return _decode(_pick(listing, lib.I2_PICK_KIND, kind)[0])
+
+
+def troubled(listing: Data) -> Iterator[Entry]:
+    """The entries that came back from a batch call with a status."""
+    return _decode(_pick(listing, lib.I2_PICK_TROUBLED)[0])
+
+
+def probed(listing: Data) -> bool:
+    """Whether any entry is one that the target told of."""
+    return _pick(listing, lib.I2_PICK_PROBED, copy=False)[1] > 0
+
+
+def totals(listing: Data) -> tuple[int, int]:
+    """(entries, bytes in regular files)."""
+    _, count, size = _pick(listing, 0, copy=False)
+    return count, size
+
+
+def cleared(listing: Data) -> bytes:
+    """The listing with every status taken out."""
+    patched = bytearray(listing)
+    at = 0
+    while at < len(patched):
+        struct.pack_into("<H", patched, at + 62, 0)
+        at += HEAD.unpack_from(patched, at)[0]
+    return bytes(patched)
+
+
+def _pick(listing: Data, what: int, kind: int = 0, copy: bool = True) -> tuple[bytes, int, int]:
+    view = _view(listing)
+    cap = len(view) if copy else 0
+    out = _room("uint8_t[]", cap) if copy else ffi.NULL
+    n, size = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+    used = _sound(lib.i2_pick(view, len(view), what, kind, out, cap, n, size), "pick")
+    return (bytes(ffi.buffer(out, used)) if copy else b""), int(n[0]), int(size[0])
+
+
 def _view(data: Data) -> Any:
     """The bytes as C sees them; copied only where they are not aligned as records must be."""
     view = ffi.from_buffer("uint8_t[]", data)

@@ -1,0 +1,1 @@
+"""The network: who we are, what is on the wire, and how it gets there."""

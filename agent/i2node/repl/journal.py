@@ -11,7 +11,7 @@ import os
 import sqlite3
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +56,10 @@ class JournalStatus:
 
 class _DamagedError(Exception):
     """The database cannot be trusted."""
+
+
+UNTIL_ASKED = (1 << 62) - 1
+"""The seq of a doubt that no frame settles, only an answer of the target."""
 
 
 class Journal:
@@ -246,6 +250,46 @@ class Journal:
             )
             return b"".join(records for (records,) in rows)
 
+    def select(self, ino: int, names: Iterable[bytes]) -> bytes:
+        """The listing of a directory, of these names only."""
+        key = _signed(ino)
+        found: list[bytes] = []
+        first, page, end = b"", b"", None
+        with self._using("reading") as db:
+            for name in sorted(set(names)):
+                if not page or name < first or (end is not None and name >= end):
+                    row = db.execute(
+                        "SELECT first, records FROM listing WHERE dir=? AND first<=? "
+                        "ORDER BY first DESC LIMIT 1",
+                        (key, name),
+                    ).fetchone()
+                    if row is None:
+                        return b""
+                    first, page = row
+                    after = db.execute(
+                        "SELECT min(first) FROM listing WHERE dir=? AND first>?", (key, first)
+                    ).fetchone()
+                    end = after[0]
+                entry = listings.find(page, name)
+                if entry is not None:
+                    found.append(listings.encode(entry))
+        return b"".join(found)
+
+    def find_inode(self, ino: int) -> list[tuple[int, bytes]]:
+        """All (directory, name) whose entry has this inode number: a search through everything, for
+        the rare file that gets a second name."""
+        wanted = ino.to_bytes(8, "little")
+        with self._using("reading") as db:
+            rows = db.execute(
+                "SELECT dir, records FROM listing WHERE instr(records, ?) > 0", (wanted,)
+            ).fetchall()
+        return [
+            (_unsigned(dir), entry.name)
+            for dir, records in rows
+            for entry in listings.entries(records)
+            if entry.ino == ino and not entry.flags & PROBED
+        ]
+
     def lists(self, ino: int) -> bool:
         """Whether a listing is kept, be it an empty one."""
         with self._using("reading") as db:
@@ -396,6 +440,15 @@ class Journal:
         names.reverse()
         return b"/".join(names)
 
+    def inode(self, path: bytes, root_ino: int) -> int | None:
+        """The directory that the target is expected to hold at a path relative to the root."""
+        ino: int | None = root_ino
+        for name in path.split(b"/") if path else ():
+            if ino is None:
+                return None
+            ino = self.occupant(ino, name)
+        return ino
+
     # ------------------------------------------------------------------------ doubt
 
     def doubt(self, ino: int, path: bytes, seq: int) -> None:
@@ -412,6 +465,16 @@ class Journal:
         """All up to and with seq is durable at the target."""
         with self._writing("writing") as db:
             db.execute("DELETE FROM doubt WHERE seq<=?", (seq,))
+
+    def certain(self, ino: int) -> None:
+        """The target told what it holds in this directory."""
+        with self._writing("writing") as db:
+            db.execute("DELETE FROM doubt WHERE dir=?", (_signed(ino),))
+
+    def new_session(self) -> None:
+        """Frames are counted anew; what is in doubt stays so until the target is asked."""
+        with self._writing("writing") as db:
+            db.execute("UPDATE doubt SET seq=?", (UNTIL_ASKED,))
 
     def doubts(self) -> list[tuple[int, bytes]]:
         """(directory, path) of all in doubt, the longest in doubt first."""

@@ -1,0 +1,62 @@
+# make demo    two nodes on this machine, a mirror, live changes, a proof   (SRC= DST= KEEP=1)
+# make test    all tests                                                   (ARGS= for pytest)
+# make check   format, lint, types, warnings and sanitizers of the C code
+# make bench   the benchmarks
+# make venv    .venv with the package, editable, and what the tests need
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+C_SOURCES := $(wildcard native/src/*.c)
+C_HEADERS := $(wildcard native/include/*.h native/src/*.h)
+
+.PHONY: demo test check bench venv native-check clean
+
+demo: venv
+	@$(BIN)/python tests/e2e/demo.py $(if $(SRC),--source '$(SRC)') $(if $(DST),--target '$(DST)') \
+		$(if $(filter-out 0,$(KEEP)),--keep)
+
+test: venv
+	$(BIN)/python -m pytest $(ARGS)
+
+check: venv native-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Both compilers warn about different things; one that is not installed is named, not passed over.
+native-check: venv
+	@for cc in gcc clang; do \
+		if ! command -v $$cc >/dev/null; then echo "native-check: no $$cc here"; continue; fi; \
+		for source in $(C_SOURCES); do \
+			$$cc -std=gnu11 -O2 -Wall -Wextra -Werror -fsyntax-only \
+				-Inative/include -Inative/src $$source || exit 1; \
+		done; \
+	done
+	@if [ -f tests/native/Makefile ]; then \
+		$(MAKE) -C tests/native PYTHON='$(abspath $(BIN)/python)'; \
+	else echo "native-check: no tests/native/Makefile yet"; fi
+
+bench: venv
+	@found=; for bench in $(wildcard tests/bench/bench_*.py); do \
+		found=1; echo "== $$bench"; $(BIN)/python $$bench || exit 1; \
+	done; [ -n "$$found" ] || echo "no benchmarks yet: tests/bench holds no bench_*.py"
+
+venv: $(VENV)/.installed $(VENV)/.built
+
+$(VENV)/.installed: pyproject.toml setup.py
+	@[ -n '$(PYTHON)' ] || { echo 'i2node needs Python 3.11 or later: make PYTHON=...' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check 'setuptools>=77' 'cffi>=1.17'
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[test]'
+	@touch $@ $(VENV)/.built
+
+$(VENV)/.built: $(VENV)/.installed native/build_mover.py $(C_SOURCES) $(C_HEADERS)
+	$(BIN)/python setup.py -q build_ext --inplace
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist agent/*.egg-info .mypy_cache .ruff_cache .hypothesis
+	rm -f agent/i2node/mover/_mover*.so agent/i2node/mover/_mover.c
+	find agent tests native -name __pycache__ -type d -prune -exec rm -rf {} +

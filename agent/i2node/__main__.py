@@ -1,0 +1,7 @@
+"""`python -m i2node`."""
+
+import sys
+
+from i2node.cli import main
+
+sys.exit(main())

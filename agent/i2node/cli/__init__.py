@@ -1,0 +1,56 @@
+"""The command line. Exit statuses are an interface: README.md lists them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from i2node import log
+from i2node.cli import arguments, commands
+from i2node.errors import I2Error
+
+INTERNAL = 70
+"""Exit status for a fault of the program itself (EX_SOFTWARE of sysexits.h)."""
+
+_log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and gives its exit status; argv without the program's name."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    as_json = "--json" in given
+    command = ""
+    log.start("warning")
+    try:
+        parsed = arguments.parse(given)
+        command = parsed.command
+        as_json = commands.speaks_json(parsed)
+        status = commands.COMMANDS[command](parsed)
+        sys.stdout.flush()
+        return status
+    except I2Error as error:
+        _tell(error, as_json)
+        # compare keeps 1 for "different", so all that kept it from comparing is 2.
+        return 2 if command == "compare" else error.exit_status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our lines is gone. Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception:
+        log.event(_log, logging.ERROR, "internal-error")
+        return INTERNAL
+
+
+def _tell(error: I2Error, as_json: bool) -> None:
+    """The cause and the remedy: for people always, for programs on stdout where they listen."""
+    print(f"i2node: {arguments.shown(error.cause)}", file=sys.stderr)
+    if error.remedy:
+        print(f"        {arguments.shown(error.remedy)}", file=sys.stderr)
+    if as_json:
+        fields = {"code": error.code, "cause": error.cause, "remedy": error.remedy}
+        print(json.dumps({"t": "error", **fields}), flush=True)

@@ -1,0 +1,222 @@
+"""What stands on the command line, and what it means. Pure: nothing is opened, nothing started,
+except the key file of `mirror`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Never
+
+from i2node.errors import UsageError
+from i2node.model import PORT, MirrorOptions, Target, show
+
+KEY_FILE_MAX = 64 * 1024
+"""Bytes of a secret key file; a longer one is a mistake in its name."""
+
+_PLACE = re.compile(
+    rb"(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<host>[^:/\[\]\s]+))(?::(?P<port>[0-9]+))?"
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong as the rest of the package does; takes no abbreviated options, which
+    would change their meaning when an option is added."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> Never:
+        raise UsageError(message, f"see: {self.prog} --help")
+
+
+def shown(text: str) -> str:
+    """Text that came from outside (an argument, a peer, a file name in it), safe on a terminal."""
+    return show(text.encode("utf-8", "backslashreplace"))
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments, `command` among them. UsageError; SystemExit(0) after --help."""
+    return _parser().parse_args(argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="i2node",
+        description="Keeps a directory tree mirrored on another host, continuously.",
+    )
+    parser.add_argument(
+        "--home", metavar="DIR", type=Path, help="DIR/etc and DIR/var instead of the system's own"
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    agent = commands.add_parser("agent", help="the node's daemon, in the foreground")
+    agent.add_argument("--listen", metavar="HOST:PORT", help="instead of the configured address")
+    agent.add_argument(
+        "--allow-root",
+        metavar="DIR",
+        type=Path,
+        action="append",
+        default=[],
+        help="a peer may keep mirrors below DIR; may be repeated",
+    )
+    agent.add_argument("--embedded", action="store_true", help=argparse.SUPPRESS)
+
+    commands.add_parser("code", help="print this node's pairing code")
+
+    pair = commands.add_parser("pair", help="trust another node, and be trusted by it")
+    pair.add_argument("peer", metavar="HOST[:PORT]")
+    pair.add_argument("--code", required=True, help="what `i2node code` prints over there")
+
+    _add_mirror(commands.add_parser("mirror", help="mirror SRC, then replicate its changes"))
+
+    status = commands.add_parser("status", help="the rules that run in this home")
+    status.add_argument("--json", action="store_true", help="a JSON list")
+
+    compare = commands.add_parser("compare", help="compare two sides: 0 equal, 1 different")
+    _add_places(compare)
+    compare.add_argument("--strict", action="store_true", help="read all content on both sides")
+    compare.add_argument("--json", action="store_true", help="a JSON object a line")
+
+    check = commands.add_parser("check-config", help="check a configuration without using it")
+    check.add_argument("file", metavar="FILE", nargs="?", type=Path)
+
+    commands.add_parser("version", help="print the version")
+    return parser
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", help="a directory of this host")
+    parser.add_argument("target", metavar="DST", help="/abs/path or HOST[:PORT]:/abs/path")
+
+
+def _add_mirror(mirror: argparse.ArgumentParser) -> None:
+    _add_places(mirror)
+    mirror.add_argument("--once", action="store_true", help="one pass, then end")
+    mirror.add_argument(
+        "--exclude",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="leave this out: a path, or a pattern such as *.tmp; may be repeated",
+    )
+    mirror.add_argument(
+        "--check",
+        choices=("quick", "strict"),
+        default="quick",
+        help="what finds a difference: size and times, or content (default: quick)",
+    )
+    mirror.add_argument(
+        "--compress", metavar="auto|off|LEVEL", default="auto", help="zstd, level 1 to 22"
+    )
+    mirror.add_argument(
+        "--encrypt",
+        action=argparse.BooleanOptionalAction,
+        help="seal the content on its way (default: yes, except to a directory of this host)",
+    )
+    mirror.add_argument("--secret-key-file", metavar="FILE", type=Path, help="mixed into the keys")
+    mirror.add_argument(
+        "--bwlimit", metavar="PLAN", default="", help="bits a second: 20m, or 1-5*08:00-18:00*2m"
+    )
+    mirror.add_argument(
+        "--adopt", action="store_true", help="take over a target that is not empty, not this rule's"
+    )
+    mirror.add_argument("--json", action="store_true", help="a JSON object a line")
+
+
+def parse_target(text: str) -> Target:
+    """`/abs/path`, `HOST:/abs/path`, `HOST:PORT:/abs/path`, `[V6]:...`. UsageError otherwise."""
+    raw = os.fsencode(text)
+    if raw.startswith(b"/"):
+        return Target(None, PORT, _path(text, raw))
+    place, found, path = raw.partition(b":/")
+    if not found:
+        raise UsageError(
+            f"target {text}: no absolute path in it", "write /path or HOST[:PORT]:/path"
+        )
+    host, port = _place(text, place)
+    return Target(host, port, _path(text, b"/" + path))
+
+
+def parse_peer(text: str) -> tuple[str, int]:
+    """`HOST`, `HOST:PORT`, `[V6]:PORT`: host and port; without one, the port of all nodes."""
+    return _place(text, os.fsencode(text))
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """`HOST:PORT` as parse_peer, where port 0 lets the kernel choose."""
+    return _place(text, os.fsencode(text), lowest=0)
+
+
+def _place(text: str, place: bytes, lowest: int = 1) -> tuple[str, int]:
+    match = _PLACE.fullmatch(place)
+    if match is None:
+        raise UsageError(
+            f"{text}: not a host", "write HOST or HOST:PORT, an IPv6 address in brackets"
+        )
+    host = (match["six"] or match["host"]).decode("utf-8", "surrogateescape")
+    port = PORT if match["port"] is None else int(match["port"][:6])
+    if not lowest <= port <= 65535:
+        raise UsageError(f"{text}: no such port", f"ports are {lowest} to 65535")
+    return host, port
+
+
+def _path(text: str, path: bytes) -> bytes:
+    """The path without doubled or trailing slashes; `..` would depend on what stands there."""
+    parts = [part for part in path.split(b"/") if part not in (b"", b".")]
+    if b".." in parts:
+        raise UsageError(f"target {text}: '..' in a path", "write it out")
+    return b"/" + b"/".join(parts)
+
+
+def source_of(text: str) -> Path:
+    """The source as an absolute path; a symlink in it is left to whoever opens it."""
+    return Path(os.path.normpath(Path(text).absolute()))
+
+
+def options_of(arguments: argparse.Namespace) -> MirrorOptions:
+    """What `mirror` is to do. UsageError for values that mean nothing, or an unusable key file."""
+    target = parse_target(arguments.target)
+    encrypt = arguments.encrypt
+    key_file: Path | None = arguments.secret_key_file
+    return MirrorOptions(
+        source=source_of(arguments.source),
+        target=target,
+        once=arguments.once,
+        excludes=tuple(os.fsencode(path) for path in arguments.exclude),
+        check=arguments.check,
+        compress=_compress(arguments.compress),
+        encrypt=target.host is not None if encrypt is None else encrypt,
+        secret_key=None if key_file is None else _secret(key_file),
+        bwlimit=arguments.bwlimit,
+        adopt=arguments.adopt,
+    )
+
+
+def _compress(text: str) -> Literal["auto", "off"] | int:
+    if text == "auto":
+        return "auto"
+    if text == "off":
+        return "off"
+    if text.isascii() and text.isdigit() and 1 <= int(text[:3]) <= 22:
+        return int(text)
+    raise UsageError(f"--compress {text!r}", "expected auto, off, or a level from 1 to 22")
+
+
+def _secret(path: Path) -> bytes:
+    """What the file holds, without the end of its last line."""
+    try:
+        with path.open("rb") as stream:
+            text = stream.read(KEY_FILE_MAX + 1)
+    except OSError as error:
+        cause = f"read secret key file {path}: {error.strerror}"
+        raise UsageError(cause, "name a readable file") from error
+    secret = text.removesuffix(b"\n").removesuffix(b"\r")
+    if not secret or len(text) > KEY_FILE_MAX:
+        raise UsageError(
+            f"secret key file {path} is {'too long' if secret else 'empty'}",
+            f"it holds a key of 1 to {KEY_FILE_MAX} bytes",
+        )
+    return secret

@@ -1,0 +1,203 @@
+"""One function for each command: arguments in, exit status out. What a command does not need is
+not imported, so that `status` stays quick and `version` works wherever Python does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+import i2node
+from i2node import log
+from i2node.cli.arguments import (
+    options_of,
+    parse_listen,
+    parse_peer,
+    parse_target,
+    shown,
+    source_of,
+)
+from i2node.config import Config
+from i2node.errors import UsageError
+from i2node.model import show
+
+_log = logging.getLogger(__name__)
+
+
+def speaks_json(arguments: argparse.Namespace) -> bool:
+    """Whether the command's stdout is for programs: --json, or a mirror without a terminal."""
+    asked: bool = getattr(arguments, "json", False)
+    return asked or (arguments.command == "mirror" and not sys.stdout.isatty())
+
+
+def agent(arguments: argparse.Namespace) -> int:
+    """The daemon, until SIGTERM or SIGINT. SIGHUP starts it anew in the same process, if the
+    configuration is sound."""
+    config = _agent_config(arguments)
+    log.start(config.log_level)
+    from i2node.net.identity import Identity
+    from i2node.node.daemon import Daemon
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    def reload(number: int, frame: FrameType | None) -> None:
+        try:
+            _agent_config(arguments)
+        except UsageError as error:
+            fields = {"cause": error.cause, "remedy": error.remedy}
+            log.event(_log, logging.WARNING, "reload-refused", **fields)
+        else:
+            raise _Reload
+
+    signal.signal(signal.SIGTERM, end)
+    if not arguments.embedded:
+        signal.signal(signal.SIGHUP, reload)
+    try:
+        Daemon(config, Identity.load(config.etc), embedded=arguments.embedded).run()
+    except KeyboardInterrupt:
+        log.event(_log, logging.INFO, "agent-stopped")
+    except _Reload:
+        log.event(_log, logging.INFO, "agent-reloads")
+        # The new image inherits the mask and pid, none of the descriptors: Python makes them so.
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    return 0
+
+
+class _Reload(BaseException):
+    """Raised out of the daemon's loop by SIGHUP; no handler of errors may swallow it."""
+
+
+def _agent_config(arguments: argparse.Namespace) -> Config:
+    config = Config.load(arguments.home)
+    if arguments.embedded:
+        config = replace(config, listen_host="127.0.0.1", listen_port=0)
+    elif arguments.listen is not None:
+        host, port = parse_listen(arguments.listen)
+        config = replace(config, listen_host=host, listen_port=port)
+    roots: list[Path] = arguments.allow_root
+    more = tuple(source_of(str(root)) for root in roots)
+    return replace(config, allow_roots=config.allow_roots + more)
+
+
+def code(arguments: argparse.Namespace) -> int:
+    """Prints the pairing code; the first call makes the node's identity."""
+    from i2node.net.identity import Identity
+
+    print(Identity.load(Config.load(arguments.home).etc).code)
+    return 0
+
+
+def pair(arguments: argparse.Namespace) -> int:
+    """Both nodes store each other's certificate, or neither."""
+    host, port = parse_peer(arguments.peer)
+    config = Config.load(arguments.home)
+    from i2node.net.identity import Identity
+    from i2node.net.pairing import pair as pair_with
+
+    peer = pair_with(host, port, arguments.code, Identity.load(config.etc))
+    print(f"paired with {arguments.peer}, node {peer.node_id}")
+    return 0
+
+
+def mirror(arguments: argparse.Namespace) -> int:
+    """Mirrors, shows, replicates until a signal; with --once until done."""
+    options = options_of(arguments)
+    config = Config.load(arguments.home)
+    as_json = speaks_json(arguments)
+    log.start(config.log_level if as_json else "warning")
+    from i2node.cli.display import JsonLines, Screen, Terminal
+    from i2node.cli.drive import drive
+    from i2node.net.identity import Identity
+    from i2node.repl.session import Session
+
+    session = Session(config, options, Identity.load(config.etc))
+    screen: Screen
+    if as_json:
+        screen = JsonLines(sys.stdout)
+    else:
+        from rich.console import Console
+
+        screen = Terminal(Console())
+    return drive(session, screen, config.run, options.once)
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """All rules of all processes of this home."""
+    from i2node.node import rpc
+    from i2node.repl.report import plain
+
+    config = Config.load(arguments.home)
+    reports = rpc.ask(config.run)
+    if arguments.json:
+        print(json.dumps([plain(report) for report in reports]))
+    elif reports:
+        from i2node.cli.display import status_text
+
+        print(status_text(reports))
+    else:
+        print(f"no rule is running (asked in {config.run})")
+    return 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """0 equal, 1 different; main() turns every error into 2."""
+    target = parse_target(arguments.target)
+    config = Config.load(arguments.home)
+    from i2node.net.identity import Identity
+    from i2node.repl.compare import compare as compare_trees
+
+    result = compare_trees(
+        config,
+        source_of(arguments.source),
+        target,
+        arguments.strict,
+        Identity.load(config.etc),
+    )
+    for difference in result.differences:
+        path = show(difference.path)
+        if arguments.json:
+            fields = {"path": path, "what": difference.what, "detail": difference.detail}
+            print(json.dumps({"t": "difference", **fields}))
+        else:
+            print(f"{difference.what}: {path}: {shown(difference.detail)}".removesuffix(": "))
+    counts: Mapping[str, int] = result.counts
+    if arguments.json:
+        done = {"equal": result.equal, "differences": len(result.differences)}
+        print(json.dumps({"t": "done", **done, "counts": dict(counts)}))
+    else:
+        told = ", ".join(f"{name} {number:,}" for name, number in counts.items())
+        print(f"{'equal' if result.equal else 'different'}: {told}")
+    return 0 if result.equal else 1
+
+
+def check_config(arguments: argparse.Namespace) -> int:
+    """Says which file was sound; main() tells what is wrong with one that is not."""
+    config = Config.load(arguments.home, arguments.file)
+    path: Path = arguments.file or config.file
+    print(f"{path}: sound" if path.exists() else f"{path}: not there, the defaults are in force")
+    return 0
+
+
+def version(arguments: argparse.Namespace) -> int:
+    print(f"i2node {i2node.__version__}")
+    return 0
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "agent": agent,
+    "code": code,
+    "pair": pair,
+    "mirror": mirror,
+    "status": status,
+    "compare": compare,
+    "check-config": check_config,
+    "version": version,
+}

@@ -1,0 +1,295 @@
+"""How a running mirror and a status are shown: a live picture on a terminal, else JSON lines.
+
+Both are fed with the same RuleReport, a few times a second; the JSON feed decides which of them
+are worth a line: each transition, and about one progress line a second while something moves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from i2node.cli.arguments import shown
+from i2node.model import State
+from i2node.repl.report import Outcome, PathProblem, RuleReport, plain
+
+PROGRESS_EVERY_S = 1.0
+_TRANSITION = ("state", "phase", "in_sync", "last_error", "cause", "remedy", "blocked_on")
+_COUNTERS = (
+    *("progress", "files_total", "files_done", "bytes_total", "bytes_done", "bytes_sent"),
+    *("dirty", "in_flight"),
+)
+_MOMENTARY = ("rate", "eta_s", "lag_s")
+_PASSES = (State.MIRROR, State.SWITCH)
+
+
+class Screen(Protocol):
+    """Where a running mirror is shown; entered before it starts, left when it is over."""
+
+    def show(self, report: RuleReport, now: float) -> None:
+        """Takes the picture of the moment `now` (seconds, any monotonic clock)."""
+
+    def draining(self) -> None:
+        """A person asked it to stop."""
+
+    def finish(self, report: RuleReport, outcome: Outcome) -> None:
+        """Says what was done."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class Feed:
+    """Decides which lines a report is worth. No I/O."""
+
+    def __init__(self) -> None:
+        self._transition: list[Any] = []
+        self._counters: list[Any] = []
+        self._told = float("-inf")
+        self._problems: set[PathProblem] = set()
+
+    def lines(self, report: RuleReport, now: float) -> list[dict[str, Any]]:
+        """The lines for a report at the moment now; often none."""
+        table = plain(report)
+        lines: list[dict[str, Any]] = []
+        transition = [table[key] for key in _TRANSITION]
+        if transition != self._transition:
+            self._transition = transition
+            lines.append({"t": "state", "rule": report.rule, **_chosen(table, _TRANSITION)})
+        lines.extend(self._new_problems(report.problems.first))
+        counters = [table[key] for key in _COUNTERS]
+        moved = counters != self._counters or report.state in _PASSES
+        if moved and now - self._told >= PROGRESS_EVERY_S:
+            lines.append(self._progress(table, counters, now))
+        return lines
+
+    def last(self, report: RuleReport, outcome: Outcome, now: float) -> list[dict[str, Any]]:
+        """The lines at the end: where it stands, problems not told yet, `done`."""
+        table = plain(report)
+        lines = [line for line in self.lines(report, now) if line["t"] != "progress"]
+        lines.append(self._progress(table, [table[key] for key in _COUNTERS], now))
+        lines.extend(self._new_problems(outcome.problems))
+        done = plain(outcome)
+        del done["problems"]
+        lines.append({"t": "done", **done})
+        return lines
+
+    def _progress(self, table: dict[str, Any], counters: list[Any], now: float) -> dict[str, Any]:
+        self._told = now
+        self._counters = counters
+        keys = ("rule", "state", "phase", *_COUNTERS, *_MOMENTARY, "in_sync")
+        return {"t": "progress", **_chosen(table, keys)}
+
+    def _new_problems(self, problems: Sequence[PathProblem]) -> list[dict[str, Any]]:
+        new = [problem for problem in problems if problem not in self._problems]
+        self._problems.update(new)
+        return [{"t": "problem", "path": p.path, "cause": p.cause, "remedy": p.remedy} for p in new]
+
+
+def _chosen(table: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: table[key] for key in keys}
+
+
+class JsonLines:
+    """One JSON object a line, flushed line by line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._feed = Feed()
+        self._now = 0.0
+
+    def show(self, report: RuleReport, now: float) -> None:
+        self._now = now
+        self._write(self._feed.lines(report, now))
+
+    def draining(self) -> None:
+        """Nothing: the session's own state line says it."""
+
+    def finish(self, report: RuleReport, outcome: Outcome) -> None:
+        self._write(self._feed.last(report, outcome, self._now))
+
+    def _write(self, lines: Sequence[dict[str, Any]]) -> None:
+        for line in lines:
+            print(json.dumps(line), file=self._stream, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+
+class Terminal:
+    """The live picture; log lines scroll above it, the summary stays below the last picture."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False)
+        self._note = ""
+
+    def show(self, report: RuleReport, now: float) -> None:
+        self._live.update(picture(report, self._note), refresh=True)
+
+    def draining(self) -> None:
+        self._note = "finishing what is under way; once more to leave at once"
+
+    def finish(self, report: RuleReport, outcome: Outcome) -> None:
+        self._note = ""
+        self._live.update(picture(report, ""), refresh=True)
+        self._live.stop()
+        for line in summary(outcome):
+            self._console.print(Text(shown(line)), soft_wrap=True)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+
+def picture(report: RuleReport, note: str) -> RenderableType:
+    """A report as a few lines for a terminal: in a pass its progress, later its lag."""
+    rows: list[RenderableType] = [_line("bold", f"{report.source} → {report.target}")]
+    if report.state in _PASSES:
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(
+            f"{report.state} {report.phase}",
+            ProgressBar(total=100, completed=report.progress, width=30),
+            f"{report.progress:.0f} %",
+            f"{size(report.rate)}/s",
+            f"{duration(report.eta_s)} left",
+        )
+        rows.append(bar)
+        rows.append(_line("", f"{amounts(report)}, sent {size(report.bytes_sent)}"))
+    else:
+        rows.append(_line("green" if report.in_sync else "yellow", standing(report)))
+    rows.append(_line("dim", coverage(report)))
+    for problem in report.problems.first[:3]:
+        rows.append(_line("yellow", f"{problem.path}: {problem.cause}"))
+    rows.extend(_line("red", line) for line in trouble(report))
+    if note:
+        rows.append(_line("bold", note))
+    return Group(*rows)
+
+
+def _line(style: str, text: str) -> Text:
+    return Text(shown(text), style=style, no_wrap=True, overflow="ellipsis")
+
+
+def status_text(reports: Sequence[RuleReport]) -> str:
+    """The status of several rules for people; without an end of line."""
+    blocks: list[str] = []
+    for report in reports:
+        lines = [f"{report.source or '?'} -> {report.target or '?'}  (process {report.pid})"]
+        lines.append(f"  {standing(report)}")
+        lines.append(f"  {amounts(report)}, {report.progress:.0f} %")
+        lines.append(f"  {coverage(report)}")
+        if report.problems.count:
+            lines.append(f"  problems: {report.problems.count}")
+            lines.extend(f"    {p.path}: {p.cause}" for p in report.problems.first)
+        lines.extend(f"  {line}" for line in trouble(report))
+        blocks.append("\n".join(map(shown, lines)))
+    return "\n\n".join(blocks)
+
+
+def standing(report: RuleReport) -> str:
+    """State, and the facts that say how far behind the target is."""
+    sync = "in sync" if report.in_sync else "not in sync"
+    phase = f" ({report.phase})" if report.phase else ""
+    return (
+        f"{report.state}{phase}, {sync}: lag {duration(report.lag_s)}, dirty {report.dirty}, "
+        f"in flight {report.in_flight}, sent {size(report.bytes_sent)}"
+    )
+
+
+def amounts(report: RuleReport) -> str:
+    return (
+        f"files {report.files_done:,} of {report.files_total:,}, "
+        f"{size(report.bytes_done)} of {size(report.bytes_total)}"
+    )
+
+
+def coverage(report: RuleReport) -> str:
+    """What is known of changes: never more than is true."""
+    watch = report.watch
+    bound = watch.max_undetected_s
+    age = "no bound on what raises no event"
+    if bound is not None:
+        age = f"a missed change is found within {duration(bound)}"
+    # Rounded down: 100 % means every directory.
+    percent = int(watch.coverage * 1000) / 10
+    return f"watch {watch.engine}, {percent:g} % covered, {watch.overflows} overflows, {age}"
+
+
+def trouble(report: RuleReport) -> list[str]:
+    """What holds it up, and what to do; empty when nothing does."""
+    lines = [f"waits for {report.blocked_on}"] if report.blocked_on else []
+    if report.cause:
+        code = f"{report.last_error}: " if report.last_error else ""
+        lines.append(f"{code}{report.cause}")
+    if report.remedy:
+        lines.append(f"remedy: {report.remedy}")
+    return lines
+
+
+def summary(outcome: Outcome) -> list[str]:
+    """What a session did, for people."""
+    lines = [f"problem: {p.path}: {p.cause}" for p in outcome.problems]
+    untold = outcome.problem_count - len(outcome.problems)
+    if untold > 0:
+        lines.append(f"and {untold:,} problems more")
+    sync = "in sync" if outcome.in_sync else "not in sync"
+    lines.append(
+        f"{sync}: {outcome.files:,} files, {outcome.changed:,} changes, "
+        f"{size(outcome.bytes_read)} read, {size(outcome.bytes_sent)} sent, "
+        f"{outcome.problem_count:,} problems, {duration(outcome.elapsed_s)}"
+    )
+    return lines
+
+
+def size(amount: float) -> str:
+    """Bytes with a binary unit: 1536 -> '1.5 KiB'."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024:
+            return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} PiB"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for people: '0.4 s', '3 min 05 s', '2 h 10 min', '3 d 4 h'; None is '?'."""
+    if seconds is None:
+        return "?"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"

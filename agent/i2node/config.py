@@ -1,0 +1,165 @@
+"""The configuration of a node: `i2node.toml`, typed, its defaults in one place.
+
+Precedence: command line, i2node.toml, `i2port.conf` (the port alone), the defaults below. An
+unknown key or a wrong value is an error that names file, key and what was expected. Paths, owners
+and limits of single rules are not here: they belong to the rule.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from i2node.errors import UsageError
+from i2node.log import LEVELS
+from i2node.model import PORT
+
+ETC = Path("/etc/sdata")
+VAR = Path("/var/i2data")
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+def _number(default: float, low: float, high: float) -> Any:
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What the node is told. Every field but `etc` and `var` is a key of i2node.toml.
+
+    Sizes are bytes, times seconds; the ranges are the limits that are accepted.
+    """
+
+    etc: Path = ETC
+    """Configuration, identity, trusted peers."""
+    var: Path = VAR
+    """Journals, staging of state, the status sockets in `run/`."""
+
+    listen_host: str = ""
+    """Address to listen on; empty: all, IPv6 too where the host has it."""
+    listen_port: int = _number(PORT, 0, 65535)
+    """0 lets the kernel choose."""
+    allow_roots: tuple[Path, ...] = ()
+    """A peer may keep a mirror below these directories and nowhere else."""
+
+    small_file_max: int = _number(256 * KIB, 4 * KIB, 4 * MIB)
+    """Files up to this size travel whole, many to a frame; larger ones by difference."""
+    frame_bytes: int = _number(1 * MIB, 256 * KIB, 4 * MIB)
+    """Content gathered into one frame."""
+    window_bytes: int = _number(4 * MIB, 1 * MIB, 256 * MIB)
+    """Content under way that the target has not applied yet."""
+    checkpoint_s: float = _number(3.0, 0.05, 60.0)
+    """How long a target under load may hold what it applied before it makes it durable and
+    acknowledges it; when nothing more comes it does so at once."""
+    heartbeat_s: float = _number(5.0, 0.5, 300.0)
+    """A silent connection is tested this often, and given up after three times as long."""
+    log_level: str = field(default="info", metadata={"choices": tuple(LEVELS)})
+    """debug, info, warning or error."""
+
+    @property
+    def run(self) -> Path:
+        """Directory of the status sockets, one for each process of this home."""
+        return self.var / "run"
+
+    @property
+    def file(self) -> Path:
+        """Where the configuration is read from unless another file is named."""
+        return self.etc / "i2node.toml"
+
+    @classmethod
+    def load(cls, home: Path | None, file: Path | None = None) -> Config:
+        """Reads the configuration of a home (None: the system's own directories).
+
+        A missing i2node.toml means the defaults; a file given by name must exist. UsageError for
+        everything that is wrong with it.
+        """
+        config = cls() if home is None else cls(etc=home / "etc", var=home / "var")
+        port = _port_file(config.etc / "i2port.conf")
+        if port is not None:
+            config = replace(config, listen_port=port)
+        path = file or config.file
+        text = _text(path, must=file is not None)
+        return config if text is None else replace(config, **_parse(path, text))
+
+
+def _text(path: Path, must: bool) -> str | None:
+    """The text of a file; None where it is not there and need not be."""
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError as error:
+        if must:
+            raise UsageError(f"{path}: no such file", "name an existing file") from error
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}", "see its owner and mode") from error
+
+
+def _port_file(path: Path) -> int | None:
+    """The port in i2port.conf: a bare number, or a line `port = N` or `rpc = N`; '#' comments."""
+    text = _text(path, must=False)
+    if text is None:
+        return None
+    for raw in text.splitlines():
+        bare = raw.split("#", 1)[0].strip()
+        key, equals, value = (part.strip() for part in bare.rpartition("="))
+        if not bare or (equals and key not in ("port", "rpc")):
+            continue
+        if value.isascii() and value.isdigit() and 1 <= int(value) <= 65535:
+            return int(value)
+        raise UsageError(f"{path}: {bare!r} is not a port", "write port=N with N from 1 to 65535")
+    return None
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: not TOML: {error}", "see the sample i2node.toml") from error
+    known = {item.name: item for item in fields(Config) if item.name not in ("etc", "var")}
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in known:
+            raise UsageError(f"{path}: unknown key {key!r}", _suggestion(key, list(known)))
+        values[key] = _checked(f"{path}: {key}", str(known[key].type), known[key].metadata, value)
+    return values
+
+
+def _suggestion(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key.lower().replace("-", "_"), known, n=1)
+    return f"did you mean {close[0]!r}?" if close else "known keys: " + ", ".join(sorted(known))
+
+
+def _checked(where: str, kind: str, limits: Mapping[str, Any], value: object) -> object:
+    """The value as the field's type, or a UsageError that says what was expected."""
+    if kind == "tuple[Path, ...]":
+        return _roots(where, value)
+    if kind == "str":
+        choices = limits.get("choices")
+        if not isinstance(value, str) or (choices and value not in choices):
+            raise _wrong(where, value, "one of " + ", ".join(choices) if choices else "a string")
+        return value
+    noun, types = ("a whole number", (int,)) if kind == "int" else ("a number", (int, float))
+    low, high = limits["low"], limits["high"]
+    if not isinstance(value, types) or isinstance(value, bool) or not low <= value <= high:
+        raise _wrong(where, value, f"{noun} from {low} to {high}")
+    return value if kind == "int" else float(value)
+
+
+def _roots(where: str, value: object) -> tuple[Path, ...]:
+    wanted = "a list of absolute directories"
+    if not isinstance(value, list):
+        raise _wrong(where, value, wanted)
+    for item in value:
+        if not isinstance(item, str) or not item.startswith("/") or ".." in Path(item).parts:
+            raise _wrong(where, item, wanted)
+    return tuple(Path(item) for item in value)
+
+
+def _wrong(where: str, value: object, expected: str) -> UsageError:
+    return UsageError(f"{where} is {value!r}", f"expected {expected}")

@@ -1,0 +1,227 @@
+"""What is to be done, as plain data, and the small pure decisions about it.
+
+The planner fills a Batch; the sender reads what it names, turns it into steps in the order below
+and writes down, in the same order, what the target is then expected to hold:
+
+    before   directories made, names moved or removed
+    files    small files, symlinks, nodes: read many at a time, among each other in no order
+    large    files that go block by block, in order
+    after    further names of hard-linked files, once the first stands
+    metas    directories whose content is complete: owner, mode, attributes, times
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from i2node.model import MOUNT, PROBED, RACY, Entry, Kind, Verdict
+from i2node.mover import batch, listing
+from i2node.mover.batch import Op
+from i2node.repl.journal import Journal
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """The directory's listing with `change` laid over it."""
+
+    dir: int
+    change: bytes
+
+    def note(self, journal: Journal) -> None:
+        journal.put(self.dir, self.change)
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """The directory's listing is this, whatever it was."""
+
+    dir: int
+    listing: bytes
+
+    def note(self, journal: Journal) -> None:
+        journal.replace(self.dir, self.listing)
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """A directory and all below it is gone."""
+
+    ino: int
+
+    def note(self, journal: Journal) -> None:
+        journal.forget(self.ino)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The target holds this inode of the source under this name."""
+
+    ino: int
+    dir: int
+    name: bytes
+
+    def note(self, journal: Journal) -> None:
+        journal.place(self.ino, self.dir, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Unplace:
+    """It no longer does."""
+
+    ino: int
+    dir: int
+    name: bytes
+
+    def note(self, journal: Journal) -> None:
+        journal.unplace(self.ino, self.dir, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Rekey:
+    """A directory was replaced at the source by another one of the same name."""
+
+    old: int
+    new: int
+
+    def note(self, journal: Journal) -> None:
+        journal.rekey(self.old, self.new)
+
+
+Edit = Put | Replace | Forget | Place | Unplace | Rekey
+
+
+@dataclass(frozen=True, slots=True)
+class Large:
+    """One file to go block by block. `trusted`: the watch saw no write, so equal size and mtime
+    mean equal content."""
+
+    dir: int
+    path: bytes
+    entry: Entry
+    trusted: bool = False
+
+
+@dataclass(slots=True)
+class Batch:
+    """What goes to the sender at a time. `dirs` are the directories it changes: inode → path."""
+
+    before: list[bytes] = field(default_factory=list)
+    before_edits: list[Edit] = field(default_factory=list)
+    files: list[tuple[int, bytes, bytes]] = field(default_factory=list)
+    large: list[Large] = field(default_factory=list)
+    after: list[bytes] = field(default_factory=list)
+    after_edits: list[Edit] = field(default_factory=list)
+    metas: list[tuple[int, bytes, bytes]] = field(default_factory=list)
+    dirs: dict[int, bytes] = field(default_factory=dict)
+    entries: int = 0
+    bytes: int = 0
+    since: float = 0.0
+    last: bool = False
+    """Nothing comes behind for now: the target is to make durable what it has."""
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.before
+            or self.before_edits
+            or self.files
+            or self.large
+            or self.after
+            or self.after_edits
+            or self.metas
+        )
+
+
+def join(directory: bytes, name: bytes) -> bytes:
+    """The path of a name in a directory, both relative to the root."""
+    return directory + b"/" + name if directory and name else directory or name
+
+
+def make_dir(path: bytes, entry: Entry) -> bytes:
+    return batch.step(
+        Op.MAKE_DIR, path, kind=Kind.DIR, mode=entry.mode, uid=entry.uid, gid=entry.gid
+    )
+
+
+def tombstone(name: bytes) -> bytes:
+    """A change that takes a name out of a listing."""
+    return listing.encode(replace(_NOTHING, name=name))
+
+
+ROOT = b"..."
+"""The name under which the journal keeps the root's own record."""
+
+_NOTHING = Entry(
+    name=b"",
+    kind=Kind.FILE,
+    verdict=Verdict.GONE,
+    mode=0,
+    uid=0,
+    gid=0,
+    nlink=0,
+    ino=0,
+    size=0,
+    rdev=0,
+    mtime_s=0,
+    mtime_ns=0,
+    flags=0,
+    status=0,
+    ctime=0,
+    birth=0,
+    blocks=0,
+    attrs=0,
+    content=bytes(16),
+)
+
+
+def known(entry: Entry) -> bytes:
+    """The record as the index keeps it."""
+    return listing.encode(replace(entry, verdict=Verdict.SAME, status=0))
+
+
+def same_file(a: Entry, b: Entry) -> bool:
+    """Whether two entries speak of one inode, as far as inode numbers can be trusted."""
+    return (
+        a.ino == b.ino
+        and a.kind == b.kind
+        and a.birth == b.birth
+        and not (a.flags | b.flags) & (PROBED | MOUNT)
+    )
+
+
+def same_content(a: Entry, b: Entry) -> bool:
+    """Whether size and mtime say that a regular file was not written between the two."""
+    return (a.size, a.mtime_s, a.mtime_ns) == (b.size, b.mtime_s, b.mtime_ns)
+
+
+def believe(told: bytes, remembered: bytes) -> bytes:
+    """The listing to go by when a target in doubt has told what it holds.
+
+    What it told and what was last written down agree on most names; those keep the remembered
+    record, which knows the source's inode and times. The others are as told.
+    """
+    changes = listing.diff(told, remembered, 1 << 62)
+    if changes is None:
+        return remembered
+    correction: dict[bytes, bytes] = {}
+    for section in (changes.gone, changes.dirs, changes.bulk, changes.large, changes.linked):
+        for entry in listing.entries(section):
+            as_told = listing.find(told, entry.name)
+            correction[entry.name] = known(as_told) if as_told else tombstone(entry.name)
+    return listing.merge(remembered, b"".join(correction[name] for name in sorted(correction)))
+
+
+def settled(now: bytes, sections: Iterable[bytes]) -> bytes:
+    """`now` without the names in sections: what both sides already agree on."""
+    names = sorted({e.name for section in sections for e in listing.entries(section)})
+    return listing.merge(now, b"".join(tombstone(name) for name in names))
+
+
+def unsettled(entry: Entry) -> bytes:
+    """The record of a file that changed while it was read: there, but to be looked at again."""
+    return listing.encode(replace(entry, verdict=Verdict.SAME, status=0, flags=entry.flags | RACY))
+
+
+def named_root(own: Entry) -> bytes:
+    """The root's own record as the journal keeps it: a listing of one name."""
+    return known(replace(own, name=ROOT))

@@ -1,0 +1,408 @@
+"""The target's side of a session: frames in, steps applied, acknowledged when durable.
+
+    stream thread   receives frames, opens and decompresses them (bounded queue)
+    apply thread    applies them in order; what the disk refuses is tried again, not lost
+    commit thread   makes durable what was applied: at once when it is quiet, else every few seconds
+    session thread  the control channel: open, probe, sign, bye
+
+The peer is an authenticated node, and still not believed: every path is resolved beneath the root
+by the mover, every length was checked, and the root is one that this node's own configuration
+allows.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from i2node import log
+from i2node.errors import I2Error, PeerLost, ProtocolError, Refused, SessionError
+from i2node.fs.tree import FATAL, TargetTree, remedy_for, resolve_target
+from i2node.model import PROBED, show
+from i2node.mover import batch, blocks, listing
+from i2node.net.channel import Channel
+from i2node.net.seal import Opener
+from i2node.net.stream import DataStream
+from i2node.repl.ledger import Ledger
+from i2node.repl.remote import FLUSH, PART, STEPS, error_message
+
+_log = logging.getLogger(__name__)
+
+QUEUED_FRAMES = 6
+RETRY_S = 1.0
+"""Between two attempts to apply what the disk refused."""
+FAULTS_A_FRAME = 256
+
+
+class Receiver:
+    """Serves one control channel of a source; `run` returns when the session is over."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        ledger: Ledger,
+        state: Path,
+        allowed: Sequence[Path],
+        checkpoint_s: float,
+    ) -> None:
+        self.channel = channel
+        self.ledger = ledger
+        self.state = state
+        self.allowed = allowed
+        self.checkpoint_s = checkpoint_s
+        self.tree: TargetTree | None = None
+        self.rule = ""
+        self.read_only = True
+        self.error: I2Error | None = None
+        self._stream: DataStream | None = None
+        self._frames: queue.Queue[tuple[int, int, bytes | memoryview]] = queue.Queue(QUEUED_FRAMES)
+        self._wake = threading.Condition()
+        self._applied = -1
+        self._durable = -1
+        self._flush = -1
+        self._disk = threading.Lock()
+        self._over = False
+        self._threads: list[threading.Thread] = []
+
+    def run(self) -> None:
+        """The session, from open to bye; errors of the peer end it, never the agent."""
+        try:
+            while not self._over:
+                self._handle(self.channel.recv(None))
+        except PeerLost as error:
+            log.event(_log, logging.INFO, "source-gone", rule=self.rule, cause=error.cause)
+        except I2Error as error:
+            log.event(
+                _log,
+                logging.WARNING,
+                "session-ended",
+                rule=self.rule,
+                cause=error.cause,
+                remedy=error.remedy,
+            )
+            with suppress(I2Error):
+                self.channel.send(error_message(error))
+        finally:
+            self._close()
+
+    def _handle(self, message: dict[str, object]) -> None:
+        kind = message.get("t")
+        if kind == "open" and self.tree is None:
+            self._open(message)
+        elif kind == "bye":
+            self._over = True
+        elif self.tree is None:
+            raise ProtocolError(f"{kind!r} before open")
+        elif kind == "stream" and not self.read_only and self._stream is None:
+            self._start(message)
+        elif kind == "probe":
+            self._probe(message)
+        elif kind == "sign":
+            self._sign(message)
+        else:
+            raise ProtocolError(f"unexpected message {kind!r}")
+
+    # ------------------------------------------------------------------ open
+
+    def _open(self, message: dict[str, object]) -> None:
+        rule, root = message.get("rule"), message.get("root")
+        tokens, following = message.get("tokens"), message.get("next")
+        if not (
+            isinstance(rule, str)
+            and 8 <= len(rule) <= 64
+            and rule.isalnum()
+            and isinstance(root, bytes)
+            and isinstance(tokens, list)
+            and isinstance(following, str)
+        ):
+            raise ProtocolError("open is malformed")
+        self.rule = rule
+        self.read_only = bool(message.get("read_only"))
+        path = resolve_target(root, self.allowed, make=not self.read_only)
+        if self.read_only:
+            self.tree = TargetTree(path, rule, self.state, self.allowed, read_only=True)
+            self.channel.send({"t": "opened", "status": "known", "parts": [], "owner": True})
+            return
+        self.ledger.lock(rule, self._give_way)
+        tree = TargetTree(path, rule, self.state, self.allowed)
+        try:
+            status = self.ledger.admit(
+                rule,
+                self.channel.peer_id,
+                tree,
+                [str(t) for t in tokens],
+                following,
+                adopt=bool(message.get("adopt")),
+                source=str(message.get("source") or ""),
+            )
+            tree.clean(keep_parts=not self.ledger.rebooted)
+        except BaseException:
+            tree.close()
+            raise
+        self.tree = tree
+        parts = [[k, v] for k, v in tree.parts().items()]
+        log.event(_log, logging.INFO, "session-open", rule=rule, root=show(path), status=status)
+        self.channel.send(
+            {"t": "opened", "status": status, "parts": parts, "owner": os.geteuid() == 0}
+        )
+
+    def _start(self, message: dict[str, object]) -> None:
+        number, secret = message.get("number"), message.get("secret")
+        if number != 0 or not isinstance(secret, bytes):
+            raise ProtocolError(f"stream {number!r} is not offered")
+        stream = self.channel.accept_stream(0, 30.0)
+        opener = stream.opener(encrypt=bool(message.get("encrypt")), rule_secret=secret)
+        self._stream = stream
+        for name, run in (
+            ("frames", self._receive),
+            ("apply", self._apply),
+            ("commit", self._commit),
+        ):
+            thread = threading.Thread(
+                target=self._guard, args=(run, opener), name=name, daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+
+    def _guard(self, run: object, opener: Opener) -> None:
+        try:
+            assert callable(run)
+            run(opener)
+        except I2Error as error:
+            self._fail(error)
+        except Exception as error:
+            log.event(_log, logging.ERROR, "session-failed", rule=self.rule, error=repr(error))
+            self._fail(SessionError(f"the target failed: {error!r}", "see the target's log"))
+
+    def _fail(self, error: I2Error) -> None:
+        """The first error ends the session; the source is told why, then the channel closes."""
+        with self._wake:
+            if self._over or self.error is not None:
+                return
+            self.error = error
+            self._wake.notify_all()
+        if not isinstance(error, PeerLost):
+            with suppress(I2Error):
+                self.channel.send(error_message(error))
+        self.channel.close()
+
+    def _give_way(self) -> None:
+        """A newer session of the same rule has come."""
+        self._fail(PeerLost("a newer session of this rule took over"))
+
+    def _close(self) -> None:
+        self._over = True
+        with self._wake:
+            self._wake.notify_all()
+        if self._stream is not None:
+            self._stream.close()
+        for thread in self._threads:
+            thread.join()
+        if self.tree is not None:
+            tree, self.tree = self.tree, None
+            with suppress(OSError, I2Error):
+                tree.close()
+        if self.rule and not self.read_only:
+            self.ledger.unlock(self.rule)
+        self.channel.close()
+
+    # ------------------------------------------------------------------ frames
+
+    def _receive(self, opener: Opener) -> None:
+        assert self._stream is not None
+        while not self._over:
+            header, body = self._stream.recv_frame()
+            kind, payload = opener.open(header, body)
+            if kind not in (STEPS, FLUSH):
+                raise ProtocolError(f"frame of type {kind!r} is not for the target")
+            while not self._over:
+                try:
+                    self._frames.put((header.seq, kind, payload), timeout=0.2)
+                    break
+                except queue.Full:
+                    continue
+
+    def _apply(self, opener: Opener) -> None:
+        assert self.tree is not None
+        flags = 0 if os.geteuid() == 0 else batch.APPLY_NO_OWNER
+        told = 0.0
+        while not self._over and self.error is None:
+            try:
+                seq, kind, payload = self._frames.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            self._apply_frame(seq, payload, flags)
+            with self._wake:
+                self._applied = seq
+                if kind == FLUSH:
+                    self._flush = seq
+                self._wake.notify_all()
+            now = time.monotonic()
+            if self._frames.empty() or now - told > 0.02:
+                self.channel.send({"t": "applied", "seq": seq})
+                told = now
+
+    def _apply_frame(self, seq: int, payload: bytes | memoryview, flags: int) -> None:
+        """Applies one frame, as often as the disk refuses it."""
+        assert self.tree is not None
+        while not self._over:
+            with self._disk:
+                stage = self.tree.stage()
+                result = batch.apply(
+                    self.tree.root.fd, stage, payload, flags=flags, room=FAULTS_A_FRAME
+                )
+            fatal = next((f for f in result.faults if f.fatal), None)
+            if fatal is None:
+                if result.faults:
+                    self._report(seq, payload, result.faults)
+                return
+            op, path, _ = batch.step_at(payload, fatal.step)
+            cause = f"{os.strerror(fatal.status)} at {op.name.lower()} of {show(path)}"
+            log.event(_log, logging.WARNING, "target-stalled", rule=self.rule, cause=cause)
+            self.channel.send({"t": "stalled", "cause": cause, "remedy": remedy_for(fatal.status)})
+            with self._wake:
+                self._wake.wait_for(lambda: self._over, RETRY_S)
+
+    def _report(self, seq: int, payload: bytes | memoryview, faults: Sequence[batch.Fault]) -> None:
+        rows = []
+        for fault in faults:
+            op, path, other = batch.step_at(payload, fault.step)
+            rows.append([path, other, int(op), fault.status, int(fault.what)])
+        self.channel.send({"t": "faults", "seq": seq, "faults": rows})
+
+    def _commit(self, opener: Opener) -> None:
+        """Durability by the group: at once when the source has nothing more, else every few
+        seconds."""
+        assert self.tree is not None
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._ended() or self._applied > self._durable)
+                self._wake.wait_for(
+                    lambda: self._ended() or self._flush > self._durable, self.checkpoint_s
+                )
+                if self._ended():
+                    return
+                seq = self._applied
+            try:
+                self.tree.sync()
+            except OSError as error:
+                self.channel.send(
+                    {
+                        "t": "stalled",
+                        "cause": f"syncfs: {os.strerror(error.errno or 0)}",
+                        "remedy": remedy_for(error.errno or 0),
+                    }
+                )
+                with self._wake:
+                    self._wake.wait_for(lambda: self._over, RETRY_S)
+                continue
+            with self._disk:
+                if self._applied == seq and self._frames.empty():
+                    self.tree.rest()
+            with self._wake:
+                self._durable = seq
+            self.channel.send({"t": "durable", "seq": seq})
+
+    def _ended(self) -> bool:
+        return self._over or self.error is not None
+
+    # ------------------------------------------------------------------ questions
+
+    def _probe(self, message: dict[str, object]) -> None:
+        """Lists directories for the source, with their attributes and, if asked, content
+        digests."""
+        assert self.tree is not None
+        n, dirs, content = message.get("n"), message.get("dirs"), bool(message.get("content"))
+        if not isinstance(n, int) or not isinstance(dirs, list) or len(dirs) > 4096:
+            raise ProtocolError("probe is malformed")
+        root = self.tree.root
+        for i, row in enumerate(dirs):
+            path, skip = _probe_row(row)
+            if not path:
+                skip = (*skip, *self.tree.skip)
+            (answer,) = batch.list_dirs(root.fd, root.dev, [(path, skip)])
+            told = b""
+            if not answer.status and answer.entries:
+                group = bytearray(batch.group(path, answer.entries))
+                batch.digest_files(root.fd, root.dev, group, content=content, threads=2)
+                ((_, filled),) = batch.groups(group)
+                told = b"".join(
+                    listing.encode(replace(e, flags=e.flags | PROBED, status=0))
+                    for e in listing.entries(filled)
+                )
+            for at in range(0, max(len(told), 1), PART):
+                self.channel.send(
+                    {
+                        "t": "probed",
+                        "n": n,
+                        "i": i,
+                        "status": answer.status,
+                        "part": told[at : at + PART],
+                        "last": at + PART >= len(told),
+                    }
+                )
+
+    def _sign(self, message: dict[str, object]) -> None:
+        """Block signatures of a file that the source has none of."""
+        assert self.tree is not None
+        n, path = message.get("n"), message.get("path")
+        if not isinstance(n, int) or not isinstance(path, bytes):
+            raise ProtocolError("sign is malformed")
+        size, block, signature = 0, 0, b""
+        try:
+            fd = batch.open_file(self.tree.root.fd, self.tree.root.dev, path)
+            try:
+                st = os.fstat(fd)
+                size, block = st.st_size, blocks.block_size(st.st_size)
+                signature = sign_file(fd, size, block)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if error.errno in FATAL - {errno.EIO}:
+                raise SessionError(f"sign: {os.strerror(error.errno or 0)}") from error
+            block = 0
+        for at in range(0, max(len(signature), 1), PART):
+            self.channel.send(
+                {
+                    "t": "signed",
+                    "n": n,
+                    "size": size,
+                    "block": block,
+                    "part": signature[at : at + PART],
+                    "last": at + PART >= len(signature),
+                }
+            )
+
+
+def sign_file(fd: int, size: int, block: int) -> bytes:
+    """The block signatures of an open file."""
+    signature = bytearray()
+    step = max(block, (1 << 22) // block * block)
+    for at in range(0, size, step):
+        data = os.pread(fd, min(step, size - at), at)
+        signature += blocks.signature(data, block)
+        if len(data) < min(step, size - at):
+            break
+    return bytes(signature)
+
+
+def _probe_row(row: object) -> tuple[bytes, tuple[bytes, ...]]:
+    if not (isinstance(row, list) and len(row) == 2):
+        raise ProtocolError("probe is malformed")
+    path, skip = row
+    if not isinstance(path, bytes) or not isinstance(skip, list):
+        raise ProtocolError("probe is malformed")
+    if not all(isinstance(s, bytes) and s for s in skip):
+        raise ProtocolError("probe is malformed")
+    parts = path.split(b"/") if path else []
+    if any(p in (b"", b".", b"..") for p in parts):
+        raise Refused(f"path {show(path)} is not clean", "this is a defect of the source")
+    return path, tuple(skip)

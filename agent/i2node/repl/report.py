@@ -1,0 +1,129 @@
+"""What a rule tells of itself: a picture at one moment, plain data, immutable.
+
+The session makes a new RuleReport whenever it is asked; the command line, the local socket and the
+controller show the same picture. Facts stand apart: what the watch covers, what waits, what was
+last compared. `in_sync` is said only when all of them allow it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from i2node.model import State
+
+
+@dataclass(frozen=True, slots=True)
+class PathProblem:
+    """One path that could not be handled; `path` is shown text (model.show)."""
+
+    path: str
+    cause: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Problems:
+    """How many paths are in trouble now, and the first few of them."""
+
+    count: int = 0
+    first: tuple[PathProblem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WatchReport:
+    """How changes are seen. coverage is 0..1 of the directories; max_undetected_s bounds the age of
+    a change that raises no event, None where there is no bound."""
+
+    engine: str = "none"
+    coverage: float = 0.0
+    overflows: int = 0
+    max_undetected_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleReport:
+    """One rule at one moment. Times in seconds, sizes in bytes, rate in bytes a second."""
+
+    rule: str
+    source: str
+    target: str
+    state: State = State.UNKNOWN
+    phase: str = ""
+    """What is being done within the state: connect, walk, mirror, live, drain, ..."""
+    pid: int = 0
+    since: float = 0.0
+    """When the state was entered, seconds since 1970."""
+
+    progress: float = 0.0
+    """Percent of the pass that is done, 0..100."""
+    files_total: int = 0
+    files_done: int = 0
+    bytes_total: int = 0
+    bytes_done: int = 0
+    bytes_sent: int = 0
+    """On the wire, after difference and compression."""
+    rate: float = 0.0
+    eta_s: float | None = None
+
+    dirty: int = 0
+    """Names that changed and are not on their way yet."""
+    in_flight: int = 0
+    """Names sent that the target has not made durable yet."""
+    lag_s: float = 0.0
+    """Age of the oldest change that the target has not made durable."""
+    in_sync: bool = False
+    watch: WatchReport = field(default_factory=WatchReport)
+    last_compare: float | None = None
+    """When the content of both sides was last compared in full, seconds since 1970."""
+
+    problems: Problems = field(default_factory=Problems)
+    last_error: str = ""
+    """`code` of the last error (errors.py); empty: none since the state was entered."""
+    cause: str = ""
+    remedy: str = ""
+    blocked_on: str = ""
+    """What it waits for now: network, target disk, bandwidth plan, ..."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a session ended. exit_status: 0 complete, 1 done with problems. `problems` lists them as
+    far as they were kept; problem_count is their number."""
+
+    exit_status: int = 0
+    problem_count: int = 0
+    problems: tuple[PathProblem, ...] = ()
+    files: int = 0
+    """Files the source holds."""
+    changed: int = 0
+    """Entries created, updated, renamed or removed on the target."""
+    bytes_read: int = 0
+    bytes_sent: int = 0
+    elapsed_s: float = 0.0
+    in_sync: bool = False
+
+
+def plain(report: RuleReport | Outcome) -> dict[str, Any]:
+    """The same as dictionaries, lists, strings and numbers, for JSON."""
+    return asdict(report)
+
+
+def read(table: Mapping[str, Any]) -> RuleReport:
+    """The report that `plain` was made of. Unknown keys are passed over: another version may have
+    written it. TypeError or ValueError when it is not a report."""
+    values = _known(RuleReport, table)
+    values["state"] = State(values.get("state", State.UNKNOWN))
+    values["watch"] = WatchReport(**_known(WatchReport, table.get("watch", {})))
+    problems = _known(Problems, table.get("problems", {}))
+    problems["first"] = tuple(
+        PathProblem(**_known(PathProblem, item)) for item in problems.get("first", ())
+    )
+    values["problems"] = Problems(**problems)
+    return RuleReport(**values)
+
+
+def _known(kind: type[Any], table: Mapping[str, Any]) -> dict[str, Any]:
+    names = {item.name for item in fields(kind)}
+    return {key: value for key, value in dict(table).items() if key in names}

@@ -1,0 +1,435 @@
+"""From batches to frames: read → steps → journal → zstd and AES → window → stream.
+
+Three stages, each behind a bounded queue: one reading thread (the reads themselves overlap in C), a
+few sealing threads, one sending thread. What the target is then expected to hold is written to the
+journal as it is read, and the directories concerned stand in doubt there until the target has it
+durable; so a crash anywhere costs a question, never a change.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import queue
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from i2node.errors import I2Error, PeerLost, SessionError
+from i2node.fs.tree import Root
+from i2node.model import Entry, Verdict
+from i2node.mover import batch, listing
+from i2node.mover.batch import Op
+from i2node.net.seal import Buffer, Sealer
+from i2node.net.stream import DataStream
+from i2node.repl.journal import Journal
+from i2node.repl.large import LargeReader
+from i2node.repl.plan import Batch, Edit, Large, join, known, unsettled
+from i2node.repl.remote import FLUSH, STEPS
+
+QUEUED_BATCHES = 4
+READ_THREADS = 8
+STEP_ROOM = 512
+"""Bytes of a step beyond its content and paths: header, padding, a few attributes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A frame on its way: bytes on the wire, and what of the progress it carries."""
+
+    seq: int
+    size: int
+    files: int
+    content: int
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """The sender's counters, for the report."""
+
+    bytes_sent: int
+    files_applied: int
+    bytes_applied: int
+    in_flight: int
+    oldest: float | None
+
+
+class Sender:
+    """One stream's sending side; `submit` and `settle` are for the planner.
+
+    pace(n) is called before n bytes are sent and may sleep. again(dir, name) is told of names that
+    changed while they were read; trouble(path, status) of those that cannot be read.
+    """
+
+    def __init__(
+        self,
+        root: Root,
+        journal: Journal,
+        stream: DataStream,
+        sealer: Sealer,
+        large: LargeReader,
+        *,
+        small_max: int,
+        frame_bytes: int,
+        window: int,
+        pace: Callable[[int], None],
+        again: Callable[[int, bytes], None],
+        trouble: Callable[[bytes, int], None],
+    ) -> None:
+        self.root = root
+        self.journal = journal
+        self.stream = stream
+        self.sealer = sealer
+        self.large = large
+        self.small_max = small_max
+        self.frame_bytes = frame_bytes
+        self.window = window
+        self.pace = pace
+        self.again = again
+        self.trouble = trouble
+        self.error: BaseException | None = None
+        self._lock = threading.Condition()
+        self._batches: queue.Queue[Batch | None] = queue.Queue(QUEUED_BATCHES)
+        self._frames: queue.Queue[tuple[Future[list[Buffer]], Sent] | None] = queue.Queue(6)
+        self._pool = ThreadPoolExecutor(2, "seal")
+        self._submitted = 0
+        self._read = 0
+        self._seq = -1
+        self._durable = -1
+        self._unflushed = False
+        self._flying: deque[Sent] = deque()
+        self._lasting: deque[Sent] = deque()
+        self._bytes_sent = 0
+        self._files_applied = 0
+        self._bytes_applied = 0
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._files = 0
+        self._content = 0
+        self._since = 0.0
+        self._dirs: dict[int, bytes] = {}
+        self._reading: dict[int, bytes] = {}
+        self._threads = [
+            threading.Thread(target=self._guard, args=(run,), name=name, daemon=True)
+            for name, run in (("read", self._read_loop), ("send", self._send_loop))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # ------------------------------------------------------------------ for the planner
+
+    def submit(self, work: Batch) -> None:
+        """Takes a batch; waits while the pipeline is full."""
+        work.since = work.since or time.monotonic()
+        with self._lock:
+            self._submitted += 1
+        while True:
+            self._check()
+            try:
+                self._batches.put(work, timeout=0.2)
+                return
+            except queue.Full:
+                continue
+
+    def settle(self) -> None:
+        """Returns when everything submitted so far is read and in the journal."""
+        with self._lock:
+            while self._read < self._submitted:
+                self._check()
+                self._lock.wait(0.2)
+        self._check()
+
+    def drained(self) -> bool:
+        """Whether everything submitted is durable on the target."""
+        with self._lock:
+            return self._read == self._submitted and self._durable == self._seq
+
+    def wait_applied(self) -> None:
+        """Returns when the target has applied everything that was read so far."""
+        self._emit()
+        with self._lock:
+            while self._flying or self._seq > self._last_applied():
+                self._check()
+                self._lock.wait(0.2)
+
+    def wait_drained(self, timeout: float | None = None) -> bool:
+        """Waits until everything submitted is durable; False when the time is over."""
+        end = None if timeout is None else time.monotonic() + timeout
+        with self._lock:
+            while self._read < self._submitted or self._durable < self._seq:
+                self._check()
+                if end is not None and time.monotonic() > end:
+                    return False
+                self._lock.wait(0.2)
+        return True
+
+    def flow(self) -> Flow:
+        with self._lock:
+            oldest = [s.since for s in (*self._lasting, *self._flying)]
+            if self._read < self._submitted and self._since:
+                oldest.append(self._since)
+            return Flow(
+                self._bytes_sent,
+                self._files_applied,
+                self._bytes_applied,
+                len(self._lasting) + len(self._flying) + self._submitted - self._read,
+                min(oldest, default=None),
+            )
+
+    # ------------------------------------------------------------------ told by the target
+
+    def applied(self, seq: int) -> None:
+        """The target has applied all frames up to seq."""
+        with self._lock:
+            while self._flying and self._flying[0].seq <= seq:
+                done = self._flying.popleft()
+                self._files_applied += done.files
+                self._bytes_applied += done.content
+                self._lasting.append(done)
+            self._lock.notify_all()
+
+    def durable(self, seq: int) -> None:
+        """All frames up to seq will survive a power cut on the target."""
+        self.applied(seq)
+        self.journal.settle(seq)
+        self.journal.commit()
+        with self._lock:
+            self._durable = max(self._durable, seq)
+            while self._lasting and self._lasting[0].seq <= seq:
+                self._lasting.popleft()
+            self._lock.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the sending; whoever waits gets the error."""
+        with self._lock:
+            self.error = self.error or error
+            self._lock.notify_all()
+
+    def close(self) -> None:
+        """Stops the threads. What was submitted and not sent is forgotten here; it is in doubt."""
+        self.fail(PeerLost("the session ended"))
+        self.stream.close()
+        for thread in self._threads:
+            thread.join()
+        self._pool.shutdown(cancel_futures=True)
+
+    def _last_applied(self) -> int:
+        return self._lasting[-1].seq if self._lasting else self._durable
+
+    def _check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def _guard(self, run: Callable[[], None]) -> None:
+        try:
+            run()
+        except I2Error as error:
+            self.fail(error)
+        except OSError as error:
+            self.fail(SessionError(f"sending failed: {error}"))
+        except BaseException as error:
+            self.fail(error)
+            raise
+
+    # ------------------------------------------------------------------ reading
+
+    def _read_loop(self) -> None:
+        while self.error is None:
+            try:
+                work = self._batches.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            if work is not None:
+                self._read_batch(work)
+                if work.last or self._batches.empty():
+                    self._emit(last=work.last)
+            with self._lock:
+                self._read += 1
+                self._lock.notify_all()
+
+    def _read_batch(self, work: Batch) -> None:
+        """Turns a batch into steps, in the order that Batch describes."""
+        self._since = min(self._since or work.since, work.since)
+        self._reading = work.dirs
+        self._dirs.update(work.dirs)
+        self._doubt(self._seq + 1)
+        self._steps(work.before, work.before_edits)
+        self._pack(work.files, work.large)
+        for item in work.large:
+            self._ship(item)
+        self._steps(work.after, work.after_edits)
+        self._pack([m for m in work.metas if m[0]], [])
+        for parent, _, record in work.metas:
+            if not parent:
+                self._root_meta(listing.decode(record))
+        self._reading = {}
+
+    def _doubt(self, seq: int) -> None:
+        for ino, path in self._dirs.items():
+            self.journal.doubt(ino, path, seq)
+
+    def _steps(self, steps: Iterable[bytes], edits: Iterable[Edit]) -> None:
+        for edit in edits:
+            edit.note(self.journal)
+        for step in steps:
+            self._append(step)
+
+    def _pack(self, groups: list[tuple[int, bytes, bytes]], large: list[Large]) -> None:
+        """Reads entries into steps, as often as there was no room for some."""
+        while groups:
+            packed = bytearray(b"".join(batch.group(path, entries) for _, path, entries in groups))
+            count, content = map(sum, zip(*(listing.totals(e) for _, _, e in groups), strict=True))
+            paths = max(len(path) for _, path, _ in groups)
+            cap = content + count * (STEP_ROOM + paths + 255)
+            steps = batch.pack(
+                self.root.fd,
+                self.root.dev,
+                packed,
+                mode=batch.PACK_ALL,
+                small_max=self.small_max,
+                threads=READ_THREADS,
+                cap=cap,
+            )
+            self._append(steps)
+            self._files += count
+            self._content += content
+            owners = [owner for owner, _, _ in groups]
+            groups = []
+            for owner, (path, entries) in zip(owners, batch.groups(packed), strict=True):
+                rest = self._noted(owner, path, entries, large)
+                if rest:
+                    groups.append((owner, path, rest))
+
+    def _noted(self, owner: int, path: bytes, entries: bytes, large: list[Large]) -> bytes:
+        """Writes down what was read of a directory; returns the entries to be read again."""
+        rest: list[bytes] = []
+        for entry in listing.troubled(entries):
+            if entry.status == errno.ENOBUFS:
+                rest.append(listing.encode(replace(entry, status=0)))
+            elif entry.status == errno.EFBIG:
+                large.append(Large(owner, join(path, entry.name), replace(entry, status=0)))
+            elif entry.status == errno.EAGAIN:
+                self.journal.put(owner, unsettled(entry))
+                self.again(owner, entry.name)
+            elif entry.status in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                self.again(owner, entry.name)
+            else:
+                self.trouble(join(path, entry.name), entry.status)
+        self.journal.put(owner, entries)
+        return b"".join(rest)
+
+    def _root_meta(self, own: Entry) -> None:
+        """The root has no directory of ours to be read from; it is read by its descriptor."""
+        self._append(
+            batch.step(
+                Op.SET_META,
+                b"",
+                kind=own.kind,
+                mode=own.mode,
+                uid=own.uid,
+                gid=own.gid,
+                mtime_s=own.mtime_s,
+                mtime_ns=own.mtime_ns,
+                xattrs=_xattrs(self.root.fd),
+            )
+        )
+        self.journal.set("root", known(own))
+
+    def _ship(self, item: Large) -> None:
+        for steps, content in self.large.ship(item):
+            self._content += content
+            self._append(steps)
+        self._files += 1
+        if self.large.outcome is not None:
+            self._shipped(item, self.large.outcome)
+
+    def _shipped(self, item: Large, entry: Entry) -> None:
+        if entry.status in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            self.again(item.dir, entry.name)
+        elif entry.status == errno.EAGAIN:
+            self.journal.put(item.dir, unsettled(entry))
+            self.again(item.dir, entry.name)
+        elif entry.status:
+            self.trouble(item.path, entry.status)
+        else:
+            self.journal.put(item.dir, known(replace(entry, verdict=Verdict.SAME)))
+
+    def _append(self, steps: bytes | memoryview) -> None:
+        if not steps:
+            return
+        self._parts.append(bytes(steps))
+        self._size += len(steps)
+        if self._size >= self.frame_bytes:
+            self._emit()
+
+    def _emit(self, last: bool = False) -> None:
+        """Hands the frame so far to the sealing threads, the journal being written first."""
+        if not self._parts and not (last and self._unflushed):
+            # Nothing more to come for these directories: the last frame settles them.
+            self._doubt(self._seq)
+            if self._durable >= self._seq:
+                self.journal.settle(self._seq)
+            self._dirs = dict(self._reading)
+            self.journal.commit()
+            self._since = 0.0
+            return
+        self._seq = self.sealer.ticket()
+        payload = b"".join(self._parts)
+        seq = self._seq
+        sent = Sent(seq, 0, self._files, self._content, self._since)
+        self.journal.commit()
+        future = self._pool.submit(self.sealer.seal, FLUSH if last else STEPS, payload, seq)
+        self._unflushed = not last
+        self._parts, self._size, self._files, self._content = [], 0, 0, 0
+        while True:
+            self._check()
+            try:
+                self._frames.put((future, sent), timeout=0.2)
+                break
+            except queue.Full:
+                continue
+        self._dirs = dict(self._reading)
+        self._doubt(self._seq + 1)
+
+    # ------------------------------------------------------------------ sending
+
+    def _send_loop(self) -> None:
+        while self.error is None:
+            try:
+                item = self._frames.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            if item is None:
+                return
+            future, sent = item
+            buffers = future.result()
+            size = sum(len(b) for b in buffers)
+            with self._lock:
+                while self._flying and sum(s.size for s in self._flying) + size > self.window:
+                    self._check()
+                    self._lock.wait(0.2)
+                self._flying.append(replace(sent, size=size))
+            self.pace(size)
+            self._check()
+            self.stream.send(buffers)
+            with self._lock:
+                self._bytes_sent += size
+
+
+def _xattrs(fd: int) -> bytes:
+    """Extended attributes as a step carries them."""
+    records = []
+    for name in sorted(map(os.fsencode, os.listxattr(fd))):
+        try:
+            value = os.getxattr(fd, name)
+        except OSError as error:
+            if error.errno == errno.ENODATA:
+                continue
+            raise
+        records.append(struct.pack("<HHI", len(name), 0, len(value)) + name + value)
+    return b"".join(records)

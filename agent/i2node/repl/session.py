@@ -1,0 +1,614 @@
+"""A rule running: connect, mirror, replicate, and what to do when any of that fails.
+
+    connect → open → walk (MIRROR) → drain (SWITCH) → live rounds (REPLICATION)
+       ↑                                                    |
+       └──────── backoff (EXCEPTION, STALE) ←── SessionError┘        Halt → STOP
+
+This thread owns the rule's state; `_enter` is the only place where it changes. The others (watch,
+reading, sending, receiving) only fill queues and counters that a report takes a picture of.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import math
+import os
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+
+from i2node import log
+from i2node.config import Config
+from i2node.errors import Halt, I2Error, SafetyStop, SessionError, UsageError
+from i2node.fs.coalesce import Dirty, Touch
+from i2node.fs.inotify import InotifyWatch
+from i2node.fs.pathset import PathSet
+from i2node.fs.tree import Root, remedy_for
+from i2node.fs.watch import Watch
+from i2node.model import MirrorOptions, State, show
+from i2node.mover.batch import At, Op
+from i2node.net.identity import Identity
+from i2node.net.throttle import Bucket, parse_plan
+from i2node.net.transport import connect, open_stream
+from i2node.repl.census import Census
+from i2node.repl.embedded import EmbeddedAgent
+from i2node.repl.journal import Journal
+from i2node.repl.large import Basis, LargeReader
+from i2node.repl.planner import Planner
+from i2node.repl.remote import Fault, Remote
+from i2node.repl.report import Outcome, PathProblem, Problems, RuleReport, WatchReport
+from i2node.repl.rules import keep_excludes, rule_home, rule_id
+from i2node.repl.sender import Flow, Sender
+
+_log = logging.getLogger(__name__)
+
+ROUND_NAMES = 4096
+BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+ONCE_PATIENCE_S = 60.0
+"""How long a mirror that is to end by itself keeps trying to reach a peer it once had."""
+ONCE_PASSES = 3
+DRAIN_S = 15.0
+RETRY_PATHS_S = 30.0
+PROBLEMS_KEPT = 1000
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.UNKNOWN: frozenset({State.MIRROR, State.EXCEPTION, State.STOP, State.M_STOP}),
+    State.MIRROR: frozenset({State.SWITCH, State.EXCEPTION, State.STOP, State.M_STOP}),
+    State.SWITCH: frozenset(
+        {State.REPLICATION, State.FINISH, State.EXCEPTION, State.STOP, State.M_STOP}
+    ),
+    State.REPLICATION: frozenset({State.MIRROR, State.EXCEPTION, State.STOP, State.M_STOP}),
+    State.EXCEPTION: frozenset(
+        {State.STALE, State.MIRROR, State.REPLICATION, State.STOP, State.M_STOP}
+    ),
+    State.STALE: frozenset(
+        {State.EXCEPTION, State.MIRROR, State.REPLICATION, State.STOP, State.M_STOP}
+    ),
+    State.STOP: frozenset({State.MIRROR, State.M_STOP}),
+    State.M_STOP: frozenset(),
+    State.FINISH: frozenset(),
+}
+
+
+class Session:
+    """One rule on this host. `run` once, from one thread; `report` and `stop` from any."""
+
+    def __init__(self, config: Config, options: MirrorOptions, identity: Identity) -> None:
+        self.config = config
+        self.options = options
+        self.identity = identity
+        self.plan = parse_plan(options.bwlimit)
+        source = os.path.realpath(os.fsencode(options.source))
+        if not os.path.isdir(source):
+            raise UsageError(f"{show(source)} is not a directory", "name the directory to mirror")
+        self.paths = PathSet(source, options.excludes)
+        self.rule = rule_id(identity.node_id, source, str(options.target))
+        self._source = source
+        self._dirty = Dirty()
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._state = State.UNKNOWN
+        self._phase = "start"
+        self._since = time.time()
+        self._cause: I2Error | None = None
+        self._blocked = ""
+        self._problems: dict[bytes, PathProblem] = {}
+        self._problem_count = 0
+        self._faults: deque[Fault] = deque()
+        self._retry_at: float | None = None
+        self._busy_since: float | None = None
+        self._walked = False
+        self._sent_before = Flow(0, 0, 0, 0, None)
+        self._ended = Flow(0, 0, 0, 0, None)
+        self._started = time.monotonic()
+        self._watch: Watch | None = None
+        self._planner: Planner | None = None
+        self._sender: Sender | None = None
+        self._census: Census | None = None
+        self._rate = _Rate()
+
+    # ------------------------------------------------------------------ from any thread
+
+    def stop(self) -> None:
+        """Asks `run` to bring what is under way to the target and to return."""
+        self._stop.set()
+        self._dirty.wake()
+
+    def report(self) -> RuleReport:
+        """The picture of this moment."""
+        planner, sender, census = self._planner, self._sender, self._census
+        before = self._sent_before
+        now = sender.flow() if sender else self._ended
+        examined_files = planner.examined_files if planner else 0
+        examined_bytes = planner.examined_bytes if planner else 0
+        waiting_files = planner.changed_files - now.files_applied if planner else 0
+        waiting_bytes = planner.changed_bytes - now.bytes_applied if planner else 0
+        files_done = max(0, examined_files - max(0, waiting_files))
+        bytes_done = max(0, examined_bytes - max(0, waiting_bytes))
+        files_total = max(examined_files, census.files if census else 0)
+        bytes_total = max(examined_bytes, census.bytes if census else 0)
+        mirrored = self._state in (State.REPLICATION, State.FINISH)
+        progress = (
+            100.0 if mirrored else min(99.0, 100 * bytes_done / bytes_total) if bytes_total else 0.0
+        )
+        applied = before.bytes_applied + (now.bytes_applied if sender else 0)
+        rate = self._rate.at(time.monotonic(), applied)
+        dirty, in_flight = self._dirty.count(), now.in_flight
+        oldest = [t for t in (now.oldest, self._busy_since) if t is not None]
+        lag = max([time.monotonic() - t for t in oldest], default=0.0)
+        lag = max(lag, self._dirty.oldest(time.monotonic()))
+        watch = self._watch.statistics() if self._watch else None
+        error = self._cause
+        eta = (bytes_total - bytes_done) / rate if rate and not mirrored else None
+        with self._lock:
+            problems = Problems(self._problem_count, tuple(list(self._problems.values())[:10]))
+        return RuleReport(
+            rule=self.rule,
+            source=show(self._source),
+            target=str(self.options.target),
+            state=self._state,
+            phase=self._phase,
+            pid=os.getpid(),
+            since=self._since,
+            progress=round(progress, 1),
+            files_total=files_total,
+            files_done=files_done,
+            bytes_total=bytes_total,
+            bytes_done=bytes_done,
+            bytes_sent=before.bytes_sent + now.bytes_sent,
+            rate=rate,
+            eta_s=eta,
+            dirty=dirty,
+            in_flight=in_flight,
+            lag_s=round(lag, 3),
+            in_sync=self._state == State.REPLICATION
+            and not dirty
+            and not in_flight
+            and self._busy_since is None
+            and not self._faults
+            and not problems.count
+            and watch is not None
+            and watch.coverage >= 1.0,
+            watch=WatchReport(watch.engine, watch.coverage, watch.overflows, watch.max_undetected_s)
+            if watch
+            else WatchReport(),
+            problems=problems,
+            last_error=error.code if error else "",
+            cause=error.cause if error else "",
+            remedy=error.remedy if error else "",
+            blocked_on=self._blocked,
+        )
+
+    # ------------------------------------------------------------------ the run
+
+    def run(self) -> Outcome:
+        """Until done (`once`), stopped, or halted. Raises Halt, and with `once` the SessionError
+        that outlasted patience."""
+        with ExitStack() as held:
+            home = rule_home(self.config.var, self.rule)
+            _lock_rule(home, held)
+            keep_excludes(home, self.options.excludes)
+            root = Root(self._source)
+            held.callback(root.close)
+            journal = Journal(home / "index.db")
+            held.callback(journal.close)
+            try:
+                self._bind(root, journal)
+                self._attempts(root, journal, held)
+            except Halt as error:
+                self._enter(State.STOP, "halted", error)
+                raise
+            finally:
+                if self._watch is not None:
+                    self._watch.close()
+        return self._outcome()
+
+    def _bind(self, root: Root, journal: Journal) -> None:
+        """A rule belongs to one directory, not to whatever stands under its path today."""
+        bound = journal.get("identity")
+        now = b"%d %d" % (root.identity.ino, root.identity.birth)
+        if bound is not None and bound != now and not self.options.adopt:
+            raise SafetyStop(
+                f"{show(self._source)} is not the directory this rule mirrored before: "
+                "its file system is not mounted, or it was replaced",
+                "mount it; if it was replaced on purpose, run once with --adopt. "
+                "Nothing was deleted",
+            )
+        if bound is not None and bound != now:
+            journal.wipe()
+        journal.set("identity", now)
+        journal.commit()
+
+    def _attempts(self, root: Root, journal: Journal, held: ExitStack) -> None:
+        failures = 0
+        lost_at: float | None = None
+        agent: EmbeddedAgent | None = None
+        try:
+            while not self._stop.is_set():
+                applied = self._sent_before.files_applied
+                try:
+                    if self.options.target.host is None and (agent is None or not agent.alive()):
+                        if agent is not None:
+                            agent.close()
+                        agent = EmbeddedAgent(_home(self.config), self.options.target.path)
+                    self._attempt(root, journal, agent)
+                    return
+                except SessionError as error:
+                    if self._stop.is_set():
+                        return
+                    if self._sent_before.files_applied > applied:
+                        failures, lost_at = 0, None
+                    lost_at = lost_at or time.monotonic()
+                    if self.options.once and time.monotonic() - lost_at > self._patience():
+                        self._enter(State.EXCEPTION, "gave up", error)
+                        raise
+                    self._enter(State.EXCEPTION, "retry", error)
+                    self._stop.wait(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+                    failures += 1
+                    if not self._stop.is_set() and failures > 1:
+                        self._enter(State.STALE, "retry", error)
+        finally:
+            if agent is not None:
+                agent.close()
+
+    def _patience(self) -> float:
+        """A peer that never answered is given up soon; one that was there may come back."""
+        return ONCE_PATIENCE_S if self._sent_before.bytes_sent else 3.0
+
+    def _attempt(self, root: Root, journal: Journal, agent: EmbeddedAgent | None) -> None:
+        """One connection, from hello to bye."""
+        self._phase = "connect"
+        with ExitStack() as held:
+            target = self.options.target
+            host, port = (target.host, target.port) if agent is None else ("127.0.0.1", agent.port)
+            assert host is not None
+            expected = self.identity.node_id if agent is not None else None
+            channel = connect(host, port, self.identity, expected, beat=self.config.heartbeat_s)
+            remote = Remote(channel)
+            held.callback(remote.close)
+            parts = self._open(remote, journal)
+            secret = self.options.secret_key or b""
+            remote.stream(0, self.options.encrypt, secret)
+            stream = open_stream(channel, 0)
+            sealer = stream.sealer(
+                level=self.options.compress,
+                encrypt=self.options.encrypt,
+                rule_secret=secret,
+            )
+            bucket = Bucket(lambda: self.plan.rate_at(datetime.now()), time.monotonic)
+            sender = Sender(
+                root,
+                journal,
+                stream,
+                sealer,
+                LargeReader(root, journal, parts, lambda path: self._ask(remote, path)),
+                small_max=self.config.small_file_max,
+                frame_bytes=self.config.frame_bytes,
+                window=self.config.window_bytes,
+                pace=lambda size: self._pace(bucket, size),
+                again=lambda ino, name: self._dirty.add(ino, name, Touch.DATA, time.monotonic()),
+                trouble=self._trouble,
+            )
+            held.callback(self._detach)
+            held.callback(sender.close)
+            self._sender = sender
+            remote.on_applied = self._unblocked(sender.applied)
+            remote.on_durable = sender.durable
+            remote.on_faults = self._faulted
+            remote.on_stalled = self._stalled
+            remote.on_lost = sender.fail
+            planner = self._plan(root, journal, sender, remote)
+            self._replicate(root, journal, planner, sender)
+            remote.bye()
+
+    def _open(self, remote: Remote, journal: Journal) -> dict[int, int]:
+        """Agrees with the target on where this rule stands."""
+        tokens = [t.decode() for key in ("token", "next") if (t := journal.get(key))]
+        following = secrets.token_hex(16)
+        journal.set("next", following.encode())
+        journal.commit()
+        opened = remote.open(
+            self.rule,
+            self.options.target.path,
+            tokens,
+            following,
+            adopt=self.options.adopt,
+            source=f"{os.uname().nodename}:{show(self._source)}",
+        )
+        if opened.status == "fresh":
+            identity = journal.get("identity")
+            journal.wipe()
+            if identity is not None:
+                journal.set("identity", identity)
+            self._walked = False
+        journal.set("token", following.encode())
+        journal.commit()
+        self._compare_all = opened.status == "unknown" or (
+            self.options.check == "strict" and not self._walked and opened.status != "fresh"
+        )
+        self._strict = self._compare_all and (
+            self.options.check == "strict"
+            or (opened.status == "unknown" and not self.options.adopt)
+        )
+        if journal.unclean_boot and opened.status == "known":
+            self._compare_all = True
+        if self._compare_all:
+            self._walked = False
+        log.event(
+            _log,
+            logging.INFO,
+            "session-open",
+            rule=self.rule,
+            target=str(self.options.target),
+            status=opened.status,
+            compare=("strict" if self._strict else "quick") if self._compare_all else None,
+        )
+        return opened.parts
+
+    _compare_all = False
+    _strict = False
+
+    def _plan(self, root: Root, journal: Journal, sender: Sender, remote: Remote) -> Planner:
+        if self._watch is None and not self.options.once:
+            self._watch = InotifyWatch(root.identity.ino, self._dirty, self.paths)
+            self._watch.start()
+        planner = Planner(
+            root,
+            journal,
+            sender,
+            self.paths,
+            self._dirty,
+            self._watch,
+            remote.probe,
+            self._trouble,
+            self.config.small_file_max,
+            self.config.frame_bytes,
+        )
+        journal.new_session()
+        planner.in_doubt = {ino for ino, _ in journal.doubts()}
+        planner.all_in_doubt = self._compare_all
+        planner.strict = self._strict
+        self._planner = planner
+        return planner
+
+    def _replicate(self, root: Root, journal: Journal, planner: Planner, sender: Sender) -> None:
+        """The walk, if it is still to be done, then live rounds."""
+        if self._walked:
+            for ino in planner.in_doubt:
+                self._dirty.add_dir(ino, False, time.monotonic())
+        else:
+            self._mirror(root, journal, planner, sender)
+        if self._stop.is_set():
+            sender.wait_drained(DRAIN_S)
+            self._enter(State.M_STOP, "stopped")
+            return
+        if self.options.once:
+            self._enter(State.FINISH, "done")
+            return
+        self._enter(State.REPLICATION, "live")
+        self._live(root, planner, sender)
+        self._enter(State.M_STOP, "stopped")
+
+    def _mirror(self, root: Root, journal: Journal, planner: Planner, sender: Sender) -> None:
+        self._enter(State.MIRROR, "mirror")
+        fresh = not journal.listing(root.identity.ino)
+        census = Census(root, self.paths, self._stopped) if fresh else None
+        self._census = census
+        for attempt in range(ONCE_PASSES):
+            planner.examined_files = planner.examined_bytes = 0
+            planner.start_walk()
+            if not planner.walk(self._stopped):
+                break
+            planner.all_in_doubt = False
+            self._wait(sender)
+            self._settle_faults(planner)
+            if not (self.options.once and self._dirty.count() and attempt + 1 < ONCE_PASSES):
+                break
+            self._dirty.take(1 << 30, math.inf)
+        if census is not None:
+            census.join()
+        if not self._stop.is_set():
+            self._enter(State.SWITCH, "settle")
+            self._wait(sender)
+            self._walked = True
+            journal.set("complete", b"1")
+            journal.commit()
+
+    def _live(self, root: Root, planner: Planner, sender: Sender) -> None:
+        """Rounds of what the watch found dirty, until told to stop; then the rest is drained."""
+        assert self._watch is not None
+        deadline: float | None = None
+        while True:
+            if self._watch.failure is not None:
+                raise self._watch.failure
+            if self._watch.root_lost or not root.still_there():
+                raise SafetyStop(
+                    f"{show(self._source)} was unmounted, moved or removed",
+                    "mount it or put it back, then start again; nothing was deleted",
+                )
+            if sender.error is not None:
+                raise sender.error
+            self._settle_faults(planner)
+            self._retry_paths(planner)
+            if self._stop.is_set():
+                deadline = deadline or time.monotonic() + DRAIN_S
+                if (not self._dirty.count() and sender.drained()) or time.monotonic() > deadline:
+                    return
+            now = time.monotonic()
+            self._busy_since = now
+            works = self._dirty.take(ROUND_NAMES, now)
+            if works:
+                self._busy_since = min((w.since for w in works), default=now)
+                planner.live(works, lambda: False)
+            self._busy_since = None
+            if not works:
+                due = self._dirty.next_due(now)
+                self._dirty.wait(min(1.0, max(0.0, due - now)) if due is not None else 1.0)
+
+    # ------------------------------------------------------------------ state
+
+    def _enter(self, state: State, phase: str, error: I2Error | None = None) -> None:
+        """The one place where the state changes."""
+        self._phase = phase
+        self._cause = error
+        if state == self._state:
+            return
+        if state not in TRANSITIONS[self._state]:
+            raise AssertionError(f"no way from {self._state} to {state}")
+        self._state, self._since = state, time.time()
+        fields = {"cause": error.cause, "remedy": error.remedy} if error else {}
+        level = logging.WARNING if error else logging.INFO
+        log.event(_log, level, "rule-state", rule=self.rule, state=state.value, **fields)
+
+    def _stopped(self) -> bool:
+        return self._stop.is_set()
+
+    def _wait(self, sender: Sender) -> None:
+        while not sender.wait_drained(0.5):
+            if self._stop.is_set():
+                sender.wait_drained(DRAIN_S)
+                return
+
+    def _detach(self) -> None:
+        """After an attempt its counters are added to those of the attempts before."""
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            done, before = sender.flow(), self._sent_before
+            self._ended = Flow(0, done.files_applied, done.bytes_applied, 0, None)
+            self._sent_before = Flow(
+                before.bytes_sent + done.bytes_sent,
+                before.files_applied + done.files_applied,
+                before.bytes_applied + done.bytes_applied,
+                0,
+                None,
+            )
+        self._blocked = ""
+
+    def _outcome(self) -> Outcome:
+        report = self.report()
+        with self._lock:
+            problems = tuple(self._problems.values())
+            count = self._problem_count
+        return Outcome(
+            exit_status=1 if count else 0,
+            problem_count=count,
+            problems=problems,
+            files=report.files_total,
+            changed=self._sent_before.files_applied,
+            bytes_read=self._sent_before.bytes_applied,
+            bytes_sent=self._sent_before.bytes_sent,
+            elapsed_s=time.monotonic() - self._started,
+            in_sync=not count and self._state in (State.FINISH, State.M_STOP) and self._walked,
+        )
+
+    # ------------------------------------------------------------------ told by the other threads
+
+    def _pace(self, bucket: Bucket, size: int) -> None:
+        while (wait := bucket.take(size)) > 0 and not self._stop.is_set():
+            self._blocked = "bandwidth plan"
+            if math.isinf(wait):
+                self._stop.wait(1.0)
+                continue
+            self._stop.wait(wait)
+            break
+        if self._blocked == "bandwidth plan":
+            self._blocked = ""
+
+    def _ask(self, remote: Remote, path: bytes) -> Basis | None:
+        assert self._sender is not None
+        self._sender.wait_applied()
+        return remote.sign(path)
+
+    def _unblocked(self, applied: Callable[[int], None]) -> Callable[[int], None]:
+        def told(seq: int) -> None:
+            self._blocked = ""
+            applied(seq)
+
+        return told
+
+    def _stalled(self, cause: str, remedy: str) -> None:
+        """The target's disk refuses; the target keeps trying, and so the session goes on."""
+        if not self._blocked:
+            log.event(_log, logging.WARNING, "target-stalled", rule=self.rule, cause=cause)
+        self._blocked = f"target: {cause}" + (f" ({remedy})" if remedy else "")
+
+    def _faulted(self, faults: list[Fault]) -> None:
+        self._faults.extend(faults)
+        self._dirty.wake()
+
+    def _trouble(self, path: bytes, status: int) -> None:
+        self._problem(path, f"cannot be read: {os.strerror(status)}", remedy_for(status))
+
+    def _problem(self, path: bytes, cause: str, remedy: str) -> None:
+        with self._lock:
+            if path not in self._problems:
+                self._problem_count += 1
+                if len(self._problems) >= PROBLEMS_KEPT:
+                    return
+            self._problems[path] = PathProblem(show(path), cause, remedy)
+        self._retry_at = self._retry_at or time.monotonic() + RETRY_PATHS_S
+
+    def _settle_faults(self, planner: Planner) -> None:
+        """A step that failed leaves its directory in doubt: it is asked for and compared again."""
+        while self._faults:
+            fault = self._faults.popleft()
+            what = Op(fault.op).name.lower().replace("_", " ")
+            where = At(fault.at).name.lower()
+            self._problem(
+                fault.path,
+                f"{what} failed at {where}: {os.strerror(fault.status)}",
+                remedy_for(fault.status),
+            )
+            if At(fault.at) in (At.OWNER, At.MODE, At.XATTR, At.TIMES):
+                continue
+            for path in (fault.path, fault.other) if fault.other else (fault.path,):
+                planner.doubt(path, ancestors=fault.status in (errno.ENOENT, errno.ENOTDIR))
+
+    def _retry_paths(self, planner: Planner) -> None:
+        """Paths in trouble are tried again now and then; what works is no problem any more."""
+        if self._retry_at is None or time.monotonic() < self._retry_at:
+            return
+        with self._lock:
+            paths = list(self._problems)
+            self._problems.clear()
+            self._problem_count = 0
+            self._retry_at = None
+        for path in paths:
+            planner.retry(path)
+
+
+class _Rate:
+    """Bytes a second over the last few seconds."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def at(self, now: float, total: int) -> float:
+        self._seen.append((now, total))
+        while len(self._seen) > 2 and now - self._seen[0][0] > 5.0:
+            self._seen.popleft()
+        (then, before) = self._seen[0]
+        return (total - before) / (now - then) if now - then > 0.05 else 0.0
+
+
+def _lock_rule(home: Path, held: ExitStack) -> None:
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    held.callback(os.close, fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise UsageError(
+            "this mirror is already running", "see i2node status; stop it first"
+        ) from error
+
+
+def _home(config: Config) -> Path:
+    return config.etc.parent

@@ -1,0 +1,178 @@
+"""The init script, run as init runs it, with every place it touches moved into a directory of the
+test's. The program it starts is a stand-in: what is tested is the script."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.root
+
+SCRIPT = Path(__file__).parents[2] / "packaging" / "i2node.init"
+PROGRAM = """#!{python}
+import os, pathlib, signal, sys
+here = pathlib.Path(__file__).parent
+command = [word for word in sys.argv[1:] if not word.startswith("-")][-1]
+if command == "check-config":
+    sys.exit(2 if (here / "wrong").exists() else 0)
+if (here / "doomed").exists():
+    sys.exit("address in use")
+minded = {{signal.SIGHUP, signal.SIGTERM}}
+signal.pthread_sigmask(signal.SIG_BLOCK, minded)
+(here / "ready").write_text(str(os.getpid()) + "\\n")
+while signal.sigwait(minded) != signal.SIGTERM or (here / "stubborn").exists():
+    pass
+"""
+
+
+class Init:
+    """The script with its own paths, and what it answers."""
+
+    def __init__(self, here: Path) -> None:
+        self.here = here
+        self.pid_file = here / "run" / "i2node.pid"
+        self.lock_file = here / "lock" / "i2node"
+        self.lock_file.parent.mkdir()
+        self.program = here / "i2node"
+        self.program.write_text(PROGRAM.format(python=sys.executable))
+        self.program.chmod(0o755)
+        text = SCRIPT.read_text()
+        places = {
+            "I2NODE": self.program,
+            "PIDFILE": self.pid_file,
+            "LOCKFILE": self.lock_file,
+            "LOGFILE": here / "log" / "i2node.log",
+            "STOP_SECONDS": 60,
+        }
+        for name, value in places.items():
+            text, found = re.subn(rf"^{name}=.*$", f"{name}='{value}'", text, flags=re.MULTILINE)
+            assert found == 1, name
+        self.script = here / "init"
+        self.script.write_text(text)
+
+    def __call__(self, *words: str) -> int:
+        done = subprocess.run(
+            ["sh", self.script, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+        self.said = done.stdout + done.stderr
+        return done.returncode
+
+    def up(self) -> int:
+        """Starts it and waits until it minds its signals; its pid."""
+        assert self("start") == 0, self.said
+        return self.ready()
+
+    def ready(self) -> int:
+        ready = self.here / "ready"
+        while not ready.exists() or ready.read_text() != f"{self.pid}\n":
+            assert not gone(self.pid), self.said
+            os.sched_yield()
+        return self.pid
+
+    @property
+    def pid(self) -> int:
+        return int(self.pid_file.read_text())
+
+
+@pytest.fixture
+def init(tmp_path):
+    script = Init(tmp_path)
+    yield script
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        os.kill(script.pid, signal.SIGKILL)
+
+
+def gone(pid: int) -> bool:
+    """Ended, whether or not somebody has taken note of it yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_the_life_of_a_daemon(init):
+    assert init("status") == 3
+    pid = init.up()
+    assert str(pid) in init.said and init.lock_file.exists()
+    assert init("status") == 0
+    assert init("start") == 0 and init.pid == pid
+    assert init("restart") == 0 and init.pid != pid and gone(pid)
+    init.ready()
+    assert init("condrestart") == 0
+    pid = init.ready()
+    assert init("reload") == 0 and init.pid == pid
+    assert init("stop") == 0 and gone(pid)
+    assert not init.pid_file.exists() and not init.lock_file.exists()
+    assert init("status") == 3
+    assert init("stop") == 0
+
+
+def test_what_does_not_run_is_not_restarted_nor_reloaded(init):
+    assert init("condrestart") == 0 and init("status") == 3
+    assert init("reload") == 7
+
+
+def test_a_wrong_configuration_stops_nothing(init):
+    pid = init.up()
+    (init.here / "wrong").touch()
+    assert init("restart") == 6 and init("condrestart") == 6 and init("reload") == 6
+    assert init("status") == 0 and init.pid == pid
+    assert init("stop") == 0
+    assert init("start") == 6 and init("status") == 3
+
+
+def test_a_start_that_fails_is_said(init):
+    (init.here / "doomed").touch()
+    assert init("start") == 1 and "did not start" in init.said
+    assert init("status") == 3
+    assert "address in use" in (init.here / "log" / "i2node.log").read_text()
+    init.program.unlink()
+    assert init("start") == 5
+
+
+def test_what_does_not_end_is_killed(init):
+    text = init.script.read_text().replace("STOP_SECONDS='60'", "STOP_SECONDS='1'")
+    init.script.write_text(text)
+    (init.here / "stubborn").touch()
+    pid = init.up()
+    assert init("stop") == 0 and "killed" in init.said
+    assert gone(pid)
+
+
+def test_a_dead_daemon_is_told_from_a_stopped_one(init):
+    assert init("start") == 0
+    os.kill(init.pid, signal.SIGKILL)
+    while not gone(init.pid):
+        os.sched_yield()
+    assert init("status") == 1
+    init.pid_file.unlink()
+    assert init("status") == 2
+    assert init("start") == 0 and init("status") == 0
+
+
+@pytest.mark.parametrize("content", ["", "x", "-1", "1", "99999999", f"{os.getpid()}"])
+def test_a_pid_file_that_names_another_is_not_believed(init, content):
+    init.pid_file.parent.mkdir()
+    init.pid_file.write_text(content)
+    assert init("status") == 1
+    assert init("stop") == 0 and not init.pid_file.exists()
+
+
+@pytest.mark.parametrize("words", [[], ["fly"], [""]])
+def test_wrong_words(init, words):
+    assert init(*words) == 2 and "usage" in init.said
+
+
+def test_the_header_is_what_chkconfig_and_lsb_read():
+    text = SCRIPT.read_text()
+    assert re.search(r"^# chkconfig: [2-5]+ \d\d \d\d$", text, re.MULTILINE)
+    assert re.search(r"^# description: .*\\\n# +\S", text, re.MULTILINE)
+    head = re.search(r"^### BEGIN INIT INFO\n(.*?)^### END INIT INFO$", text, re.DOTALL | re.M)
+    keys = {line.split(":")[0] for line in head[1].splitlines()}
+    needed = "Provides Required-Start Required-Stop Default-Start Default-Stop Short-Description"
+    assert {f"# {key}" for key in needed.split()} <= keys
