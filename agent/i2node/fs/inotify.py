@@ -6,8 +6,11 @@ native walk, and the queue is read and decoded in C by a thread that does nothin
 Facts that decide here. Watch descriptors are never used twice. A directory that is renamed raises
 MOVED_FROM and MOVED_TO with one cookie in its parents, and behind them MOVE_SELF on its own watch:
 only the last says which directory it was, the names in the first two may be taken by others
-already. Whenever events and belief do not fit, the directory is forgotten and its watches removed:
-the name it moved to is dirty, so it is found again as a new one.
+already. The planner's listings run ahead of the events that are still queued, and of a directory
+that moves into one not watched yet there is only half of the pair. So a directory whose events do
+not fit what is believed is in doubt: its believed place is dirty, and it is given up, with its
+watches, unless it is found somewhere before the grace is over. Given up by mistake, it is found as
+a new one.
 """
 
 from __future__ import annotations
@@ -182,9 +185,22 @@ class InotifyWatch(Watch):
             if self._tree.place(ino) == (parent, name) and self._tree.moved(ino) <= asof:
                 self._doubt(ino)
 
-    def stands(self, ino: int, parent: int, name: bytes) -> bool:
+    def stands(self, ino: int, parent: int, name: bytes, asof: int) -> bool:
         with self._lock:
-            return self._tree.child(parent, name) == ino and self._tree.wd(ino) >= 0
+            if self._tree.wd(ino) < 0 or parent not in self._tree:
+                return False
+            current = self._tree.moved(ino) <= asof
+            if self._tree.child(parent, name) != ino:
+                if not current:
+                    return False
+                before = self._tree.path(ino)
+                self._displace(parent, name, ino)
+                self._retire(self._tree.move(ino, parent, name))
+                if ino not in self._tree or self._loses_excludes(ino, before):
+                    return False
+            if current:
+                self._unsure.pop(ino, None)
+            return True
 
     def known(self, ino: int) -> bool:
         with self._lock:
@@ -288,9 +304,9 @@ class InotifyWatch(Watch):
         elif mask & _UNMOUNT:
             self._lose_root("its file system was unmounted")
         elif mask & (_IGNORED | _DELETE_SELF):
-            self._end(wd, ino, bool(mask & _IGNORED))
+            self._end(wd, ino, bool(mask & _IGNORED), touches)
         elif mask & _MOVE_SELF:
-            self._moved(ino)
+            self._moved(ino, touches)
         elif not event.name:
             self._touch_own(ino, touches)
         else:
@@ -342,10 +358,12 @@ class InotifyWatch(Watch):
             self._early.setdefault(wd, []).append(event)
             self._early_count += 1
 
-    def _end(self, wd: int, ino: int, ignored: bool) -> None:
+    def _end(self, wd: int, ino: int, ignored: bool, touches: _Touches) -> None:
         if ino == self._root:
             self._lose_root("it was deleted")
             return
+        # Its inode number may be in use again, and have been taken for it.
+        self._look_again(ino, touches)
         self._forget(ino, alive=False)
         if ignored:
             self._dead.add(wd)
@@ -392,17 +410,20 @@ class InotifyWatch(Watch):
                 _bound(self._pairs)
                 self._pairs[source] = place
 
-    def _moved(self, ino: int) -> None:
+    def _moved(self, ino: int, touches: _Touches) -> None:
         """MOVE_SELF: this directory is the one of the pair that left its place."""
         if ino == self._root:
             self._lose_root("it was moved")
             return
         place = self._tree.place(ino)
         target = None if place is None else self._pairs.pop(place, None)
-        if target is None:
-            self._forget(ino)
-        else:
+        if target is not None:
             self._move(ino, target)
+            return
+        self._count += 1
+        self._tree.touch(ino, self._count)
+        self._look_again(ino, touches)
+        self._doubt(ino)
 
     def _move(self, ino: int, place: _Place) -> None:
         before = self._tree.path(ino)
@@ -414,12 +435,22 @@ class InotifyWatch(Watch):
         if place[0] not in self._tree:
             self._lose_track()
             return
-        after = self._tree.path(ino)
-        # Excludes by path do not move along.
-        if self._excludes and any(
-            path is not None and self._excludes.concerns(path) for path in (before, after)
-        ):
+        if self._loses_excludes(ino, before):
             self._dirty.add_dir(ino, True, self._clock())
+
+    def _loses_excludes(self, ino: int, before: bytes | None) -> bool:
+        """Whether other names are left out below a directory now that it moved: excludes by path
+        do not move along."""
+        return self._excludes is not None and any(
+            path is not None and self._excludes.concerns(path)
+            for path in (before, self._tree.path(ino))
+        )
+
+    def _look_again(self, ino: int, touches: _Touches) -> None:
+        """Has the planner look at the place where a directory is believed to be."""
+        place = self._tree.place(ino)
+        if place is not None:
+            touches.append((*place, _NAME | _TREE))
 
     def _displace(self, parent: int, name: bytes, ino: int) -> None:
         other = self._tree.child(parent, name)

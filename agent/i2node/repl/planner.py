@@ -347,17 +347,17 @@ class Planner:
             return None
         for entry in listing.kept(answer.entries, Kind.DIR) if work.trees else ():
             if entry.name in work.trees and not entry.flags & MOUNT:
-                self._arm(join(path, entry.name), entry.ino, work.ino, entry.name)
+                self._arm(join(path, entry.name), entry.ino, work.ino, entry.name, asof)
         old = self.journal.select(work.ino, names)
         changes = listing.diff(old, answer.entries, self.small_max)
         if changes is None:
             return None
         return Compared(work.ino, path, answer.entries, changes, work.names, asof)
 
-    def _arm(self, path: bytes, ino: int, parent: int, name: bytes) -> None:
+    def _arm(self, path: bytes, ino: int, parent: int, name: bytes, asof: int) -> None:
         """A directory that may not be watched is visited with all below it."""
         assert self.watch is not None
-        if not self.watch.stands(ino, parent, name):
+        if not self.watch.stands(ino, parent, name, asof):
             self._stack.append(Visit(path, ino, parent, name, True, False))
 
     def _revisit(self, ino: int, path: bytes, deep: bool) -> None:
@@ -501,7 +501,7 @@ class Planner:
             if held is not None and self._move(held, moved[0], found.ino, entry):
                 self._late[entry.ino] = path
                 if self.watch and not visited:
-                    self._arm(path, entry.ino, found.ino, entry.name)
+                    self._arm(path, entry.ino, found.ino, entry.name, found.asof)
                 return
         held = self._held(found.ino, entry.name) if entry.verdict != Verdict.NEW else None
         work = self._dir(found.ino, found.path)
