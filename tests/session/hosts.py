@@ -101,9 +101,9 @@ class Hosts:
             *(f"127.0.0.1:{self.relay.port}:{self.target}", "--json", *more),
         )
 
-    def start_source(self) -> None:
+    def start_source(self, *more: str) -> None:
         if self.mirror is None or not self.mirror.alive():
-            self.mirror = self._mirror()
+            self.mirror = self._mirror(*more)
 
     def kill_source(self) -> None:
         if self.mirror is not None:

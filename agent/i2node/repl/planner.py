@@ -406,6 +406,10 @@ class Planner:
                 work.before_edits.append(self._place(entry, visit.ino))
         if not split and not joined:
             return changes
+        if joined:
+            # The name that they are to join must be found.
+            self._flush()
+            self.sink.settle()
         large = [e for e in split if e.kind == Kind.FILE and e.size > self.small_max]
         bulk = [e for e in split if e not in large]
         c = changes or listing.Changes(b"", b"", b"", b"", b"")
