@@ -33,8 +33,17 @@ CREATE TABLE place(ino INTEGER, dir INTEGER, name BLOB, PRIMARY KEY(ino, dir, na
 CREATE UNIQUE INDEX place_at ON place(dir, name);
 CREATE TABLE doubt(dir INTEGER PRIMARY KEY, path BLOB NOT NULL, seq INTEGER NOT NULL);
 CREATE INDEX doubt_seq ON doubt(seq);
+CREATE TABLE suspect(dir INTEGER, name BLOB, seq INTEGER NOT NULL, PRIMARY KEY(dir, name))
+WITHOUT ROWID;
+CREATE INDEX suspect_seq ON suspect(seq);
 """
-_KEYED = (("listing", "dir"), ("place", "ino"), ("place", "dir"), ("doubt", "dir"))
+_KEYED = (
+    ("listing", "dir"),
+    ("place", "ino"),
+    ("place", "dir"),
+    ("doubt", "dir"),
+    ("suspect", "dir"),
+)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _HEAD = struct.Struct("<IH")  # of a record: length, name_len
 _ANY = 1 << 63  # bytes: no limit
@@ -186,7 +195,7 @@ class Journal:
     def wipe(self) -> None:
         """Forgets all but the meta values, and commits."""
         with self._writing("wiping") as db:
-            for table in ("listing", "place", "doubt"):
+            for table in ("listing", "place", "doubt", "suspect"):
                 db.execute(f"DELETE FROM {table}")
             self.signatures.clear()
             self.commit()
@@ -371,6 +380,7 @@ class Journal:
                 db.execute("DELETE FROM listing WHERE dir=?", (key,))
                 db.execute("DELETE FROM place WHERE dir=?", (key,))
                 db.execute("DELETE FROM doubt WHERE dir=?", (key,))
+                db.execute("DELETE FROM suspect WHERE dir=?", (key,))
                 for child in below.union(placed) - seen:
                     elsewhere = db.execute(
                         "SELECT 1 FROM place WHERE ino=? LIMIT 1", (_signed(child),)
@@ -395,9 +405,13 @@ class Journal:
 
     # ------------------------------------------------------------------------ places
 
-    def place(self, ino: int, dir: int, name: bytes) -> None:
-        """The target is expected to hold ino under this name; who was there is there no more."""
+    def place(self, ino: int, dir: int, name: bytes, sole: bool = False) -> None:
+        """The target is expected to hold ino under this name; who was there is there no more.
+        sole: and under no other, as is so of every directory; another place of that number
+        belonged to a file that had it before."""
         with self._writing("writing") as db:
+            if sole:
+                db.execute("DELETE FROM place WHERE ino=?", (_signed(ino),))
             db.execute(
                 "INSERT OR REPLACE INTO place VALUES(?, ?, ?)", (_signed(ino), _signed(dir), name)
             )
@@ -465,16 +479,35 @@ class Journal:
         """All up to and with seq is durable at the target."""
         with self._writing("writing") as db:
             db.execute("DELETE FROM doubt WHERE seq<=?", (seq,))
+            db.execute("DELETE FROM suspect WHERE seq<=?", (seq,))
 
     def certain(self, ino: int) -> None:
         """The target told what it holds in this directory."""
         with self._writing("writing") as db:
             db.execute("DELETE FROM doubt WHERE dir=?", (_signed(ino),))
+            db.execute("DELETE FROM suspect WHERE dir=?", (_signed(ino),))
+
+    def suspect(self, ino: int, names: Iterable[bytes], seq: int) -> None:
+        """Files that are overwritten: until seq is acknowledged, a target that tells the expected
+        size and time of one may still hold the version before, which had the same."""
+        with self._writing("writing") as db:
+            db.executemany(
+                "INSERT INTO suspect VALUES(?, ?, ?) ON CONFLICT(dir, name) DO UPDATE "
+                "SET seq=max(seq, excluded.seq)",
+                [(_signed(ino), name, seq) for name in names],
+            )
+
+    def suspects(self, ino: int) -> list[bytes]:
+        """The names of a directory that only their content can clear."""
+        with self._using("reading") as db:
+            rows = db.execute("SELECT name FROM suspect WHERE dir=?", (_signed(ino),))
+            return [bytes(name) for (name,) in rows]
 
     def new_session(self) -> None:
         """Frames are counted anew; what is in doubt stays so until the target is asked."""
         with self._writing("writing") as db:
             db.execute("UPDATE doubt SET seq=?", (UNTIL_ASKED,))
+            db.execute("UPDATE suspect SET seq=?", (UNTIL_ASKED,))
 
     def doubts(self) -> list[tuple[int, bytes]]:
         """(directory, path) of all in doubt, the longest in doubt first."""
