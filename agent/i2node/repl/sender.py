@@ -267,6 +267,9 @@ class Sender:
         for parent, _, record in work.metas:
             if not parent:
                 self._root_meta(listing.decode(record))
+        if work.last:
+            for step in self.large.leftovers():
+                self._append(step)
         self._reading = {}
 
     def _doubt(self, seq: int) -> None:
