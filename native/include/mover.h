@@ -306,8 +306,8 @@ int64_t i2_blocks(const uint8_t *data, size_t len, uint32_t block, struct i2_blo
 int64_t i2_blocks_scalar(const uint8_t *data, size_t len, uint32_t block, struct i2_block *out,
                          size_t cap);
 
-/* The block size for a file of that many bytes: 4096 up to 16 GiB, then doubled so that a file has at most
- * 4 Mi blocks (2^31 at most). Both sides compute it, so it is part of the protocol. */
+/* The block size for a file of that many bytes: 4096 up to 4 GiB, then doubled so that a file has at most
+ * 1 Mi blocks, which is 20 MiB of signature (2^31 at most). Both sides compute it, so it is part of the protocol. */
 uint32_t i2_block_size(uint64_t size);
 
 /* The digest of a file's content from its blocks: BLAKE3-128 over the strong hashes, a run of k zero

@@ -11,7 +11,7 @@
 
 uint32_t i2_block_size(uint64_t size)
 {
-    const uint64_t most = 4u << 20;
+    const uint64_t most = 1u << 20;
     uint32_t block = 4096;
     while (block < 1u << 31 && size > most * block)
         block *= 2;

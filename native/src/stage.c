@@ -175,17 +175,15 @@ static int make_hole(struct i2_site *site, int fd, uint64_t at, uint64_t span)
     struct stat st;
     if (fstat(fd, &st) < 0) return -errno;
     uint64_t size = (uint64_t)st.st_size, end = at + span;
-    if (span && at < size) {
-        uint64_t inside = end < size ? end : size;
-        int how = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-        if (fallocate(fd, how, (off_t)at, (off_t)(inside - at)) < 0) {
-            if (errno != EOPNOTSUPP && errno != ENOSYS) return -errno;
-            int err = write_zeros(site, fd, at, inside);
-            if (err) return err;
-        }
+    if (!span) return 0;
+    if (end >= size) {
+        /* Punching would leave the last block, of which only a part is in the file. */
+        if (at < size && ftruncate(fd, (off_t)at) < 0) return -errno;
+        return ftruncate(fd, (off_t)end) < 0 ? -errno : 0;
     }
-    if (end > size && ftruncate(fd, (off_t)end) < 0) return -errno;
-    return 0;
+    int how = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+    if (fallocate(fd, how, (off_t)at, (off_t)span) == 0) return 0;
+    return errno == EOPNOTSUPP || errno == ENOSYS ? write_zeros(site, fd, at, end) : -errno;
 }
 
 /* ---------------------------------------------------------------------------- copying --------- */

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -201,7 +202,10 @@ class TargetTree:
         stage = self.stage()
         for name in os.listdir(stage):
             if keep_parts and len(name) == 16:
-                continue
+                # A link instead of a file: it was spoilt (mover.h), and is begun anew.
+                with suppress(FileNotFoundError):
+                    if stat.S_ISREG(os.lstat(name, dir_fd=stage).st_mode):
+                        continue
             try:
                 os.unlink(name, dir_fd=stage)
             except IsADirectoryError:

@@ -3,11 +3,17 @@
 The source keeps the block signatures of what the target was sent. With them a delta needs nothing
 from the target: the file is read once here, and blocks that did not change are neither sent nor
 read there. Without them (adopted trees) the target is asked for the signatures of what it holds.
+Either way a delta names the mtime (and size) of the old file it was made against, and the target
+refuses it for any other.
 
 Content goes to a staged file on the target; the rename at the end is the only moment at which the
 final name changes. A file that is written while it is read is read again, and only what differs
 from what was staged is sent again; after TRIES it is shipped as it was last seen and looked at once
 more.
+
+A hole of the source is a hole on the target, and zeros that were written are written there. Only
+where nothing else changed does a delta leave alone which zeros are allocated: reading them tells
+no difference, and a file of which only the times moved is not staged for that.
 """
 
 from __future__ import annotations
@@ -15,9 +21,11 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from i2node.errors import ProtocolError
 from i2node.fs.tree import Root
 from i2node.model import Entry, Kind, Verdict
 from i2node.mover import batch, blocks, listing
@@ -26,37 +34,32 @@ from i2node.mover.blocks import LITERAL, ZERO
 from i2node.repl.journal import Journal
 from i2node.repl.plan import Large
 from i2node.repl.signatures import BLOCK_RECORD, Signature
+from i2node.repl.windows import WINDOW, Sent, Signing, Window, windows
 
-WINDOW = 1 << 20
-"""Bytes read at a time, and about the content of one frame."""
 TRIES = 3
 ASK_FROM = 1 << 20
 """From this size on it pays to ask the target for signatures before sending an adopted file
 whole."""
+SIGNED_MAX = 1 << 46
+"""Larger files (64 TiB) are always sent whole: one block of their signature would be more than
+should be held in memory."""
+RACY_NS = 20_000_000
+"""A ctime younger than this does not prove that a later write would show another (mover.h)."""
+HOLE = -1
+"""As the source of an op: a hole here."""
 
 Pieces = Iterator[tuple[bytes, int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
-    """A stretch of a file; `data` False: a hole."""
-
-    at: int
-    end: int
-    data: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Basis:
-    """What the target holds under the file's name: signatures in blocks of `block` bytes."""
+    """What the target holds under the file's name: its size, its mtime (nanoseconds since 1970),
+    and signatures in blocks of `block` bytes."""
 
     signature: bytes
     size: int
     block: int
-
-
-class Moving(Exception):
-    """The file changed while it was read."""
+    mtime: int
 
 
 class LargeReader:
@@ -78,11 +81,13 @@ class LargeReader:
         self.parts = parts
         self.ask = ask
         self.outcome: Entry | None = None
+        self._staged: int | None = None
 
     def ship(self, item: Large) -> Pieces:
         """Steps for one file, each with the bytes of content it stands for. Afterwards `outcome` is
         the entry as shipped, with a status as i2_pack gives it."""
         self.outcome = item.entry
+        self._staged = None
         try:
             fd = batch.open_file(self.root.fd, self.root.dev, item.path)
         except OSError as error:
@@ -94,47 +99,60 @@ class LargeReader:
             self.outcome = replace(item.entry, status=error.errno or errno.EIO)
         finally:
             os.close(fd)
+        if self._staged is not None:
+            yield _drop(self._staged), 0
+
+    def leftovers(self) -> list[bytes]:
+        """Steps that take away what earlier sessions staged and nobody came back for: to be sent
+        when every file has been looked at."""
+        steps = [_drop(stage) for stage in self.parts]
+        self.parts.clear()
+        return steps
 
     def _ship(self, item: Large, fd: int) -> Pieces:
         entry = _refreshed(item.entry, fd)
         if entry.kind != Kind.FILE:
             self.outcome = replace(entry, status=errno.ENOENT)
             return
-        basis = self._basis(item, entry)
-        if item.trusted and basis is not None:
+        kept = self._kept(item)
+        if item.trusted and kept is not None and _same_content(entry, item.entry):
             yield from self._meta(item, entry)
-            self._keep(entry, basis.signature, basis.block)
+            self._keep(entry, kept.signature, kept.block)
             return
-        block = blocks.block_size(entry.size)
-        stage = _stage_id(item.path, entry)
-        if basis is not None and basis.block == block:
-            signature = bytearray()
-            ops = self._match(fd, entry, basis, signature)
+        signing = Signing(_block(entry.size))
+        basis = kept or self._asked(item, entry)
+        if basis is not None and signing.block and basis.block == signing.block:
+            ops = self._match(fd, entry, basis, signing)
             if _unchanged(ops, basis, entry):
-                yield from self._meta(item, entry, blocks.digest(bytes(signature)))
-                self._keep(entry, bytes(signature), block)
+                yield from self._meta(item, entry, signing.digest())
+                self._keep(entry, bytes(signing.records), signing.block)
                 return
-            yield from self._delta(item, fd, entry, basis, ops, stage)
+            yield from self._delta(item, fd, entry, basis, ops, signing)
         else:
-            signature = bytearray()
-            yield from self._whole(item, fd, entry, block, stage, signature)
-        yield from self._settle(item, fd, entry, signature, stage)
+            yield from self._whole(item, fd, entry, signing)
 
-    def _basis(self, item: Large, entry: Entry) -> Basis | None:
-        """Signatures of what the target holds under this name, from here or from there."""
+    def _kept(self, item: Large) -> Basis | None:
+        """What the target was sent under this name, by our own books."""
         if item.entry.verdict != Verdict.DATA:
             return None
-        kept = self.journal.signature(entry.ino)
         held = self._held(item)
-        if (
-            kept is not None
-            and held is not None
-            and (kept.size, kept.mtime, kept.ctime) == (held.size, _mtime(held), held.ctime)
-        ):
-            return Basis(kept.blocks, held.size, kept.block)
-        if entry.size < ASK_FROM:
+        kept = self.journal.signature(held.ino) if held is not None else None
+        if kept is None or held is None:
             return None
-        return self.ask(item.path)
+        if (kept.size, kept.mtime, kept.ctime) != (held.size, _mtime(held), held.ctime):
+            return None
+        return Basis(kept.blocks, kept.size, kept.block, kept.mtime)
+
+    def _asked(self, item: Large, entry: Entry) -> Basis | None:
+        """What the target says it holds."""
+        if item.entry.verdict != Verdict.DATA or not ASK_FROM <= entry.size <= SIGNED_MAX:
+            return None
+        basis = self.ask(item.path)
+        if basis is None or basis.block != _block(basis.size) or not basis.block:
+            return None
+        if len(basis.signature) != -(-basis.size // basis.block) * BLOCK_RECORD:
+            raise ProtocolError("the target's signature of a file does not fit its size")
+        return basis
 
     def _held(self, item: Large) -> Entry | None:
         found = self.journal.select(item.dir, [item.entry.name])
@@ -142,58 +160,55 @@ class LargeReader:
 
     # ------------------------------------------------------------------ whole
 
-    def _whole(
-        self, item: Large, fd: int, entry: Entry, block: int, stage: int, signature: bytearray
-    ) -> Pieces:
-        """All data extents in order; what an earlier session staged of the same file is not
-        sent."""
+    def _whole(self, item: Large, fd: int, entry: Entry, signing: Signing) -> Pieces:
+        """All data in order; what an earlier session staged of the same file is not sent."""
+        stage = _stage_id(item.path, entry, b"whole")
         there = self.parts.pop(stage, 0) // WINDOW * WINDOW
-        flags = batch.STEP_KEEP if there else 0
-        yield batch.step(Op.STAGE, item.path, kind=Kind.FILE, flags=flags, stage=stage), 0
-        for extent in extents(fd, entry.size):
-            at = extent.at
-            while at < extent.end:
-                span = min(extent.end - at, WINDOW - at % WINDOW if extent.data else extent.end)
-                if not extent.data:
-                    _pad(signature, at + span, block, entry.size)
-                    if at + span > there:
-                        yield _hole(stage, at, span), span
-                    at += span
-                    continue
-                data = _read(fd, at, span)
-                _sign(signature, fd, at, data, block, entry.size)
-                if at + span > there:
-                    yield _write(stage, at, data), span
-                else:
-                    yield b"", span
-                at += span
+        yield self._begin(stage, item.path, batch.STEP_KEEP if there else 0), 0
+        for window in windows(fd, 0, entry.size, signing.block or WINDOW):
+            signing.add(window)
+            if window.end > there:
+                yield from _content(stage, window)
+            else:
+                yield b"", window.end - window.at
+        yield from self._settle(item, fd, entry, signing, Sent(signing, entry.size), stage)
+
+    def _begin(self, stage: int, path: bytes, flags: int) -> bytes:
+        self._staged = stage
+        return batch.step(Op.STAGE, path, kind=Kind.FILE, flags=flags, stage=stage)
+
+    def _begin_clone(self, stage: int, path: bytes, basis: Basis) -> bytes:
+        self._staged = stage
+        return batch.step(
+            Op.STAGE,
+            path,
+            kind=Kind.FILE,
+            flags=batch.STEP_CLONE,
+            stage=stage,
+            size=basis.size,
+            mtime_s=basis.mtime // 10**9,
+            mtime_ns=basis.mtime % 10**9,
+        )
 
     # ------------------------------------------------------------------ delta
 
-    def _match(self, fd: int, entry: Entry, basis: Basis, signature: bytearray) -> list[blocks.Op]:
-        """How the file is had from what the target holds; fills signature with its own."""
+    def _match(self, fd: int, entry: Entry, basis: Basis, signing: Signing) -> list[blocks.Op]:
+        """How the file is had from what the target holds."""
         matcher = blocks.Matcher(basis.signature, basis.size, basis.block)
         ops: list[blocks.Op] = []
         carried = b""
-        for extent in extents(fd, entry.size):
-            at = extent.at
-            if not extent.data:
+        for window in windows(fd, 0, entry.size, basis.block):
+            signing.add(window)
+            if window.data is None:
                 if carried:
-                    ops += matcher.match(carried, at - len(carried), True)[0]
+                    ops += matcher.match(carried, window.at - len(carried), True)[0]
                     carried = b""
-                _pad(signature, extent.end, basis.block, entry.size)
-                ops.append(blocks.Op(at, ZERO, extent.end - at))
+                ops.append(blocks.Op(window.at, HOLE, window.end - window.at))
                 continue
-            while at < extent.end:
-                data = _read(fd, at, min(extent.end - at, WINDOW - at % WINDOW))
-                _sign(signature, fd, at, data, basis.block, entry.size)
-                at += len(data)
-                window = carried + data
-                found, used = matcher.match(window, at - len(window), at == entry.size)
-                ops += found
-                carried = window[used:]
-        if carried:
-            ops += matcher.match(carried, entry.size - len(carried), True)[0]
+            data = carried + window.data
+            found, used = matcher.match(data, window.end - len(data), window.end == entry.size)
+            ops += found
+            carried = data[used:]
         return ops
 
     def _delta(
@@ -203,32 +218,42 @@ class LargeReader:
         entry: Entry,
         basis: Basis,
         ops: list[blocks.Op],
-        stage: int,
+        signing: Signing,
     ) -> Pieces:
         """In place on a clone where nothing moved, else built anew from the old file and
         literals."""
-        moved = any(op.source not in (LITERAL, ZERO, op.at) for op in ops)
-        flags = 0 if moved else batch.STEP_CLONE
-        yield batch.step(Op.STAGE, item.path, kind=Kind.FILE, flags=flags, stage=stage), 0
+        stage = _stage_id(item.path, entry, b"delta")
+        moved = any(op.source not in (LITERAL, ZERO, HOLE, op.at) for op in ops)
+        sent = Sent(signing, entry.size)
+        if moved:
+            yield self._begin(stage, item.path, 0), 0
+        else:
+            yield self._begin_clone(stage, item.path, basis), 0
+            if basis.size > entry.size:
+                # What is cut off must not come back when the file grows before it is done.
+                cut = ops[-1].at if ops and ops[-1].source == HOLE else entry.size
+                yield _hole(stage, cut, basis.size - cut), 0
         for op in ops:
-            if op.source == ZERO:
+            if op.source == HOLE:
                 yield _hole(stage, op.at, op.span), op.span
-            elif op.source == LITERAL:
-                for at in range(op.at, op.at + op.span, WINDOW):
-                    data = _read(fd, at, min(WINDOW, op.at + op.span - at))
-                    yield _write(stage, at, data), len(data)
+            elif op.source == ZERO and not moved and _is_zero(basis, op):
+                yield b"", op.span
+            elif op.source in (LITERAL, ZERO):
+                for window in windows(fd, op.at, op.at + op.span, 1):
+                    sent.literal(window)
+                    yield from _content(stage, window)
             elif moved:
-                yield _copy(item.path, stage, op), op.span
+                yield _copy(item.path, stage, op, basis.mtime), op.span
             else:
                 yield b"", op.span
+        yield from self._settle(item, fd, entry, signing, sent, stage)
 
     # ------------------------------------------------------------------ the end
 
     def _settle(
-        self, item: Large, fd: int, entry: Entry, signature: bytearray, stage: int
+        self, item: Large, fd: int, entry: Entry, signing: Signing, sent: Sent, stage: int
     ) -> Pieces:
         """Sends what changed meanwhile until the file holds still, then gives it its name."""
-        block = blocks.block_size(entry.size)
         status = 0
         for attempt in range(TRIES + 1):
             now = _refreshed(entry, fd)
@@ -237,48 +262,41 @@ class LargeReader:
             if attempt == TRIES:
                 status = errno.EAGAIN
                 break
-            renewed = bytearray()
-            if blocks.block_size(now.size) != block:
-                block = blocks.block_size(now.size)
-                yield from self._whole(item, fd, now, block, stage, renewed)
-            else:
-                yield from self._again(item, fd, now, bytes(signature), block, stage, renewed)
-            entry, signature = now, renewed
-        digest = blocks.digest(bytes(signature))
+            again = Signing(_block(now.size))
+            yield from self._again(fd, entry.size, now, sent, again, stage)
+            sent = Sent(again, now.size)
+            entry, signing = now, again
+        digest = signing.digest()
         final = replace(entry, rdev=stage, content=digest, verdict=Verdict.DATA)
         steps, packed = self._pack(item, final, batch.PACK_STAGED)
         if packed.status == 0 and not _same_moment(packed, entry):
             packed = replace(packed, status=errno.EAGAIN)
         self.outcome = replace(packed, rdev=0, content=digest, status=packed.status or status)
+        if steps:
+            self._staged = None
         yield steps, 0
-        if self.outcome.status == 0:
-            self._keep(self.outcome, bytes(signature), block)
+        if self.outcome.status == 0 and signing.block:
+            self._keep(self.outcome, bytes(signing.records), signing.block)
+        else:
+            # What is kept is of an earlier version, which may even carry the same times.
+            self.journal.drop_signature(entry.ino)
 
     def _again(
-        self,
-        item: Large,
-        fd: int,
-        entry: Entry,
-        old: bytes,
-        block: int,
-        stage: int,
-        signature: bytearray,
+        self, fd: int, before: int, entry: Entry, sent: Sent, signing: Signing, stage: int
     ) -> Pieces:
-        """Sends the blocks of the staged file that differ by now."""
-        for extent in extents(fd, entry.size):
-            at = extent.at
-            while at < extent.end:
-                if not extent.data:
-                    _pad(signature, extent.end, block, entry.size)
-                    yield _hole(stage, at, extent.end - at), 0
-                    break
-                span = min(extent.end - at, WINDOW - at % WINDOW)
-                data = _read(fd, at, span)
-                start = len(signature)
-                _sign(signature, fd, at, data, block, entry.size)
-                if signature[start:] != old[start : len(signature)] or at % block:
-                    yield _write(stage, at, data), 0
-                at += span
+        """Sends the blocks of the staged file, so far of `before` bytes, that differ by now."""
+        if entry.size < before:
+            # What is cut off must not come back when the file grows again.
+            yield _hole(stage, entry.size, before - entry.size), 0
+        known = sent.block == signing.block != 0
+        for window in windows(fd, 0, entry.size, signing.block or WINDOW):
+            first = len(signing.records)
+            signing.add(window)
+            if window.data is None or not known:
+                yield from _content(stage, window, counted=False)
+                continue
+            for at, end in sent.differing(window, signing.records[first:]):
+                yield from _content(stage, window, at, end, counted=False)
 
     def _meta(self, item: Large, entry: Entry, digest: bytes = b"") -> Pieces:
         steps, packed = self._pack(item, entry, batch.PACK_META)
@@ -296,81 +314,28 @@ class LargeReader:
         return bytes(steps), next(iter(listing.entries(packed)))
 
     def _keep(self, entry: Entry, signature: bytes, block: int) -> None:
+        if not -(1 << 63) <= _mtime(entry) < 1 << 63:
+            return  # behind the year 2262: the target is asked every time
         kept = Signature(entry.size, _mtime(entry), entry.ctime, block, signature)
         self.journal.put_signature(entry.ino, kept)
 
 
-def extents(fd: int, size: int) -> list[Extent]:
-    """Data and holes of a file from its start to size, in order and without gap (lseek(2))."""
-    found: list[Extent] = []
-    at = 0
-    while at < size:
-        try:
-            data = os.lseek(fd, at, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            data = size
-        data = min(data, size)
-        if data > at:
-            found.append(Extent(at, data, False))
-        if data >= size:
-            break
-        at = min(os.lseek(fd, data, os.SEEK_HOLE), size)
-        if at <= data:
-            break
-        found.append(Extent(data, at, True))
-    return found
+def _block(size: int) -> int:
+    """The signature's block for a file of that size; 0: none is made."""
+    return blocks.block_size(size) if size <= SIGNED_MAX else 0
 
 
-def _read(fd: int, at: int, span: int) -> bytes:
-    """span bytes; zeros where the file has meanwhile become shorter (the end is checked
-    afterwards)."""
-    data = os.pread(fd, span, at)
-    while len(data) < span:
-        more = os.pread(fd, span - len(data), at + len(data))
-        if not more:
-            return data + bytes(span - len(data))
-        data += more
-    return data
-
-
-def _sign(signature: bytearray, fd: int, at: int, data: bytes, block: int, size: int) -> None:
-    """Appends the signatures of the blocks that data completes or begins.
-
-    Extents begin and end at multiples of the file system's block, which may be smaller than ours: a
-    block that lies across a border is read whole.
-    """
-    done = len(signature) // BLOCK_RECORD * block
-    end = at + len(data)
-    until = end if end >= size else -(-end // block) * block
-    if done >= until:
-        return
-    if done != at or until != end:
-        data = _read(fd, done, min(until, size) - done)
-    signature += blocks.signature(data, block)
-
-
-def _pad(signature: bytearray, until: int, block: int, size: int) -> None:
-    """Signatures of the blocks of a hole; one that data follows in belongs to that."""
-    want = -(-until // block) if until >= size else until // block
-    have = len(signature) // BLOCK_RECORD
-    if want > have:
-        signature += bytes((want - have) * BLOCK_RECORD)
+def _is_zero(basis: Basis, op: blocks.Op) -> bool:
+    """Whether the old file is zero where op is."""
+    first = op.at // basis.block * BLOCK_RECORD
+    last = -(-(op.at + op.span) // basis.block) * BLOCK_RECORD
+    return op.at + op.span <= basis.size and not any(basis.signature[first:last])
 
 
 def _unchanged(ops: list[blocks.Op], basis: Basis, entry: Entry) -> bool:
-    if basis.size != entry.size:
-        return False
-    for op in ops:
-        if op.source == LITERAL or (op.source not in (op.at, ZERO)):
-            return False
-        if op.source == ZERO:
-            first = op.at // basis.block * BLOCK_RECORD
-            last = -(-(op.at + op.span) // basis.block) * BLOCK_RECORD
-            if any(basis.signature[first:last]):
-                return False
-    return True
+    return basis.size == entry.size and all(
+        _is_zero(basis, op) if op.source in (ZERO, HOLE) else op.source == op.at for op in ops
+    )
 
 
 def _refreshed(entry: Entry, fd: int) -> Entry:
@@ -395,6 +360,10 @@ def _refreshed(entry: Entry, fd: int) -> Entry:
     )
 
 
+def _same_content(a: Entry, b: Entry) -> bool:
+    return (a.size, a.mtime_s, a.mtime_ns) == (b.size, b.mtime_s, b.mtime_ns)
+
+
 def _mtime(entry: Entry) -> int:
     return entry.mtime_s * 1_000_000_000 + entry.mtime_ns
 
@@ -409,14 +378,35 @@ def _same_moment(a: Entry, b: Entry) -> bool:
     )
 
 
-def _stage_id(path: bytes, entry: Entry) -> int:
-    """The same for the same state of the same file, so that a later session finds what it
-    staged."""
+def _stage_id(path: bytes, entry: Entry, shape: bytes) -> int:
+    """The same for the same state of the same file, so that a later session finds what it staged;
+    another one each time while a write could go unseen."""
     state = struct.pack("<QQqIq", entry.ino, entry.size, entry.mtime_s, entry.mtime_ns, entry.ctime)
-    return int.from_bytes(blocks.hash(state + path, 8), "little") or 1
+    if time.time_ns() - entry.ctime < RACY_NS:
+        state += os.urandom(16)
+    return int.from_bytes(blocks.hash(state + shape + path, 8), "little") or 1
 
 
-def _write(stage: int, at: int, data: bytes) -> bytes:
+def _content(
+    stage: int, window: Window, start: int = 0, stop: int = 1 << 63, counted: bool = True
+) -> Pieces:
+    """Steps for what a window holds between start and stop."""
+    for extent in window.extents:
+        at, end = max(extent.at, start), min(extent.end, stop)
+        if at >= end:
+            continue
+        span = end - at if counted else 0
+        if extent.data and window.data is not None:
+            yield _write(stage, at, memoryview(window.data)[at - window.at : end - window.at]), span
+        else:
+            yield _hole(stage, at, end - at), span
+
+
+def _drop(stage: int) -> bytes:
+    return batch.step(Op.STAGE, b"", flags=batch.STEP_DROP, stage=stage)
+
+
+def _write(stage: int, at: int, data: memoryview) -> bytes:
     return batch.step(Op.WRITE, b"", kind=Kind.FILE, stage=stage, size=at, data=data)
 
 
@@ -424,7 +414,15 @@ def _hole(stage: int, at: int, span: int) -> bytes:
     return batch.step(Op.HOLE, b"", kind=Kind.FILE, stage=stage, size=at, span=span)
 
 
-def _copy(path: bytes, stage: int, op: blocks.Op) -> bytes:
+def _copy(path: bytes, stage: int, op: blocks.Op, mtime: int) -> bytes:
     return batch.step(
-        Op.COPY, path, kind=Kind.FILE, stage=stage, size=op.at, rdev=op.source, span=op.span
+        Op.COPY,
+        path,
+        kind=Kind.FILE,
+        stage=stage,
+        size=op.at,
+        rdev=op.source,
+        span=op.span,
+        mtime_s=mtime // 10**9,
+        mtime_ns=mtime % 10**9,
     )

@@ -31,8 +31,10 @@ from i2node.mover import batch, blocks, listing
 from i2node.net.channel import Channel
 from i2node.net.seal import Opener
 from i2node.net.stream import DataStream
+from i2node.repl.large import SIGNED_MAX
 from i2node.repl.ledger import Ledger
 from i2node.repl.remote import FLUSH, PART, STEPS, error_message
+from i2node.repl.windows import Signing, windows
 
 _log = logging.getLogger(__name__)
 
@@ -356,13 +358,15 @@ class Receiver:
         n, path = message.get("n"), message.get("path")
         if not isinstance(n, int) or not isinstance(path, bytes):
             raise ProtocolError("sign is malformed")
-        size, block, signature = 0, 0, b""
+        size, mtime, block, signature = 0, 0, 0, b""
         try:
             fd = batch.open_file(self.tree.root.fd, self.tree.root.dev, path)
             try:
                 st = os.fstat(fd)
-                size, block = st.st_size, blocks.block_size(st.st_size)
-                signature = sign_file(fd, size, block)
+                size, mtime = st.st_size, st.st_mtime_ns
+                if size <= SIGNED_MAX:
+                    block = blocks.block_size(size)
+                    signature = sign_file(fd, size, block)
             finally:
                 os.close(fd)
         except OSError as error:
@@ -375,6 +379,7 @@ class Receiver:
                     "t": "signed",
                     "n": n,
                     "size": size,
+                    "mtime": divmod(mtime, 10**9),
                     "block": block,
                     "part": signature[at : at + PART],
                     "last": at + PART >= len(signature),
@@ -383,15 +388,11 @@ class Receiver:
 
 
 def sign_file(fd: int, size: int, block: int) -> bytes:
-    """The block signatures of an open file."""
-    signature = bytearray()
-    step = max(block, (1 << 22) // block * block)
-    for at in range(0, size, step):
-        data = os.pread(fd, min(step, size - at), at)
-        signature += blocks.signature(data, block)
-        if len(data) < min(step, size - at):
-            break
-    return bytes(signature)
+    """The block signatures of an open file; what is hole is not read."""
+    signing = Signing(block)
+    for window in windows(fd, 0, size, block):
+        signing.add(window)
+    return bytes(signing.records)
 
 
 def _probe_row(row: object) -> tuple[bytes, tuple[bytes, ...]]:

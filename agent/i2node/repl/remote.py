@@ -5,7 +5,7 @@
             next, adopt, read_only}   → error   {code, cause, remedy}
     stream {number, encrypt, secret}    (a data stream is opened beside; frames flow one way)
     probe  {n, content, dirs}         → probed  {n, i, status, part, last}
-    sign   {n, path}                  → signed  {n, size, block, part, last}
+    sign   {n, path}                  → signed  {n, size, mtime: [s, ns], block, part, last}
                                       ← applied {seq}            done, visible
                                       ← durable {seq}            will survive a power cut
                                       ← faults  {seq, faults}    [[path, other, op, errno, at]]
@@ -177,11 +177,12 @@ class Remote:
         while True:
             answer = self._answer(n)
             size, block, part = answer.get("size"), answer.get("block"), answer.get("part")
+            mtime = _moment(answer.get("mtime"))
             if not (isinstance(size, int) and isinstance(block, int) and isinstance(part, bytes)):
                 raise ProtocolError("the target's answer to sign is malformed")
             parts.append(part)
             if answer.get("last"):
-                return Basis(b"".join(parts), size, block) if block else None
+                return Basis(b"".join(parts), size, block, mtime) if block else None
 
     def bye(self) -> None:
         """Ends the session in good order."""
@@ -257,6 +258,13 @@ def _faults(message: dict[str, object]) -> list[Fault]:
         return [Fault(bytes(p), bytes(o), int(op), int(s), int(at)) for p, o, op, s, at in rows]
     except (TypeError, ValueError) as error:
         raise ProtocolError("a malformed fault") from error
+
+
+def _moment(pair: object) -> int:
+    """Nanoseconds since 1970; they are more than 64 bits in some years that file systems know."""
+    if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(i, int) for i in pair)):
+        raise ProtocolError("the target's answer to sign has no mtime")
+    return int(pair[0]) * 10**9 + int(pair[1])
 
 
 def _int(message: dict[str, object], key: str) -> int:

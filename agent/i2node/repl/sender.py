@@ -286,6 +286,9 @@ class Sender:
         for parent, _, record in work.metas:
             if not parent:
                 self._root_meta(listing.decode(record))
+        if work.last:
+            for step in self.large.leftovers():
+                self._append(step)
         self._reading = {}
         self._reading_since = 0.0
 

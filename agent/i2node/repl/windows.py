@@ -1,0 +1,185 @@
+"""A file read from its start, a window of data or a whole hole at a time.
+
+Windows begin and end with a block of the signature (the last one with the file), so that what is
+signed is what was read: no byte is read twice. Holes are told as the file system tells them
+(lseek(2), SEEK_DATA), down to its own block; a hole as large as a block of the signature is a
+window of its own and costs nothing to read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from i2node.mover import blocks
+from i2node.repl.signatures import BLOCK_RECORD
+
+WINDOW = 1 << 20
+"""Bytes read at a time, and about the content of one frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A stretch of a file; `data` False: a hole."""
+
+    at: int
+    end: int
+    data: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of a file. `data` is its content, None where all of it is a hole. `extents`: the
+    data and the holes in it, in order and without gap."""
+
+    at: int
+    end: int
+    data: bytes | None
+    extents: tuple[Extent, ...]
+
+
+def windows(fd: int, at: int, end: int, block: int) -> Iterator[Window]:
+    """The windows of a file from `at`, a multiple of block, to `end`. Raises OSError.
+
+    A file that changes meanwhile gives what is there at the moment; zeros behind its end. What is
+    said to be a hole is zero in `data` too.
+    """
+    limit = max(WINDOW, block)
+    while at < end:
+        start = _data_from(fd, at, end)
+        hole_end = end if start >= end else at + (start - at) // block * block
+        if hole_end > at:
+            yield Window(at, hole_end, None, (Extent(at, hole_end, False),))
+            at = hole_end
+            continue
+        window = _data_window(fd, at, min(end, at - at % limit + limit), end, block, start)
+        yield window
+        at = window.end
+
+
+def _data_window(fd: int, at: int, stop: int, end: int, block: int, start: int) -> Window:
+    """The window at `at`, at most to `stop`; it ends where a hole of whole blocks begins. The next
+    data begins at `start`."""
+    found: list[Extent] = []
+    here = at
+    while here < stop:
+        if start > here:
+            found.append(Extent(here, min(start, stop), False))
+        else:
+            hole = min(_hole_from(fd, here, end), stop)
+            found.append(Extent(here, hole if hole > here else stop, True))
+        here = found[-1].end
+        if here < stop and found[-1].data:
+            start = _data_from(fd, here, end)
+            whole = at + -(-(here - at) // block) * block
+            if start >= end or (start - at) // block * block + at > whole:
+                stop = min(stop, max(whole, here))
+    data = _read(fd, at, stop - at)
+    seen = (
+        e if e.data or blocks.is_zero(memoryview(data)[e.at - at : e.end - at]) else _filled(e)
+        for e in found
+    )
+    return Window(at, stop, data, tuple(seen))
+
+
+def _filled(extent: Extent) -> Extent:
+    """Was a hole when asked, and had data when read."""
+    return Extent(extent.at, extent.end, True)
+
+
+def _data_from(fd: int, at: int, end: int) -> int:
+    try:
+        return min(os.lseek(fd, at, os.SEEK_DATA), end)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return end
+
+
+def _hole_from(fd: int, at: int, end: int) -> int:
+    try:
+        return min(os.lseek(fd, at, os.SEEK_HOLE), end)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return end
+
+
+def _read(fd: int, at: int, span: int) -> bytes:
+    """span bytes; zeros where the file has meanwhile become shorter (the end is checked
+    afterwards)."""
+    data = os.pread(fd, span, at)
+    while len(data) < span:
+        more = os.pread(fd, span - len(data), at + len(data))
+        if not more:
+            return data + bytes(span - len(data))
+        data += more
+    return data
+
+
+class Signing:
+    """The signature of a file, as its windows are read in order. block 0: none is made."""
+
+    def __init__(self, block: int) -> None:
+        self.block = block
+        self.records = bytearray()
+
+    def add(self, window: Window) -> None:
+        if not self.block:
+            return
+        if window.data is not None:
+            self.records += blocks.signature(window.data, self.block)
+        else:
+            self.records += bytes(-(-(window.end - window.at) // self.block) * BLOCK_RECORD)
+
+    def digest(self) -> bytes:
+        """Of the whole content; not known (zeros) where there is no signature."""
+        return blocks.digest(self.records) if self.block else bytes(16)
+
+
+class Sent:
+    """What a staged file holds by now, block by block: the signature of what was sent."""
+
+    def __init__(self, signing: Signing, size: int) -> None:
+        self.block = signing.block
+        self.records = bytearray(signing.records)
+        self.size = size
+
+    def literal(self, window: Window) -> None:
+        """The content of a window was read once more, and sent."""
+        first, last = window.at // self.block, -(-window.end // self.block)
+        aligned = window.at % self.block == 0 and (
+            window.end % self.block == 0 or window.end == self.size
+        )
+        records = bytes((last - first) * BLOCK_RECORD)
+        if window.data is not None:
+            # Of a block that was sent in parts nothing is known: it never compares equal.
+            records = (
+                blocks.signature(window.data, self.block) if aligned else b"\xff" * len(records)
+            )
+        elif not aligned:
+            records = b"\xff" * len(records)
+        self.records[first * BLOCK_RECORD : last * BLOCK_RECORD] = records
+
+    def differing(self, window: Window, records: bytes | bytearray) -> Iterator[tuple[int, int]]:
+        """The stretches of a window, in whole blocks, that the staged file does not hold. records:
+        the window's own."""
+        first = window.at // self.block * BLOCK_RECORD
+        if self.records[first : first + len(records)] == records:
+            return
+        start = -1
+        for i in range(0, len(records), BLOCK_RECORD):
+            same = (
+                self.records[first + i : first + i + BLOCK_RECORD]
+                == (records[i : i + BLOCK_RECORD])
+            )
+            here = window.at + i // BLOCK_RECORD * self.block
+            if same and start >= 0:
+                yield start, here
+                start = -1
+            elif not same and start < 0:
+                start = here
+        if start >= 0:
+            yield start, window.end
