@@ -46,6 +46,14 @@ def test_a_second_run_brings_what_changed_meanwhile(hosts, trees):
     assert 0 < second["bytes_sent"] < forest.MIB
 
 
+def test_one_small_file_with_attributes_larger_than_itself(hosts, trees):
+    """Nothing else in the batch leaves room that they could use."""
+    (trees.source / "marked").touch()
+    os.setxattr(trees.source / "marked", "user.long", b"v" * 3500)
+    hosts.once(trees.source, trees.target)
+    assert_equal(trees.source, trees.target)
+
+
 def test_compare_tells_equal_from_different_from_impossible(hosts, trees):
     for name in ("one", "two"):
         (trees.source / name).write_text("a text of some length")
