@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hosts import must
+
 KIB, MIB = 1024, 1024 * 1024
 
 ODD_NAMES = (
@@ -185,17 +187,16 @@ def bulk(root: Path, mib: int, seed: int = 2) -> None:
 
 
 @contextmanager
-def loop_mount(image: Path, at: Path, mib: int) -> Iterator[Path]:
-    """A small file system of its own at a directory; by root only."""
-    from hosts import must
-
+def loop_mount(image: Path, at: Path, mib: int, *words: str) -> Iterator[Path]:
+    """A small file system of its own at a directory; by root only. words: for mkfs.ext4."""
     with image.open("wb") as file:
         file.truncate(mib * MIB)
-    must("mkfs.ext4", "-q", "-F", "-m", "0", image)
+    must("mkfs.ext4", "-q", "-F", "-m", "0", *words, image)
     at.mkdir(parents=True, exist_ok=True)
     must("mount", "-o", "loop", image, at)
     try:
         (at / "lost+found").rmdir()
         yield at
     finally:
-        must("umount", at)
+        # Lazily: after a failure a session may still hold it.
+        must("umount", "--lazy", at)
