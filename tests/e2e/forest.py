@@ -191,7 +191,7 @@ def loop_mount(image: Path, at: Path, mib: int, *words: str) -> Iterator[Path]:
     """A small file system of its own at a directory; by root only. words: for mkfs.ext4."""
     with image.open("wb") as file:
         file.truncate(mib * MIB)
-    must("mkfs.ext4", "-q", "-F", "-m", "0", *words, image)
+    must("mkfs.ext4", "-q", "-F", "-m", "0", "-b", "4096", *words, image)
     at.mkdir(parents=True, exist_ok=True)
     must("mount", "-o", "loop", image, at)
     try:

@@ -36,6 +36,7 @@ def test_problems_are_listed_and_the_rest_arrives(hosts, trees):
             (trees.source / name).write_text("newer")
         mirror = hosts.once(trees.source, trees.target, status=1)
         assert {line["path"] for line in mirror.lines() if line["t"] == "problem"} == {"busy"}
+        assert "unmount" in mirror.last("problem")["remedy"]
         done = mirror.last("done")
         assert (done["exit_status"], done["problem_count"], done["in_sync"]) == (1, 1, False)
         assert (trees.target / "moves").read_text() == (trees.target / "new").read_text() == "newer"
@@ -54,6 +55,7 @@ def test_an_attribute_too_large_for_the_target_is_that_files_problem(hosts, tree
     with forest.loop_mount(tmp_path / "image", trees.target, 16, "-b", "1024"):
         mirror = hosts.once(trees.source, trees.target, status=1)
         assert {line["path"] for line in mirror.lines() if line["t"] == "problem"} == {"marked"}
+        assert "attributes" in mirror.last("problem")["remedy"]
         assert (trees.target / "plain").read_text() == "content"
         assert (trees.target / "marked").read_text() == "content"
 

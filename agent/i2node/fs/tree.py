@@ -282,6 +282,9 @@ _REMEDIES = {
     errno.EACCES: "run the agent as root, or give it access",
     errno.EPERM: "run the agent as root, or on a file system that takes this attribute",
     errno.EOPNOTSUPP: "the target's file system cannot hold this attribute",
+    errno.E2BIG: "the target's file system cannot hold attributes of this size",
+    errno.EBUSY: "unmount what is mounted there on the target",
+    errno.EXDEV: "unmount what is mounted there on the target",
     errno.ENAMETOOLONG: "the target's file system cannot hold this name",
 }
 
