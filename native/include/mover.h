@@ -178,8 +178,9 @@ struct i2_step {
     uint32_t uid;
     uint32_t gid;
     uint32_t mtime_ns;
-    int64_t mtime_s;
-    uint64_t size;      /* FILE, STAGED: the file's size. WRITE, COPY, HOLE: offset in the file */
+    int64_t mtime_s;    /* STAGE with CLONE, COPY: with mtime_ns, what path must have (see I2_STAGE) */
+    uint64_t size;      /* FILE, STAGED: the file's size. STAGE with CLONE: size path must have.
+                         * WRITE, COPY, HOLE: offset in the file */
     uint64_t rdev;      /* NODE: device. COPY: offset in the old file */
     uint64_t span;      /* COPY, HOLE: bytes */
     uint64_t stage;     /* STAGE, WRITE, COPY, HOLE, STAGED: which staged file */
@@ -196,6 +197,11 @@ struct i2_step {
 #define I2_RENAME 7   /* path becomes other, replaces (what is in the way of a directory is removed) */
 #define I2_EXCHANGE 8 /* path and other change places */
 #define I2_REMOVE 9   /* whatever it is, a directory with all below it; not there: fine */
+/* Staged files. A delta is right only on the very file it was made against: CLONE and COPY carry the
+ * mtime (CLONE the size too) that path must have, else the fault is ESTALE at CHECK; a file system
+ * that keeps whole seconds is held to those. What goes wrong on the way to a staged file, unless it is
+ * fatal, spoils it: what else is sent for it is passed over, and STAGED, which has the path, faults
+ * with the reason instead of giving a damaged file its name. This outlives the call. */
 #define I2_STAGE 10   /* begin staged file; I2_STEP_CLONE: as a copy (reflink where possible) of path */
 #define I2_WRITE 11   /* data at offset of the staged file */
 #define I2_COPY 12    /* span bytes from offset rdev of path as it stands to offset size of the staged file */
@@ -206,6 +212,7 @@ struct i2_step {
 #define I2_STEP_SPARSE 2  /* PUT_FILE: no data, all hole */
 #define I2_STEP_NO_XATTR 4 /* the source could not tell the attributes: leave them alone */
 #define I2_STEP_KEEP 8    /* STAGE: go on where an earlier session stopped; the file is not emptied */
+#define I2_STEP_DROP 16   /* STAGE: the staged file is not wanted any more; not there: fine */
 
 /* Sound: every length fits, ops and kinds known, paths clean, flags known, limits held, xattr
  * records whole. Returns the number of steps or -EINVAL. i2_apply calls it itself. */
@@ -258,7 +265,7 @@ struct i2_fault {
 #define I2_AT_TIMES 7
 #define I2_AT_NAME 8   /* giving it its final name */
 #define I2_AT_REMOVE 9
-#define I2_AT_CHECK 10 /* content does not have the digest it should have */
+#define I2_AT_CHECK 10 /* content does not have the digest it should have, or a delta's old file is another */
 
 /* Applies steps beneath root, in order. stage: directory on the same file system for staged files and
  * for names in passing. A file appears under its final name only whole, with its metadata. A fault of

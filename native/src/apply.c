@@ -10,9 +10,9 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-/* Troubles of the file system, not of a path: whatever comes next would meet them too. */
-static int is_fatal(int err) {
-    switch (err) {
+int i2_is_fatal(int err)
+{
+    switch (-err) {
     case ENOSPC:
     case EDQUOT:
     case EROFS:
@@ -24,9 +24,10 @@ static int is_fatal(int err) {
     }
 }
 
-void i2_fault(struct i2_site *site, int what, int err) {
+void i2_fault(struct i2_site *site, int what, int err)
+{
     /* A value too large for the file system is ENOSPC as well; i2_meta tells it apart by E2BIG. */
-    int fatal = is_fatal(-err);
+    int fatal = i2_is_fatal(err);
     if (fatal) site->fatal = 1;
     if (site->noted == site->room) {
         site->more++;
@@ -38,7 +39,8 @@ void i2_fault(struct i2_site *site, int what, int err) {
 
 void i2_forget(struct i2_site *site) { site->stale = 1; }
 
-static void let_go_held(struct i2_site *site) {
+static void let_go_held(struct i2_site *site)
+{
     site->stale = 0;
     for (int i = 0; i < I2_HELD; i++) {
         if (site->held[i].fd >= 0) close(site->held[i].fd);
@@ -47,7 +49,8 @@ static void let_go_held(struct i2_site *site) {
 }
 
 int i2_parent(struct i2_site *site, const uint8_t *path, size_t len, struct i2_held **held,
-              char name[I2_NAME_LIMIT + 1]) {
+              char name[I2_NAME_LIMIT + 1])
+{
     size_t parent_len, at = i2_path_split(path, len, &parent_len);
     memcpy(name, path + at, len - at);
     name[len - at] = 0;
@@ -75,7 +78,8 @@ int i2_parent(struct i2_site *site, const uint8_t *path, size_t len, struct i2_h
     return 0;
 }
 
-void i2_unique_name(struct i2_site *site, char out[I2_STAGE_NAME]) {
+void i2_unique_name(struct i2_site *site, char out[I2_STAGE_NAME])
+{
     if (!site->uniques && getrandom(&site->unique, sizeof site->unique, GRND_NONBLOCK) < 0)
         site->unique = (uint64_t)i2_racy_after() ^ (uint64_t)getpid() << 40;
     snprintf(out, I2_STAGE_NAME, "t%016llx.%llx", (unsigned long long)site->unique,
@@ -90,7 +94,8 @@ static void (*const ops[])(struct i2_site *, const struct i2_step *) = {
     [I2_HOLE] = i2_do_hole,         [I2_STAGED] = i2_do_staged,
 };
 
-static int open_site(struct i2_site *site) {
+static int open_site(struct i2_site *site)
+{
     struct stat root, stage;
     if (fstat(site->root, &root) < 0 || fstat(site->stage, &stage) < 0) return -errno;
     if (!S_ISDIR(root.st_mode) || !S_ISDIR(stage.st_mode)) return -ENOTDIR;
@@ -103,7 +108,8 @@ static int open_site(struct i2_site *site) {
 }
 
 int64_t i2_apply(int root, int stage, const uint8_t *steps, size_t len, int flags,
-                 struct i2_fault *fault, uint64_t *faults, uint64_t *more) {
+                 struct i2_fault *fault, uint64_t *faults, uint64_t *more)
+{
     struct i2_site site;
     memset(&site, 0, sizeof site);
     site.root = root;

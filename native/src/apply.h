@@ -35,6 +35,7 @@ struct i2_site {
     /* the staged file and the old file that the last step used */
     int staged, source;
     uint64_t staged_id;
+    int spoilt; /* staged_id is one that cannot be built any more */
     const uint8_t *source_path;
     size_t source_len;
     uint8_t *buffer;
@@ -44,6 +45,9 @@ struct i2_site {
     struct i2_fault *fault;
     uint64_t noted, room, more;
 };
+
+/* Whether -err is a trouble of the file system, not of a path: whatever comes next would meet it too. */
+int i2_is_fatal(int err);
 
 /* Notes that the step at hand could not be done, or not in full; err is -errno. */
 void i2_fault(struct i2_site *site, int what, int err);

@@ -8,17 +8,20 @@
 
 #define WINDOW (1u << 20)
 
-void i2_reading_free(struct i2_reading *r) {
+void i2_reading_free(struct i2_reading *r)
+{
     free(r->blocks);
     free(r->window);
 }
 
-int i2_is_known(const uint8_t content[16]) {
+int i2_is_known(const uint8_t content[16])
+{
     static const uint8_t unknown[16];
     return memcmp(content, unknown, 16) != 0;
 }
 
-static int block_room(struct i2_reading *r, uint64_t n) {
+static int block_room(struct i2_reading *r, uint64_t n)
+{
     if (n <= r->blocks_cap) return 0;
     struct i2_block *p = realloc(r->blocks, n * sizeof *p);
     if (!p) return -ENOMEM;
@@ -27,7 +30,8 @@ static int block_room(struct i2_reading *r, uint64_t n) {
     return 0;
 }
 
-int i2_digest_bytes(struct i2_reading *r, const uint8_t *data, size_t len, uint8_t content[16]) {
+int i2_digest_bytes(struct i2_reading *r, const uint8_t *data, size_t len, uint8_t content[16])
+{
     uint32_t block = i2_block_size(len);
     int err = block_room(r, len / block + 1);
     if (err) return err;
@@ -37,7 +41,8 @@ int i2_digest_bytes(struct i2_reading *r, const uint8_t *data, size_t len, uint8
     return 0;
 }
 
-int64_t i2_read_at(int fd, uint8_t *p, size_t len, uint64_t at) {
+int64_t i2_read_at(int fd, uint8_t *p, size_t len, uint64_t at)
+{
     size_t got = 0;
     while (got < len) {
         ssize_t n = pread(fd, p + got, len - got, (off_t)(at + got));
@@ -50,12 +55,14 @@ int64_t i2_read_at(int fd, uint8_t *p, size_t len, uint64_t at) {
 }
 
 /* Nothing but hole in [at, at + len)? */
-static int all_hole(int fd, uint64_t at, uint64_t len) {
+static int all_hole(int fd, uint64_t at, uint64_t len)
+{
     off_t data = lseek(fd, (off_t)at, SEEK_DATA);
     return data < 0 ? errno == ENXIO : (uint64_t)data >= at + len;
 }
 
-int i2_digest_open(struct i2_reading *r, int fd, uint64_t size, int sparse, uint8_t content[16]) {
+int i2_digest_open(struct i2_reading *r, int fd, uint64_t size, int sparse, uint8_t content[16])
+{
     uint32_t block = i2_block_size(size);
     size_t window = block > WINDOW ? block : WINDOW;
     uint64_t n = size / block + 1, count = 0;

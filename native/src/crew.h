@@ -11,7 +11,8 @@
 /* Runs work(member) for n members of `size` bytes each, the first in the calling thread, and returns
  * when all are done. Members whose thread cannot be had do not run: work must be shared by an
  * atomic counter, so that fewer hands do the same. */
-static inline void i2_crew(void *(*work)(void *), void *members, size_t size, int n) {
+static inline void i2_crew(void *(*work)(void *), void *members, size_t size, int n)
+{
     pthread_t thread[I2_CREW_MAX];
     int started = 0;
     while (started + 1 < n && started < I2_CREW_MAX) {
@@ -24,7 +25,8 @@ static inline void i2_crew(void *(*work)(void *), void *members, size_t size, in
 }
 
 /* How many hands for `jobs` jobs when the caller allows `threads`. */
-static inline int i2_hands(int threads, size_t jobs) {
+static inline int i2_hands(int threads, size_t jobs)
+{
     if (threads > I2_CREW_MAX) threads = I2_CREW_MAX;
     if (threads < 1) threads = 1;
     return jobs < (size_t)threads ? (jobs ? (int)jobs : 1) : threads;

@@ -14,13 +14,15 @@
 #endif
 
 /* ext4 says ENOSPC of attributes that do not fit beside an inode, however empty the disk is. */
-static int too_large(struct i2_site *site, int err) {
+static int too_large(struct i2_site *site, int err)
+{
     struct statfs fs;
     if (err != -ENOSPC || fstatfs(site->root, &fs) < 0) return err;
     return fs.f_bavail > 64 ? -E2BIG : err;
 }
 
-static int set_owner(struct i2_site *site, int fd, const struct i2_step *s, const struct statx *now) {
+static int set_owner(struct i2_site *site, int fd, const struct i2_step *s, const struct statx *now)
+{
     if (now->stx_uid == s->uid && now->stx_gid == s->gid) return 0;
     if (site->flags & I2_APPLY_NO_OWNER) return -EPERM;
     if (fchownat(fd, "", s->uid, s->gid, AT_EMPTY_PATH) == 0) return 1;
@@ -30,7 +32,8 @@ static int set_owner(struct i2_site *site, int fd, const struct i2_step *s, cons
 }
 
 void i2_meta(struct i2_site *site, int fd, int path_only, const struct i2_step *s,
-             const struct statx *now, int bare) {
+             const struct statx *now, int bare)
+{
     char path[40];
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     const struct i2_bearer of = {.fd = path_only ? -1 : fd, .path = path, .follow = 1};
@@ -58,7 +61,8 @@ void i2_meta(struct i2_site *site, int fd, int path_only, const struct i2_step *
     }
 }
 
-void i2_do_set_meta(struct i2_site *site, const struct i2_step *s) {
+void i2_do_set_meta(struct i2_site *site, const struct i2_step *s)
+{
     struct i2_held *held = NULL;
     char name[I2_NAME_LIMIT + 1] = ".";
     int err = s->path_len ? i2_parent(site, i2_step_path(s), s->path_len, &held, name) : 0;

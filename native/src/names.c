@@ -13,22 +13,26 @@ struct pair {
     char from_name[I2_NAME_LIMIT + 1], to_name[I2_NAME_LIMIT + 1];
 };
 
-static int parents(struct i2_site *site, const struct i2_step *s, struct pair *p) {
+static int parents(struct i2_site *site, const struct i2_step *s, struct pair *p)
+{
     int err = i2_parent(site, i2_step_path(s), s->path_len, &p->from, p->from_name);
     if (!err) err = i2_parent(site, i2_step_other(s), s->other_len, &p->to, p->to_name);
     if (err) i2_fault(site, I2_AT_OPEN, err);
     return err;
 }
 
-static int stat_of(int dir, const char *name, struct stat *st) {
+static int stat_of(int dir, const char *name, struct stat *st)
+{
     return fstatat(dir, name, st, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) < 0 ? -errno : 0;
 }
 
-static int is_stage(const struct i2_site *site, const struct stat *st) {
+static int is_stage(const struct i2_site *site, const struct stat *st)
+{
     return st->st_ino == site->stage_ino && st->st_dev == site->dev;
 }
 
-void i2_do_make_dir(struct i2_site *site, const struct i2_step *s) {
+void i2_do_make_dir(struct i2_site *site, const struct i2_step *s)
+{
     struct i2_held *held;
     struct stat st;
     char name[I2_NAME_LIMIT + 1], staged[I2_STAGE_NAME];
@@ -63,7 +67,8 @@ void i2_do_make_dir(struct i2_site *site, const struct i2_step *s) {
     unlinkat(site->stage, staged, AT_REMOVEDIR);
 }
 
-void i2_do_link(struct i2_site *site, const struct i2_step *s) {
+void i2_do_link(struct i2_site *site, const struct i2_step *s)
+{
     struct pair p; /* from is the new name, to the one that is there */
     struct stat have, want;
     char staged[I2_STAGE_NAME];
@@ -89,7 +94,8 @@ void i2_do_link(struct i2_site *site, const struct i2_step *s) {
 
 /* What is in the way goes to the stage first: after a crash in between the step can be done again,
  * which an exchange of the two names would not allow. */
-static int move_over(struct i2_site *site, const struct pair *p) {
+static int move_over(struct i2_site *site, const struct pair *p)
+{
     struct stat st;
     char aside[I2_STAGE_NAME];
     int err = stat_of(p->to->fd, p->to_name, &st);
@@ -108,7 +114,8 @@ static int move_over(struct i2_site *site, const struct pair *p) {
     return 0;
 }
 
-void i2_do_rename(struct i2_site *site, const struct i2_step *s) {
+void i2_do_rename(struct i2_site *site, const struct i2_step *s)
+{
     struct pair p;
     struct stat was, is;
     if (parents(site, s, &p)) return;
@@ -139,7 +146,8 @@ void i2_do_rename(struct i2_site *site, const struct i2_step *s) {
 }
 
 /* By three renames where the file system cannot do it in one. */
-static int swap_by_stage(struct i2_site *site, const struct pair *p) {
+static int swap_by_stage(struct i2_site *site, const struct pair *p)
+{
     char aside[I2_STAGE_NAME];
     i2_unique_name(site, aside);
     if (renameat(p->from->fd, p->from_name, site->stage, aside) < 0) return -errno;
@@ -151,7 +159,8 @@ static int swap_by_stage(struct i2_site *site, const struct pair *p) {
     return renameat(site->stage, aside, p->to->fd, p->to_name) < 0 ? -errno : 0;
 }
 
-void i2_do_exchange(struct i2_site *site, const struct i2_step *s) {
+void i2_do_exchange(struct i2_site *site, const struct i2_step *s)
+{
     struct pair p;
     struct stat a, b;
     if (parents(site, s, &p)) return;
@@ -170,7 +179,8 @@ void i2_do_exchange(struct i2_site *site, const struct i2_step *s) {
     else if (S_ISDIR(a.st_mode) || S_ISDIR(b.st_mode)) i2_forget(site);
 }
 
-void i2_do_remove(struct i2_site *site, const struct i2_step *s) {
+void i2_do_remove(struct i2_site *site, const struct i2_step *s)
+{
     struct i2_held *held;
     char name[I2_NAME_LIMIT + 1];
     int what = I2_AT_OPEN;

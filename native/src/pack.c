@@ -49,7 +49,8 @@ struct reader {
 /* --------------------------------------------------------------------------------- output ----- */
 
 /* Takes n bytes of the output; 0 or -ENOBUFS. */
-static int take(struct hall *h, size_t n, size_t *at) {
+static int take(struct hall *h, size_t n, size_t *at)
+{
     size_t head = atomic_load(&h->head);
     do {
         if (n > h->cap - head) return -ENOBUFS;
@@ -60,17 +61,20 @@ static int take(struct hall *h, size_t n, size_t *at) {
 
 /* Gives back what is behind `used` of the n bytes taken at `at`, when nobody took more since. What
  * cannot be given back is closed up at the end. */
-static void give_back(struct hall *h, size_t at, size_t n, size_t used) {
+static void give_back(struct hall *h, size_t at, size_t n, size_t used)
+{
     size_t end = at + n;
     atomic_compare_exchange_strong(&h->head, &end, at + used);
 }
 
-static int by_at(const void *a, const void *b) {
+static int by_at(const void *a, const void *b)
+{
     const struct job *x = a, *y = b;
     return (x->at > y->at) - (x->at < y->at);
 }
 
-static size_t close_up(struct hall *h) {
+static size_t close_up(struct hall *h)
+{
     size_t sum = 0;
     for (size_t i = 0; i < h->n; i++) sum += h->jobs[i].used;
     if (sum == atomic_load(&h->head)) return sum;
@@ -84,17 +88,20 @@ static size_t close_up(struct hall *h) {
     return end;
 }
 
-static size_t path_size(const struct job *j) {
+static size_t path_size(const struct job *j)
+{
     return j->group->path_len + (j->group->path_len != 0) + j->entry->name_len;
 }
 
 /* Bytes of a step with such parts, padded. */
-static size_t step_size(const struct job *j, size_t other, size_t xattrs, size_t data) {
+static size_t step_size(const struct job *j, size_t other, size_t xattrs, size_t data)
+{
     return i2_pad8(sizeof(struct i2_step) + path_size(j) + other + xattrs + data);
 }
 
 /* Writes the step's head, path, other and xattrs at `at`; the data is there or follows by itself. */
-static void write_step(struct reader *r, struct job *j, size_t at, int op, int flags, size_t data) {
+static void write_step(struct reader *r, struct job *j, size_t at, int op, int flags, size_t data)
+{
     const struct i2_entry *e = j->entry;
     uint8_t *p = r->hall->out + at;
     struct i2_step s;
@@ -134,7 +141,8 @@ static void write_step(struct reader *r, struct job *j, size_t at, int op, int f
     j->used = s.length;
 }
 
-static int put_step(struct reader *r, struct job *j, int op, int flags) {
+static int put_step(struct reader *r, struct job *j, int op, int flags)
+{
     size_t at, n = step_size(j, op == I2_PUT_LINK ? r->target_len : 0, r->xattrs.len, 0);
     if (r->hall->mode == DIGEST) return 0;
     int err = take(r->hall, n, &at);
@@ -145,7 +153,8 @@ static int put_step(struct reader *r, struct job *j, int op, int flags) {
 /* ------------------------------------------------------------------------------ attributes ---- */
 
 /* Reads the attributes; *flags gets I2_STEP_NO_XATTR where the file system has none. */
-static int read_xattrs(struct reader *r, const struct i2_bearer *of, int *flags) {
+static int read_xattrs(struct reader *r, const struct i2_bearer *of, int *flags)
+{
     int err = i2_xattr_read(of, &r->xattrs);
     *flags = err == -ENOTSUP ? I2_STEP_NO_XATTR : 0;
     if (err == -ENOTSUP) err = 0;
@@ -154,7 +163,8 @@ static int read_xattrs(struct reader *r, const struct i2_bearer *of, int *flags)
 }
 
 /* The hash of what read_xattrs and the symlink's target are; 1 stands for nothing at all. */
-static int hash_attrs(struct reader *r, uint64_t *attrs) {
+static int hash_attrs(struct reader *r, uint64_t *attrs)
+{
     uint32_t len = (uint32_t)r->target_len;
     *attrs = 1;
     if (!len && !r->xattrs.len) return 0;
@@ -171,7 +181,8 @@ static int hash_attrs(struct reader *r, uint64_t *attrs) {
 
 /* ------------------------------------------------------------------------------ one entry ----- */
 
-static int same(const struct i2_entry *e, const struct i2_entry *now) {
+static int same(const struct i2_entry *e, const struct i2_entry *now)
+{
     return e->mtime_s == now->mtime_s && e->mtime_ns == now->mtime_ns && e->ctime == now->ctime &&
            e->size == now->size;
 }
@@ -179,7 +190,8 @@ static int same(const struct i2_entry *e, const struct i2_entry *now) {
 /* What stands there now, open as fd or, with -1, by its name: an entry with the name and the rest of e;
  * 0 or -errno. */
 static int restat(struct reader *r, const struct i2_entry *e, int fd, const char *name,
-                  int64_t racy_after, struct i2_entry *now) {
+                  int64_t racy_after, struct i2_entry *now)
+{
     struct statx stx;
     int err = fd >= 0 ? i2_statx(&r->k, fd, "", AT_EMPTY_PATH, &stx)
                       : i2_statx(&r->k, r->dir, name, 0, &stx);
@@ -192,7 +204,8 @@ static int restat(struct reader *r, const struct i2_entry *e, int fd, const char
     return 0;
 }
 
-static int open_file(struct reader *r, const char *name) {
+static int open_file(struct reader *r, const char *name)
+{
     int flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
     int fd = openat(r->dir, name, r->k.no_noatime ? flags : flags | O_NOATIME);
     if (fd < 0 && errno == EPERM && !r->k.no_noatime) fd = openat(r->dir, name, flags);
@@ -205,7 +218,8 @@ static int open_file(struct reader *r, const char *name) {
 static int refused(int err) { return err == -EISDIR || err == -ESPIPE ? -ENOENT : err; }
 
 /* A small file: its content goes to the output as it is read. */
-static int pack_file(struct reader *r, struct job *j, int fd) {
+static int pack_file(struct reader *r, struct job *j, int fd)
+{
     struct hall *h = r->hall;
     struct i2_entry *e = j->entry;
     const struct i2_bearer of = {.fd = fd};
@@ -260,7 +274,8 @@ static int pack_file(struct reader *r, struct job *j, int fd) {
     return refused(err);
 }
 
-static int digest_file(struct reader *r, struct job *j, int fd) {
+static int digest_file(struct reader *r, struct job *j, int fd)
+{
     struct i2_entry *e = j->entry;
     const struct i2_bearer of = {.fd = fd};
     for (int i = 0;; i++) {
@@ -284,7 +299,8 @@ static int digest_file(struct reader *r, struct job *j, int fd) {
 
 /* The stat of a file whose content somebody else read, or nobody: what e says of the content stays as
  * it is, or a change since would be taken for known. */
-static int keep_reading(struct i2_entry *e, const struct i2_entry *now) {
+static int keep_reading(struct i2_entry *e, const struct i2_entry *now)
+{
     struct i2_entry was = *e;
     *e = *now;
     e->rdev = was.rdev;
@@ -301,7 +317,8 @@ static int keep_reading(struct i2_entry *e, const struct i2_entry *now) {
 }
 
 /* An entry whose file is not opened: directory, symlink, node, and files in the other modes. */
-static int pack_closed(struct reader *r, struct job *j, const char *name) {
+static int pack_closed(struct reader *r, struct job *j, const char *name)
+{
     struct hall *h = r->hall;
     struct i2_entry *e = j->entry;
     char path[I2_NAME_LIMIT + 40];
@@ -348,7 +365,8 @@ static int pack_closed(struct reader *r, struct job *j, const char *name) {
     return full ? full : err;
 }
 
-static int pack_one(struct reader *r, struct job *j) {
+static int pack_one(struct reader *r, struct job *j)
+{
     struct hall *h = r->hall;
     struct i2_entry *e = j->entry;
     char name[I2_NAME_LIMIT + 1];
@@ -377,14 +395,16 @@ static int pack_one(struct reader *r, struct job *j) {
     return err;
 }
 
-static void do_job(struct reader *r, size_t i) {
+static void do_job(struct reader *r, size_t i)
+{
     struct job *j = &r->hall->jobs[i];
     j->entry->status = 0;
     int err = pack_one(r, j);
     if (err) j->entry->status = (uint16_t)-err;
 }
 
-static void *read_jobs(void *arg) {
+static void *read_jobs(void *arg)
+{
     struct reader *r = arg;
     struct hall *h = r->hall;
     for (size_t i; (i = atomic_fetch_add(&h->next, 1)) < h->n;)
@@ -395,7 +415,8 @@ static void *read_jobs(void *arg) {
 /* --------------------------------------------------------------------------------- the call --- */
 
 /* Counts the entries of sound groups, or -EINVAL; fills jobs when given. */
-static int64_t read_groups(uint8_t *groups, size_t len, struct job *jobs) {
+static int64_t read_groups(uint8_t *groups, size_t len, struct job *jobs)
+{
     size_t n = 0;
     if ((uintptr_t)groups % 8) return -EINVAL;
     for (size_t at = 0; at < len;) {
@@ -418,7 +439,8 @@ static int64_t read_groups(uint8_t *groups, size_t len, struct job *jobs) {
     return (int64_t)n;
 }
 
-static int64_t read_all(struct hall *h, uint8_t *groups, size_t len, int threads) {
+static int64_t read_all(struct hall *h, uint8_t *groups, size_t len, int threads)
+{
     int64_t n = read_groups(groups, len, NULL);
     if (n <= 0) return n;
     h->n = (size_t)n;
@@ -452,7 +474,8 @@ static int64_t read_all(struct hall *h, uint8_t *groups, size_t len, int threads
 }
 
 int64_t i2_pack(int root, uint64_t dev, uint8_t *groups, size_t groups_len, int mode, uint64_t small_max,
-                int tries, int threads, uint8_t *out, size_t cap) {
+                int tries, int threads, uint8_t *out, size_t cap)
+{
     if (mode < I2_PACK_ALL || mode > I2_PACK_STAGED || (uintptr_t)out % 8) return -EINVAL;
     if (small_max > INT32_MAX) small_max = INT32_MAX; /* a step's data_len and length have 32 bits */
     struct hall h = {.root = root, .dev = dev, .mode = mode, .small_max = small_max,
@@ -461,7 +484,8 @@ int64_t i2_pack(int root, uint64_t dev, uint8_t *groups, size_t groups_len, int 
 }
 
 int64_t i2_digest_files(int root, uint64_t dev, uint8_t *groups, size_t groups_len, int content,
-                        int threads) {
+                        int threads)
+{
     struct hall h = {.root = root, .dev = dev, .mode = DIGEST, .content = content, .tries = 5};
     int64_t n = read_all(&h, groups, groups_len, threads);
     return n < 0 ? n : 0;

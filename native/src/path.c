@@ -22,13 +22,15 @@ struct how {
 #define NO_SYMLINKS 0x04
 #define BENEATH 0x08
 
-int i2_name_clean(const uint8_t *name, size_t len) {
+int i2_name_clean(const uint8_t *name, size_t len)
+{
     if (len == 0 || len > I2_NAME_LIMIT || memchr(name, '/', len) || memchr(name, 0, len)) return 0;
     if (name[0] == '.' && (len == 1 || (len == 2 && name[1] == '.'))) return 0;
     return 1;
 }
 
-int i2_path_clean(const uint8_t *path, size_t len) {
+int i2_path_clean(const uint8_t *path, size_t len)
+{
     if (len == 0) return 1;
     if (len > I2_PATH_LIMIT) return 0;
     size_t at = 0;
@@ -41,13 +43,15 @@ int i2_path_clean(const uint8_t *path, size_t len) {
     }
 }
 
-size_t i2_path_split(const uint8_t *path, size_t len, size_t *parent_len) {
+size_t i2_path_split(const uint8_t *path, size_t len, size_t *parent_len)
+{
     const uint8_t *slash = memrchr(path, '/', len);
     *parent_len = slash ? (size_t)(slash - path) : 0;
     return slash ? *parent_len + 1 : 0;
 }
 
-static int open2(int dir, const char *path, int flags, uint64_t resolve) {
+static int open2(int dir, const char *path, int flags, uint64_t resolve)
+{
     struct how how = {.flags = (uint64_t)(unsigned)flags, .resolve = resolve};
     int fd;
     do fd = (int)syscall(SYS_openat2, dir, path, &how, sizeof how);
@@ -57,14 +61,16 @@ static int open2(int dir, const char *path, int flags, uint64_t resolve) {
 
 /* The mount an open file was reached through, or -1 where the file system cannot tell: the kernel
  * writes it even when it refuses a handle for want of room (name_to_handle_at(2)). */
-static int mount_of(int fd) {
+static int mount_of(int fd)
+{
     struct file_handle h = {.handle_bytes = 0};
     int id = -1;
     if (name_to_handle_at(fd, "", &h, &id, AT_EMPTY_PATH) < 0 && errno != EOVERFLOW) return -1;
     return id;
 }
 
-static int open_part(int dir, const char *name, int flags) {
+static int open_part(int dir, const char *name, int flags)
+{
     int fd;
     do fd = openat(dir, name, flags | O_NOFOLLOW);
     while (fd < 0 && errno == EINTR);
@@ -80,7 +86,8 @@ static int open_part(int dir, const char *name, int flags) {
     return fd;
 }
 
-int i2_open_in(struct i2_kernel *k, int dir, const char *name, int flags) {
+int i2_open_in(struct i2_kernel *k, int dir, const char *name, int flags)
+{
     flags |= O_CLOEXEC | O_NOFOLLOW;
     if (k->no_noatime) flags &= ~O_NOATIME;
     for (;;) {
@@ -97,7 +104,8 @@ int i2_open_in(struct i2_kernel *k, int dir, const char *name, int flags) {
 }
 
 /* The directory at the end of path[0..len), len < PATH_MAX. */
-static int open_piece(struct i2_kernel *k, int dir, const uint8_t *path, size_t len, int flags) {
+static int open_piece(struct i2_kernel *k, int dir, const uint8_t *path, size_t len, int flags)
+{
     char name[PATH_MAX];
     memcpy(name, path, len);
     name[len] = 0;
@@ -124,7 +132,8 @@ static int open_piece(struct i2_kernel *k, int dir, const uint8_t *path, size_t 
 }
 
 int i2_open_dir(struct i2_kernel *k, int root, uint64_t dev, const uint8_t *path, size_t len,
-                struct statx *self) {
+                struct statx *self)
+{
     int flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW;
     if (!k->no_noatime) flags |= O_NOATIME;
     if (!i2_path_clean(path, len)) return -EINVAL;
@@ -159,7 +168,8 @@ int i2_open_dir(struct i2_kernel *k, int root, uint64_t dev, const uint8_t *path
     return fd;
 }
 
-static void from_stat(const struct stat *st, struct statx *out) {
+static void from_stat(const struct stat *st, struct statx *out)
+{
     memset(out, 0, sizeof *out);
     out->stx_mode = (uint16_t)st->st_mode;
     out->stx_nlink = (uint32_t)st->st_nlink;
@@ -178,7 +188,8 @@ static void from_stat(const struct stat *st, struct statx *out) {
     out->stx_dev_minor = minor(st->st_dev);
 }
 
-int i2_statx(struct i2_kernel *k, int dir, const char *name, int flags, struct statx *out) {
+int i2_statx(struct i2_kernel *k, int dir, const char *name, int flags, struct statx *out)
+{
     flags |= AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT;
     if (!k->no_statx) {
         if (statx(dir, name, flags, STATX_BASIC_STATS | STATX_BTIME, out) == 0) return 0;
@@ -191,11 +202,13 @@ int i2_statx(struct i2_kernel *k, int dir, const char *name, int flags, struct s
     return 0;
 }
 
-uint64_t i2_statx_dev(const struct statx *stx) {
+uint64_t i2_statx_dev(const struct statx *stx)
+{
     return makedev(stx->stx_dev_major, stx->stx_dev_minor);
 }
 
-uint8_t i2_kind(unsigned mode) {
+uint8_t i2_kind(unsigned mode)
+{
     switch (mode & S_IFMT) {
     case S_IFREG: return I2_FILE;
     case S_IFDIR: return I2_DIR;
@@ -208,13 +221,15 @@ uint8_t i2_kind(unsigned mode) {
     }
 }
 
-static int64_t nanoseconds(const struct statx_timestamp *t) {
+static int64_t nanoseconds(const struct statx_timestamp *t)
+{
     int64_t ns;
     if (__builtin_mul_overflow((int64_t)t->tv_sec, (int64_t)1000000000, &ns)) return INT64_MIN;
     return __builtin_add_overflow(ns, (int64_t)t->tv_nsec, &ns) ? INT64_MIN : ns;
 }
 
-void i2_entry_fill(struct i2_entry *e, const struct statx *stx, int64_t racy_after) {
+void i2_entry_fill(struct i2_entry *e, const struct statx *stx, int64_t racy_after)
+{
     e->kind = i2_kind(stx->stx_mode);
     e->mode = stx->stx_mode & 07777;
     e->uid = stx->stx_uid;
@@ -234,7 +249,8 @@ void i2_entry_fill(struct i2_entry *e, const struct statx *stx, int64_t racy_aft
     if (e->ctime > racy_after) e->flags |= I2_RACY;
 }
 
-int64_t i2_racy_after(void) {
+int64_t i2_racy_after(void)
+{
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec - 20000000;

@@ -11,7 +11,8 @@
 #include "content.h"
 #include "xattr.h"
 
-int i2_write_at(int fd, const uint8_t *data, size_t len, uint64_t at) {
+int i2_write_at(int fd, const uint8_t *data, size_t len, uint64_t at)
+{
     while (len) {
         ssize_t n = pwrite(fd, data, len, (off_t)at);
         if (n < 0 && errno == EINTR) continue;
@@ -25,13 +26,15 @@ int i2_write_at(int fd, const uint8_t *data, size_t len, uint64_t at) {
 
 /* ---------------------------------------------------------------------------- final name ------ */
 
-static int is_stage(const struct i2_site *site, const struct stat *st) {
+static int is_stage(const struct i2_site *site, const struct stat *st)
+{
     return st->st_ino == site->stage_ino && st->st_dev == site->dev;
 }
 
 /* Moves what is in the way into the stage, puts staged there, then takes the old one away. */
 static int swap_in(struct i2_site *site, const struct i2_held *held, const char *name,
-                   const char *staged) {
+                   const char *staged)
+{
     struct stat st;
     if (fstatat(held->fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && is_stage(site, &st)) return -EBUSY;
     i2_forget(site);
@@ -53,7 +56,8 @@ static int swap_in(struct i2_site *site, const struct i2_held *held, const char 
     return 0;
 }
 
-int i2_place(struct i2_site *site, const struct i2_held *held, const char *name, const char *staged) {
+int i2_place(struct i2_site *site, const struct i2_held *held, const char *name, const char *staged)
+{
     for (int again = 0;; again = 1) {
         if (renameat(site->stage, staged, held->fd, name) == 0) return 0;
         int err = -errno;
@@ -71,7 +75,8 @@ struct draft {
     char staged[I2_STAGE_NAME]; /* "" while it has no name */
 };
 
-static int begin(struct i2_site *site, struct i2_held *held, struct draft *d) {
+static int begin(struct i2_site *site, struct i2_held *held, struct draft *d)
+{
     d->staged[0] = 0;
     for (int again = 0; !site->no_tmpfile; again = 1) {
         d->fd = openat(held->fd, ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
@@ -85,7 +90,8 @@ static int begin(struct i2_site *site, struct i2_held *held, struct draft *d) {
     return d->fd < 0 ? -errno : 0;
 }
 
-static int link_to(struct i2_site *site, int fd, int dir, const char *name) {
+static int link_to(struct i2_site *site, int fd, int dir, const char *name)
+{
     if (!site->no_empty_link) {
         if (linkat(fd, "", dir, name, AT_EMPTY_PATH) == 0) return 0;
         /* ENOENT is what a process without CAP_DAC_READ_SEARCH gets. */
@@ -98,7 +104,8 @@ static int link_to(struct i2_site *site, int fd, int dir, const char *name) {
 }
 
 static int give_name(struct i2_site *site, const struct i2_held *held, struct draft *d,
-                     const char *name) {
+                     const char *name)
+{
     int err = 0;
     if (!d->staged[0]) {
         err = link_to(site, d->fd, held->fd, name);
@@ -110,7 +117,8 @@ static int give_name(struct i2_site *site, const struct i2_held *held, struct dr
     return err ? err : i2_place(site, held, name, d->staged);
 }
 
-static int is_right(const struct i2_step *s) {
+static int is_right(const struct i2_step *s)
+{
     struct i2_reading r = {0};
     uint8_t content[16];
     if (!i2_is_known(s->content) || (s->flags & I2_STEP_SPARSE)) return 1;
@@ -119,7 +127,8 @@ static int is_right(const struct i2_step *s) {
     return !err && !memcmp(content, s->content, 16);
 }
 
-void i2_do_put_file(struct i2_site *site, const struct i2_step *s) {
+void i2_do_put_file(struct i2_site *site, const struct i2_step *s)
+{
     struct i2_held *held;
     struct draft d;
     struct statx now;
@@ -172,7 +181,8 @@ void i2_do_put_file(struct i2_site *site, const struct i2_step *s) {
 
 /* Metadata and name for what was made in the stage; takes it away when that fails. */
 static void dress_and_place(struct i2_site *site, const struct i2_step *s, const struct i2_held *held,
-                            const char *name, const char *staged) {
+                            const char *name, const char *staged)
+{
     struct statx now;
     int what = I2_AT_CREATE;
     int fd = i2_open_in(&site->k, site->stage, staged, O_PATH | O_NOFOLLOW);
@@ -187,7 +197,8 @@ static void dress_and_place(struct i2_site *site, const struct i2_step *s, const
     if (err || site->fatal) unlinkat(site->stage, staged, 0);
 }
 
-void i2_do_put_link(struct i2_site *site, const struct i2_step *s) {
+void i2_do_put_link(struct i2_site *site, const struct i2_step *s)
+{
     struct i2_held *held;
     char name[I2_NAME_LIMIT + 1], staged[I2_STAGE_NAME], target[PATH_MAX];
     int err = i2_parent(site, i2_step_path(s), s->path_len, &held, name);
@@ -202,7 +213,8 @@ void i2_do_put_link(struct i2_site *site, const struct i2_step *s) {
     else dress_and_place(site, s, held, name, staged);
 }
 
-void i2_do_put_node(struct i2_site *site, const struct i2_step *s) {
+void i2_do_put_node(struct i2_site *site, const struct i2_step *s)
+{
     static const mode_t types[] = {
         [I2_CHR] = S_IFCHR, [I2_BLK] = S_IFBLK, [I2_FIFO] = S_IFIFO, [I2_SOCK] = S_IFSOCK};
     struct i2_held *held;

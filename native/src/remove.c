@@ -45,7 +45,8 @@ struct descent {
     uint8_t *dents;
 };
 
-static int clear_flags(int fd) {
+static int clear_flags(int fd)
+{
     int flags; /* the kernel takes an int, whatever the macro's type says */
     if (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0) return 0;
     if (!(flags & (FS_IMMUTABLE_FL | FS_APPEND_FL))) return 0;
@@ -53,7 +54,8 @@ static int clear_flags(int fd) {
     return ioctl(fd, FS_IOC_SETFLAGS, &flags) == 0;
 }
 
-int i2_unlock(struct i2_site *site, int dir, const char *name) {
+int i2_unlock(struct i2_site *site, int dir, const char *name)
+{
     struct stat st;
     if (!site->privileged) return 0;
     int done = clear_flags(dir);
@@ -68,7 +70,8 @@ int i2_unlock(struct i2_site *site, int dir, const char *name) {
 }
 
 /* unlinkat, once more when flags were in the way; not there is fine. */
-static int unlink_at(struct i2_site *site, int dir, const char *name, int how) {
+static int unlink_at(struct i2_site *site, int dir, const char *name, int how)
+{
     for (int again = 0;; again = 1) {
         if (unlinkat(dir, name, how) == 0 || errno == ENOENT) return 0;
         int err = -errno;
@@ -76,7 +79,8 @@ static int unlink_at(struct i2_site *site, int dir, const char *name, int how) {
     }
 }
 
-static int push(struct i2_site *site, struct descent *d, int dir, const char *name) {
+static int push(struct i2_site *site, struct descent *d, int dir, const char *name)
+{
     if (d->depth == d->cap) {
         size_t cap = d->cap ? d->cap * 2 : 64;
         struct level *p = realloc(d->levels, cap * sizeof *p);
@@ -109,7 +113,8 @@ static int push(struct i2_site *site, struct descent *d, int dir, const char *na
 }
 
 /* The directory above the deepest level, opened again when it was closed. */
-static int above(struct descent *d, int base) {
+static int above(struct descent *d, int base)
+{
     if (d->depth == 1) return base;
     struct level *up = &d->levels[d->depth - 2];
     if (up->fd >= 0) return up->fd;
@@ -124,7 +129,8 @@ static int above(struct descent *d, int base) {
 }
 
 /* The deepest level is read to its end: removes it. */
-static int pop(struct i2_site *site, struct descent *d, int base) {
+static int pop(struct i2_site *site, struct descent *d, int base)
+{
     struct level *l = &d->levels[d->depth - 1];
     int dir = above(d, base);
     if (dir < 0) return dir;
@@ -146,7 +152,8 @@ static int pop(struct i2_site *site, struct descent *d, int base) {
 
 /* Removes what the deepest level holds until it meets a directory with something in it, which becomes
  * the deepest; 1 at the end of the level, 0 or -errno. */
-static int clear_level(struct i2_site *site, struct descent *d) {
+static int clear_level(struct i2_site *site, struct descent *d)
+{
     struct level *l = &d->levels[d->depth - 1];
     if (lseek(l->fd, l->off, SEEK_SET) < 0) return -errno;
     for (;;) {
@@ -171,7 +178,8 @@ static int clear_level(struct i2_site *site, struct descent *d) {
     }
 }
 
-static int remove_tree(struct i2_site *site, int dir, const char *name) {
+static int remove_tree(struct i2_site *site, int dir, const char *name)
+{
     struct descent d = {.dents = malloc(DENTS_SIZE)};
     int err = d.dents ? push(site, &d, dir, name) : -ENOMEM;
     while (!err && d.depth) {
@@ -186,7 +194,8 @@ static int remove_tree(struct i2_site *site, int dir, const char *name) {
     return err;
 }
 
-int i2_remove(struct i2_site *site, int dir, const char *name) {
+int i2_remove(struct i2_site *site, int dir, const char *name)
+{
     struct stat st;
     int err = -EISDIR;
     if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0) return errno == ENOENT ? 0 : -errno;

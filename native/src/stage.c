@@ -14,27 +14,80 @@
 
 #define BUFFER (256u << 10)
 
-static void name_of(uint64_t id, char out[I2_STAGE_NAME]) {
+static void name_of(uint64_t id, char out[I2_STAGE_NAME])
+{
     snprintf(out, I2_STAGE_NAME, "%016llx", (unsigned long long)id);
 }
 
-void i2_let_go_staged(struct i2_site *site) {
+void i2_let_go_staged(struct i2_site *site)
+{
     if (site->staged >= 0) close(site->staged);
     site->staged = -1;
+    site->spoilt = 0;
 }
 
-void i2_let_go_source(struct i2_site *site) {
+void i2_let_go_source(struct i2_site *site)
+{
     if (site->source >= 0) close(site->source);
     site->source = -1;
 }
 
-/* The staged file of a step, open for reading and writing; notes the fault. */
-static int staged(struct i2_site *site, const struct i2_step *s) {
+/* The staged file of the step cannot be built. A link takes its place that says why, for the STAGED
+ * step to tell, whichever call that comes in. */
+static void spoil(struct i2_site *site, const struct i2_step *s, int what, int err)
+{
+    char name[I2_STAGE_NAME], why[32];
+    i2_let_go_staged(site);
+    if (i2_is_fatal(err)) {
+        i2_fault(site, what, err);
+        return;
+    }
+    name_of(s->stage, name);
+    snprintf(why, sizeof why, "%d %d", what, -err);
+    if (unlinkat(site->stage, name, 0) < 0 && errno != ENOENT) {
+        /* It would get its name after all: no step behind this one may be done. */
+        i2_fault(site, what, -EIO);
+        return;
+    }
+    site->staged_id = s->stage;
+    site->spoilt = 1;
+    /* Without links (vfat) the reason is told here, and STAGED finds nothing. */
+    if (symlinkat(why, site->stage, name) < 0) i2_fault(site, what, err);
+}
+
+/* Whether the staged file of the step is spoilt; then why. */
+static int spoilt(struct i2_site *site, const struct i2_step *s, int *what, int *err)
+{
+    char name[I2_STAGE_NAME], why[32];
+    name_of(s->stage, name);
+    ssize_t n = readlinkat(site->stage, name, why, sizeof why - 1);
+    if (n < 0) return 0;
+    why[n] = 0;
+    if (sscanf(why, "%d %d", what, err) != 2 || *err <= 0 || i2_is_fatal(-*err)) {
+        *what = I2_AT_OPEN;
+        *err = ELOOP;
+    }
+    *err = -*err;
+    return 1;
+}
+
+/* The staged file of a step, open for reading and writing. -1: there is none, the fault is noted, or
+ * will be by STAGED. */
+static int staged(struct i2_site *site, const struct i2_step *s)
+{
     char name[I2_STAGE_NAME];
-    if (site->staged >= 0 && site->staged_id == s->stage) return site->staged;
+    if (site->staged_id == s->stage) {
+        if (site->staged >= 0) return site->staged;
+        if (site->spoilt) return -1;
+    }
     i2_let_go_staged(site);
     name_of(s->stage, name);
     int fd = openat(site->stage, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0 && errno == ELOOP) {
+        site->staged_id = s->stage;
+        site->spoilt = 1;
+        return -1;
+    }
     if (fd < 0) {
         i2_fault(site, I2_AT_OPEN, -errno);
         return -1;
@@ -43,39 +96,63 @@ static int staged(struct i2_site *site, const struct i2_step *s) {
     return site->staged = fd;
 }
 
-/* The file at a step's path, open for reading, with its stat; notes the fault. */
-static int source(struct i2_site *site, const struct i2_step *s, struct stat *st) {
+/* Whether st is the file that the source means. */
+static int is_meant(const struct i2_step *s, const struct stat *st)
+{
+    if (s->op == I2_STAGE && (uint64_t)st->st_size != s->size) return 0;
+    if (st->st_mtim.tv_sec != s->mtime_s) return 0;
+    return st->st_mtim.tv_nsec == (long)s->mtime_ns || !st->st_mtim.tv_nsec;
+}
+
+/* Opens a regular file and nothing else: opening a device or a pipe can do something already. */
+static int open_regular(struct i2_site *site, int dir, const char *name)
+{
+    struct stat st;
+    if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) < 0) return -errno;
+    if (!S_ISREG(st.st_mode)) return -ESTALE;
+    return i2_open_in(&site->k, dir, name, O_RDONLY | O_NONBLOCK | O_NOATIME);
+}
+
+/* The old file at a step's path, open for reading, with its stat. -1 with *what and *err. */
+static int source(struct i2_site *site, const struct i2_step *s, struct stat *st, int *what, int *err)
+{
     struct i2_held *held;
     char name[I2_NAME_LIMIT + 1];
     const uint8_t *path = i2_step_path(s);
-    int err = 0;
+    *what = I2_AT_OPEN;
+    *err = 0;
     if (site->source < 0 || site->source_len != s->path_len ||
         memcmp(site->source_path, path, s->path_len)) {
         i2_let_go_source(site);
-        err = i2_parent(site, path, s->path_len, &held, name);
-        int fd = err ? err : i2_open_in(&site->k, held->fd, name, O_RDONLY | O_NONBLOCK | O_NOATIME);
-        if (fd < 0) err = fd;
+        *err = i2_parent(site, path, s->path_len, &held, name);
+        int fd = *err ? *err : open_regular(site, held->fd, name);
+        if (fd < 0) *err = fd;
         else site->source = fd;
         site->source_path = path;
         site->source_len = s->path_len;
     }
-    if (!err && fstat(site->source, st) < 0) err = -errno;
-    if (!err && !S_ISREG(st->st_mode)) err = -ESTALE;
-    if (!err) return site->source;
+    if (!*err && fstat(site->source, st) < 0) *err = -errno;
+    if (!*err && !S_ISREG(st->st_mode)) *err = -ESTALE;
+    if (!*err && !is_meant(s, st)) {
+        *what = I2_AT_CHECK;
+        *err = -ESTALE;
+    }
+    if (!*err) return site->source;
     i2_let_go_source(site);
-    i2_fault(site, I2_AT_OPEN, err);
     return -1;
 }
 
 /* ---------------------------------------------------------------------------- holes ----------- */
 
-static int buffer(struct i2_site *site) {
+static int buffer(struct i2_site *site)
+{
     if (!site->buffer) site->buffer = malloc(BUFFER);
     return site->buffer ? 0 : -ENOMEM;
 }
 
 /* Zeros over the data in [at, end), for file systems that cannot punch. */
-static int write_zeros(struct i2_site *site, int fd, uint64_t at, uint64_t end) {
+static int write_zeros(struct i2_site *site, int fd, uint64_t at, uint64_t end)
+{
     int err = buffer(site);
     if (err) return err;
     memset(site->buffer, 0, BUFFER);
@@ -93,7 +170,8 @@ static int write_zeros(struct i2_site *site, int fd, uint64_t at, uint64_t end) 
     return err;
 }
 
-static int make_hole(struct i2_site *site, int fd, uint64_t at, uint64_t span) {
+static int make_hole(struct i2_site *site, int fd, uint64_t at, uint64_t span)
+{
     struct stat st;
     if (fstat(fd, &st) < 0) return -errno;
     uint64_t size = (uint64_t)st.st_size, end = at + span;
@@ -112,13 +190,15 @@ static int make_hole(struct i2_site *site, int fd, uint64_t at, uint64_t span) {
 
 /* ---------------------------------------------------------------------------- copying --------- */
 
-static int is_not_had(int err) {
+static int is_not_had(int err)
+{
     return err == -EOPNOTSUPP || err == -EXDEV || err == -ENOSYS || err == -EINVAL || err == -ENOTTY ||
            err == -EPERM || err == -EBADF;
 }
 
 static int clone_range(struct i2_site *site, int from, uint64_t at, int to, uint64_t dest,
-                       uint64_t span) {
+                       uint64_t span)
+{
     struct stat st;
     if (site->no_clone) return -EOPNOTSUPP;
     if (fstat(to, &st) < 0) return -errno;
@@ -133,7 +213,8 @@ static int clone_range(struct i2_site *site, int from, uint64_t at, int to, uint
 }
 
 /* Copies bytes that are data. -ESTALE: the old file ends before they do. */
-static int copy_data(struct i2_site *site, int from, uint64_t at, int to, uint64_t dest, uint64_t span) {
+static int copy_data(struct i2_site *site, int from, uint64_t at, int to, uint64_t dest, uint64_t span)
+{
     int err = clone_range(site, from, at, to, dest, span);
     if (!err || !is_not_had(err)) return err;
     while (span && !site->no_range) {
@@ -165,7 +246,8 @@ static int copy_data(struct i2_site *site, int from, uint64_t at, int to, uint64
 }
 
 /* Copies a range, its holes as holes. */
-static int copy_range(struct i2_site *site, int from, uint64_t at, int to, uint64_t dest, uint64_t span) {
+static int copy_range(struct i2_site *site, int from, uint64_t at, int to, uint64_t dest, uint64_t span)
+{
     while (span) {
         off_t data = lseek(from, (off_t)at, SEEK_DATA);
         uint64_t gap = 0;
@@ -192,72 +274,81 @@ static int copy_range(struct i2_site *site, int from, uint64_t at, int to, uint6
 
 /* ---------------------------------------------------------------------------- steps ----------- */
 
-void i2_do_stage(struct i2_site *site, const struct i2_step *s) {
+void i2_do_stage(struct i2_site *site, const struct i2_step *s)
+{
     char name[I2_STAGE_NAME];
     struct stat st;
-    int what = I2_AT_CREATE, from = -1, made = 1;
+    int what, err, from = -1, made = 1;
     i2_let_go_staged(site);
     name_of(s->stage, name);
+    if (!(s->flags & I2_STEP_KEEP) && unlinkat(site->stage, name, 0) < 0 && errno != ENOENT) {
+        i2_fault(site, I2_AT_CREATE, -errno);
+        return;
+    }
+    if (s->flags & I2_STEP_DROP) return;
     if (s->flags & I2_STEP_CLONE) {
-        from = source(site, s, &st);
-        if (from < 0) return;
+        from = source(site, s, &st, &what, &err);
+        if (from < 0) {
+            spoil(site, s, what, err);
+            return;
+        }
     }
     int flags = O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC;
-    if (!(s->flags & I2_STEP_KEEP)) unlinkat(site->stage, name, 0);
     int fd = openat(site->stage, name, flags, 0600);
     if (fd < 0 && errno == EEXIST && (s->flags & I2_STEP_KEEP)) {
         made = 0;
         fd = openat(site->stage, name, flags & ~(O_CREAT | O_EXCL));
     }
     if (fd < 0) {
-        i2_fault(site, what, -errno);
-        return;
-    }
-    int err = 0;
-    if (from >= 0 && made) {
-        what = I2_AT_WRITE;
-        if (site->no_clone || ioctl(fd, FICLONE, from) < 0) {
-            if (!site->no_clone && is_not_had(-errno)) site->no_clone = 1;
-            err = copy_range(site, from, 0, fd, 0, (uint64_t)st.st_size);
-        }
-    }
-    if (err) {
-        i2_fault(site, what, err);
-        unlinkat(site->stage, name, 0);
-        close(fd);
+        spoil(site, s, I2_AT_CREATE, -errno);
         return;
     }
     site->staged = fd;
     site->staged_id = s->stage;
+    if (from < 0 || !made) return;
+    if (!site->no_clone && ioctl(fd, FICLONE, from) == 0) return;
+    if (!site->no_clone && is_not_had(-errno)) site->no_clone = 1;
+    err = copy_range(site, from, 0, fd, 0, (uint64_t)st.st_size);
+    if (!err) return;
+    unlinkat(site->stage, name, 0);
+    spoil(site, s, I2_AT_WRITE, err);
 }
 
-void i2_do_write(struct i2_site *site, const struct i2_step *s) {
+void i2_do_write(struct i2_site *site, const struct i2_step *s)
+{
     int fd = staged(site, s);
     if (fd < 0) return;
     int err = i2_write_at(fd, i2_step_data(s), s->data_len, s->size);
-    if (err) i2_fault(site, I2_AT_WRITE, err);
+    if (err) spoil(site, s, I2_AT_WRITE, err);
 }
 
-void i2_do_copy(struct i2_site *site, const struct i2_step *s) {
+void i2_do_copy(struct i2_site *site, const struct i2_step *s)
+{
     struct stat st;
-    int from = source(site, s, &st);
-    int to = from < 0 ? -1 : staged(site, s);
+    int what, err;
+    int to = staged(site, s);
     if (to < 0) return;
-    int err = s->rdev + s->span > (uint64_t)st.st_size
+    int from = source(site, s, &st, &what, &err);
+    if (from >= 0) {
+        what = I2_AT_WRITE;
+        err = s->rdev + s->span > (uint64_t)st.st_size
                   ? -ESTALE
                   : copy_range(site, from, s->rdev, to, s->size, s->span);
-    if (err) i2_fault(site, I2_AT_WRITE, err);
+    }
+    if (err) spoil(site, s, what, err);
 }
 
-void i2_do_hole(struct i2_site *site, const struct i2_step *s) {
+void i2_do_hole(struct i2_site *site, const struct i2_step *s)
+{
     int fd = staged(site, s);
     if (fd < 0) return;
     int err = make_hole(site, fd, s->size, s->span);
-    if (err) i2_fault(site, I2_AT_WRITE, err);
+    if (err) spoil(site, s, I2_AT_WRITE, err);
 }
 
 /* Reads the staged file back: 0, or -EBADMSG when it is not what the source had. */
-static int check(struct i2_site *site, int fd, const struct i2_step *s) {
+static int check(struct i2_site *site, int fd, const struct i2_step *s)
+{
     if (!(site->flags & I2_APPLY_VERIFY) || !i2_is_known(s->content)) return 0;
     uint8_t content[16];
     struct i2_reading r = {0};
@@ -267,15 +358,24 @@ static int check(struct i2_site *site, int fd, const struct i2_step *s) {
     return memcmp(content, s->content, 16) ? -EBADMSG : 0;
 }
 
-void i2_do_staged(struct i2_site *site, const struct i2_step *s) {
+void i2_do_staged(struct i2_site *site, const struct i2_step *s)
+{
     struct i2_held *held;
     struct statx now;
     char name[I2_NAME_LIMIT + 1], from[I2_STAGE_NAME];
-    int fd = staged(site, s);
-    if (fd < 0) return;
+    int what, err;
     name_of(s->stage, from);
-    int what = I2_AT_OPEN;
-    int err = i2_parent(site, i2_step_path(s), s->path_len, &held, name);
+    int fd = staged(site, s);
+    if (fd < 0) {
+        if (site->spoilt && spoilt(site, s, &what, &err)) {
+            i2_fault(site, what, err);
+            unlinkat(site->stage, from, 0);
+        }
+        i2_let_go_staged(site);
+        return;
+    }
+    what = I2_AT_OPEN;
+    err = i2_parent(site, i2_step_path(s), s->path_len, &held, name);
     if (!err) {
         what = I2_AT_WRITE;
         err = i2_statx(&site->k, fd, "", AT_EMPTY_PATH, &now);

@@ -20,6 +20,7 @@
 #define FROM 128   /* rdev: a device, or an offset in the old file */
 #define SPAN 256
 #define STAGED 512 /* a staged file's number */
+#define TIME 1024  /* mtime alone */
 
 struct rule {
     uint16_t parts;
@@ -41,23 +42,26 @@ static const struct rule rules[] = {
     [I2_RENAME] = {PATH | OTHER, 0, 0},
     [I2_EXCHANGE] = {PATH | OTHER, 0, 0},
     [I2_REMOVE] = {PATH, 0, 0},
-    [I2_STAGE] = {ROOT | STAGED | SIZE, I2_STEP_CLONE | I2_STEP_KEEP, 0},
+    [I2_STAGE] = {ROOT | STAGED | SIZE | TIME, I2_STEP_CLONE | I2_STEP_KEEP | I2_STEP_DROP, 0},
     [I2_WRITE] = {STAGED | SIZE | DATA, 0, 0},
-    [I2_COPY] = {PATH | STAGED | SIZE | FROM | SPAN, 0, 0},
+    [I2_COPY] = {PATH | STAGED | SIZE | FROM | SPAN | TIME, 0, 0},
     [I2_HOLE] = {STAGED | SIZE | SPAN, 0, 0},
     [I2_STAGED] = {PATH | META | SIZE | STAGED, I2_STEP_NO_XATTR, KIND(I2_FILE)},
 };
 
-static int is_zero16(const uint8_t *p) {
+static int is_zero16(const uint8_t *p)
+{
     static const uint8_t zero[16];
     return memcmp(p, zero, 16) == 0;
 }
 
-static int in_file(uint64_t at, uint64_t span) {
+static int in_file(uint64_t at, uint64_t span)
+{
     return at <= INT64_MAX && span <= INT64_MAX - at;
 }
 
-static int sound(const struct i2_step *s) {
+static int sound(const struct i2_step *s)
+{
     if (s->op == 0 || s->op >= sizeof rules / sizeof *rules) return 0;
     const struct rule *r = &rules[s->op];
     unsigned parts = r->parts;
@@ -82,8 +86,9 @@ static int sound(const struct i2_step *s) {
         if (s->mode > 07777 || s->mtime_ns > 999999999) return 0;
         if ((s->flags & I2_STEP_NO_XATTR) && s->xattr_len) return 0;
         if (!i2_xattr_check(i2_step_xattrs(s), s->xattr_len)) return 0;
-    } else if (s->mode || s->uid || s->gid || s->mtime_s || s->mtime_ns || s->xattr_len ||
-               !is_zero16(s->content)) {
+    } else if (s->mode || s->uid || s->gid || s->xattr_len || !is_zero16(s->content)) {
+        return 0;
+    } else if (parts & TIME ? s->mtime_ns > 999999999 : s->mtime_s || s->mtime_ns) {
         return 0;
     }
     if (!(parts & DATA) && s->data_len) return 0;
@@ -97,11 +102,16 @@ static int sound(const struct i2_step *s) {
     if (s->op == I2_PUT_FILE) {
         if (s->flags & I2_STEP_SPARSE ? s->data_len != 0 : s->data_len != s->size) return 0;
     }
-    if (s->op == I2_STAGE && (s->flags & I2_STEP_CLONE) && !s->path_len) return 0;
+    if (s->op == I2_STAGE) {
+        if ((s->flags & I2_STEP_CLONE) && !s->path_len) return 0;
+        if (!(s->flags & I2_STEP_CLONE) && (s->size || s->mtime_s || s->mtime_ns)) return 0;
+        if ((s->flags & I2_STEP_DROP) && s->flags != I2_STEP_DROP) return 0;
+    }
     return 1;
 }
 
-int64_t i2_steps_check(const uint8_t *steps, size_t len) {
+int64_t i2_steps_check(const uint8_t *steps, size_t len)
+{
     int64_t n = 0;
     if ((uintptr_t)steps % 8) return -EINVAL;
     for (size_t at = 0; at < len; n++) {

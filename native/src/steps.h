@@ -6,18 +6,22 @@
 #include "path.h"
 
 static inline const uint8_t *i2_step_path(const struct i2_step *s) { return (const uint8_t *)(s + 1); }
-static inline const uint8_t *i2_step_other(const struct i2_step *s) {
+static inline const uint8_t *i2_step_other(const struct i2_step *s)
+{
     return i2_step_path(s) + s->path_len;
 }
-static inline const uint8_t *i2_step_xattrs(const struct i2_step *s) {
+static inline const uint8_t *i2_step_xattrs(const struct i2_step *s)
+{
     return i2_step_other(s) + s->other_len;
 }
-static inline const uint8_t *i2_step_data(const struct i2_step *s) {
+static inline const uint8_t *i2_step_data(const struct i2_step *s)
+{
     return i2_step_xattrs(s) + s->xattr_len;
 }
 
 /* Bytes of a step with all that follows, padded. */
-static inline uint64_t i2_step_size(const struct i2_step *s) {
+static inline uint64_t i2_step_size(const struct i2_step *s)
+{
     uint64_t n = sizeof *s;
     n += s->path_len;
     n += s->other_len;

@@ -55,7 +55,8 @@ struct scratch {
     size_t size; /* of the whole answer */
 };
 
-static void scratch_free(struct scratch *s) {
+static void scratch_free(struct scratch *s)
+{
     free(s->dents);
     free(s->chars);
     free(s->names);
@@ -65,7 +66,8 @@ static void scratch_free(struct scratch *s) {
 }
 
 /* Room for one more of `size` bytes in *p; 0 or -ENOMEM. */
-static int room(void *p, size_t need, size_t *cap, size_t size) {
+static int room(void *p, size_t need, size_t *cap, size_t size)
+{
     if (need <= *cap) return 0;
     size_t more = *cap ? *cap * 2 : 256;
     while (more < need) more *= 2;
@@ -76,7 +78,8 @@ static int room(void *p, size_t need, size_t *cap, size_t size) {
     return 0;
 }
 
-static int add_name(struct scratch *s, const char *name, size_t len, uint64_t ino) {
+static int add_name(struct scratch *s, const char *name, size_t len, uint64_t ino)
+{
     if (len > I2_NAME_LIMIT) return -ENAMETOOLONG;
     if (s->n == UINT32_MAX) return -EOVERFLOW;
     if (s->n == s->cap) {
@@ -96,11 +99,13 @@ static int add_name(struct scratch *s, const char *name, size_t len, uint64_t in
     return 0;
 }
 
-static int by_string(const void *a, const void *b) {
+static int by_string(const void *a, const void *b)
+{
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-static int read_skips(struct scratch *s, const uint8_t *list, size_t len) {
+static int read_skips(struct scratch *s, const uint8_t *list, size_t len)
+{
     s->skips = 0;
     for (size_t at = 0; at < len;) {
         if (room(&s->skip, s->skips + 1, &s->skip_cap, sizeof *s->skip)) return -ENOMEM;
@@ -111,7 +116,8 @@ static int read_skips(struct scratch *s, const uint8_t *list, size_t len) {
     return 0;
 }
 
-static int read_names(struct scratch *s, int fd) {
+static int read_names(struct scratch *s, int fd)
+{
     if (!s->dents && !(s->dents = malloc(DENTS_SIZE))) return -ENOMEM;
     for (;;) {
         long got = syscall(SYS_getdents64, fd, s->dents, DENTS_SIZE);
@@ -128,13 +134,15 @@ static int read_names(struct scratch *s, int fd) {
     }
 }
 
-static int by_ino(const void *a, const void *b) {
+static int by_ino(const void *a, const void *b)
+{
     const struct name *x = a, *y = b;
     return (x->ino > y->ino) - (x->ino < y->ino);
 }
 
 /* Inode order is close to disk order on ext4 and XFS: a cold walk reads the tables forward. */
-static void sort_by_ino(struct scratch *s) {
+static void sort_by_ino(struct scratch *s)
+{
     for (size_t i = 1; i < s->n; i++)
         if (s->names[i].ino < s->names[i - 1].ino) {
             qsort(s->names, s->n, sizeof *s->names, by_ino);
@@ -142,7 +150,8 @@ static void sort_by_ino(struct scratch *s) {
         }
 }
 
-static int stat_all(struct scratch *s, int fd, uint64_t dev) {
+static int stat_all(struct scratch *s, int fd, uint64_t dev)
+{
     int64_t racy_after = i2_racy_after();
     size_t kept = 0;
     for (size_t i = 0; i < s->n; i++) {
@@ -170,7 +179,8 @@ static int stat_all(struct scratch *s, int fd, uint64_t dev) {
     return 0;
 }
 
-static int by_name(const void *a, const void *b, void *of) {
+static int by_name(const void *a, const void *b, void *of)
+{
     const struct place *x = a, *y = b;
     if (x->head != y->head) return x->head > y->head ? 1 : -1;
     const struct scratch *s = of;
@@ -179,7 +189,8 @@ static int by_name(const void *a, const void *b, void *of) {
                   (const char *)s->chars + s->names[y->i].at);
 }
 
-static void sort_by_name(struct scratch *s) {
+static void sort_by_name(struct scratch *s)
+{
     for (size_t i = 0; i < s->n; i++) {
         const struct name *name = &s->names[i];
         uint64_t head = 0;
@@ -190,7 +201,8 @@ static void sort_by_name(struct scratch *s) {
 }
 
 /* What a directory that cannot be told of says: its ticket and why. */
-static void nothing(struct scratch *s, int err) {
+static void nothing(struct scratch *s, int err)
+{
     s->n = 0;
     s->head.n = s->head.dirs = 0;
     s->head.bytes = 0;
@@ -199,7 +211,8 @@ static void nothing(struct scratch *s, int err) {
     s->size = sizeof s->head;
 }
 
-static void begin(struct scratch *s, uint32_t ticket) {
+static void begin(struct scratch *s, uint32_t ticket)
+{
     s->n = s->chars_len = 0;
     memset(&s->head, 0, sizeof s->head);
     memset(&s->self, 0, sizeof s->self);
@@ -208,13 +221,15 @@ static void begin(struct scratch *s, uint32_t ticket) {
     s->size = sizeof s->head + sizeof s->self;
 }
 
-static void describe_self(struct scratch *s, const struct statx *self) {
+static void describe_self(struct scratch *s, const struct statx *self)
+{
     i2_entry_fill(&s->self, self, i2_racy_after());
     s->self.length = s->head.self_len = sizeof s->self;
     s->head.dev = i2_statx_dev(self);
 }
 
-static void finish(struct scratch *s, int err) {
+static void finish(struct scratch *s, int err)
+{
     if (!err && s->size > UINT32_MAX) err = -EOVERFLOW;
     if (err) nothing(s, err);
     else sort_by_name(s);
@@ -222,7 +237,8 @@ static void finish(struct scratch *s, int err) {
     s->head.length = (uint32_t)s->size;
 }
 
-static void emit(const struct scratch *s, uint8_t *out) {
+static void emit(const struct scratch *s, uint8_t *out)
+{
     memcpy(out, &s->head, sizeof s->head);
     out += sizeof s->head;
     if (!s->head.self_len) return;
@@ -237,7 +253,8 @@ static void emit(const struct scratch *s, uint8_t *out) {
     }
 }
 
-static void watch(struct scratch *s, int notify, uint32_t mask, int fd) {
+static void watch(struct scratch *s, int notify, uint32_t mask, int fd)
+{
     char path[40];
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     /* The link in /proc is to be followed, and ends at the directory we hold, wherever it is now. */
@@ -249,7 +266,8 @@ static void watch(struct scratch *s, int notify, uint32_t mask, int fd) {
 }
 
 static void list_one(struct scratch *s, int root, uint64_t dev, const struct i2_dir *dir, int notify,
-                     uint32_t mask) {
+                     uint32_t mask)
+{
     const uint8_t *path = (const uint8_t *)(dir + 1);
     struct statx self;
     begin(s, dir->ticket);
@@ -292,7 +310,8 @@ struct walker {
     struct scratch s;
 };
 
-static void *walk(void *arg) {
+static void *walk(void *arg)
+{
     struct walker *w = arg;
     struct hall *h = w->hall;
     while (atomic_load(&h->bytes) < h->cap) {
@@ -309,7 +328,8 @@ static void *walk(void *arg) {
     return NULL;
 }
 
-static int64_t list_many(struct hall *h, int hands, uint8_t *out, uint64_t *done) {
+static int64_t list_many(struct hall *h, int hands, uint8_t *out, uint64_t *done)
+{
     struct walker *walkers = calloc((size_t)hands, sizeof *walkers);
     if (!walkers) return -ENOMEM;
     for (int i = 0; i < hands; i++) walkers[i].hall = h;
@@ -340,7 +360,8 @@ static int64_t list_many(struct hall *h, int hands, uint8_t *out, uint64_t *done
     return (int64_t)used;
 }
 
-static int64_t list_alone(struct hall *h, uint8_t *out, uint64_t *done) {
+static int64_t list_alone(struct hall *h, uint8_t *out, uint64_t *done)
+{
     struct scratch s;
     memset(&s, 0, sizeof s);
     size_t used = 0, i = 0;
@@ -360,7 +381,8 @@ static int64_t list_alone(struct hall *h, uint8_t *out, uint64_t *done) {
 }
 
 /* Counts the requests of a packed buffer, -EINVAL when one does not fit; fills answers when given. */
-static int64_t read_requests(const uint8_t *dirs, size_t len, struct answer *answers) {
+static int64_t read_requests(const uint8_t *dirs, size_t len, struct answer *answers)
+{
     size_t n = 0;
     if ((uintptr_t)dirs % 8 || len % 8) return -EINVAL;
     for (size_t at = 0; at < len; n++) {
@@ -377,7 +399,8 @@ static int64_t read_requests(const uint8_t *dirs, size_t len, struct answer *ans
 }
 
 int64_t i2_list(int root, uint64_t dev, const uint8_t *dirs, size_t dirs_len, int notify,
-                uint32_t mask, int threads, uint8_t *out, size_t cap, uint64_t *done) {
+                uint32_t mask, int threads, uint8_t *out, size_t cap, uint64_t *done)
+{
     *done = 0;
     int64_t n = read_requests(dirs, dirs_len, NULL);
     if (n <= 0) return n;
@@ -403,7 +426,8 @@ int64_t i2_list(int root, uint64_t dev, const uint8_t *dirs, size_t dirs_len, in
 /* ---------------------------------------------------------------------------- some names ------ */
 
 /* A name asked for twice would make an unsound listing. */
-static int refuse_doubles(struct scratch *s) {
+static int refuse_doubles(struct scratch *s)
+{
     sort_by_name(s);
     for (size_t i = 1; i < s->n; i++)
         if (by_name(&s->order[i - 1], &s->order[i], s) == 0) return -EINVAL;
@@ -411,7 +435,8 @@ static int refuse_doubles(struct scratch *s) {
 }
 
 int64_t i2_stat(int root, uint64_t dev, const uint8_t *path, size_t path_len, const uint8_t *names,
-                size_t names_len, uint8_t *out, size_t cap) {
+                size_t names_len, uint8_t *out, size_t cap)
+{
     if (names_len && names[names_len - 1]) return -EINVAL;
     struct scratch s;
     struct statx self;

@@ -14,7 +14,8 @@ struct head {
     uint32_t value_len;
 };
 
-int i2_bytes_room(struct i2_bytes *b, size_t more) {
+int i2_bytes_room(struct i2_bytes *b, size_t more)
+{
     if (b->cap - b->len >= more) return 0;
     size_t cap = b->cap ? b->cap : 512;
     while (cap - b->len < more) cap *= 2;
@@ -25,28 +26,32 @@ int i2_bytes_room(struct i2_bytes *b, size_t more) {
     return 0;
 }
 
-static ssize_t list(const struct i2_bearer *of, char *buf, size_t cap) {
+static ssize_t list(const struct i2_bearer *of, char *buf, size_t cap)
+{
     ssize_t n = of->fd >= 0 ? flistxattr(of->fd, buf, cap)
                 : of->follow ? listxattr(of->path, buf, cap)
                              : llistxattr(of->path, buf, cap);
     return n < 0 ? -errno : n;
 }
 
-static ssize_t get(const struct i2_bearer *of, const char *name, void *buf, size_t cap) {
+static ssize_t get(const struct i2_bearer *of, const char *name, void *buf, size_t cap)
+{
     ssize_t n = of->fd >= 0 ? fgetxattr(of->fd, name, buf, cap)
                 : of->follow ? getxattr(of->path, name, buf, cap)
                              : lgetxattr(of->path, name, buf, cap);
     return n < 0 ? -errno : n;
 }
 
-static int set(const struct i2_bearer *of, const char *name, const void *value, size_t len) {
+static int set(const struct i2_bearer *of, const char *name, const void *value, size_t len)
+{
     int r = of->fd >= 0 ? fsetxattr(of->fd, name, value, len, 0)
             : of->follow ? setxattr(of->path, name, value, len, 0)
                          : lsetxattr(of->path, name, value, len, 0);
     return r < 0 ? -errno : 0;
 }
 
-static int drop(const struct i2_bearer *of, const char *name) {
+static int drop(const struct i2_bearer *of, const char *name)
+{
     int r = of->fd >= 0 ? fremovexattr(of->fd, name)
             : of->follow ? removexattr(of->path, name)
                          : lremovexattr(of->path, name);
@@ -54,7 +59,8 @@ static int drop(const struct i2_bearer *of, const char *name) {
 }
 
 /* The names, NUL-ended: in buf when they fit, else in *heap, which the caller frees. */
-static ssize_t names_of(const struct i2_bearer *of, char *buf, size_t cap, char **names, char **heap) {
+static ssize_t names_of(const struct i2_bearer *of, char *buf, size_t cap, char **names, char **heap)
+{
     *heap = NULL;
     *names = buf;
     ssize_t n = list(of, buf, cap);
@@ -65,11 +71,13 @@ static ssize_t names_of(const struct i2_bearer *of, char *buf, size_t cap, char 
     return n == -ERANGE ? -E2BIG : n;
 }
 
-static int by_string(const void *a, const void *b) {
+static int by_string(const void *a, const void *b)
+{
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-static int read_value(const struct i2_bearer *of, const char *name, struct i2_bytes *out) {
+static int read_value(const struct i2_bearer *of, const char *name, struct i2_bytes *out)
+{
     struct head head = {(uint16_t)strlen(name), 0, 0};
     size_t start = out->len, room = 256;
     for (;;) {
@@ -90,7 +98,8 @@ static int read_value(const struct i2_bearer *of, const char *name, struct i2_by
     }
 }
 
-int i2_xattr_read(const struct i2_bearer *of, struct i2_bytes *out) {
+int i2_xattr_read(const struct i2_bearer *of, struct i2_bytes *out)
+{
     char buf[1024], *names, *heap;
     out->len = 0;
     ssize_t n = names_of(of, buf, sizeof buf, &names, &heap);
@@ -113,7 +122,8 @@ int i2_xattr_read(const struct i2_bearer *of, struct i2_bytes *out) {
     return err;
 }
 
-int i2_xattr_any(const struct i2_bearer *of) {
+int i2_xattr_any(const struct i2_bearer *of)
+{
     char buf[1024], *names, *heap;
     ssize_t n = names_of(of, buf, sizeof buf, &names, &heap);
     int any = 0;
@@ -124,13 +134,15 @@ int i2_xattr_any(const struct i2_bearer *of) {
 }
 
 /* Reads the record at `at`; returns where the next begins. The records are sound. */
-static size_t record(const uint8_t *records, size_t at, struct head *head, const uint8_t **name) {
+static size_t record(const uint8_t *records, size_t at, struct head *head, const uint8_t **name)
+{
     memcpy(head, records + at, sizeof *head);
     *name = records + at + sizeof *head;
     return at + sizeof *head + head->name_len + head->value_len;
 }
 
-static int wanted(const uint8_t *records, size_t len, const char *name) {
+static int wanted(const uint8_t *records, size_t len, const char *name)
+{
     struct head head;
     const uint8_t *have;
     size_t n = strlen(name);
@@ -141,7 +153,8 @@ static int wanted(const uint8_t *records, size_t len, const char *name) {
     return 0;
 }
 
-static int remove_others(const struct i2_bearer *of, const uint8_t *records, size_t len, int *none) {
+static int remove_others(const struct i2_bearer *of, const uint8_t *records, size_t len, int *none)
+{
     char buf[1024], *names, *heap;
     int err = 0;
     ssize_t n = names_of(of, buf, sizeof buf, &names, &heap);
@@ -156,7 +169,8 @@ static int remove_others(const struct i2_bearer *of, const uint8_t *records, siz
     return err;
 }
 
-int i2_xattr_apply(const struct i2_bearer *of, const uint8_t *records, size_t len, int bare) {
+int i2_xattr_apply(const struct i2_bearer *of, const uint8_t *records, size_t len, int bare)
+{
     int none = bare;
     int err = bare ? 0 : remove_others(of, records, len, &none);
     if (len == 0) return err;
@@ -181,7 +195,8 @@ int i2_xattr_apply(const struct i2_bearer *of, const uint8_t *records, size_t le
     return err;
 }
 
-int i2_xattr_check(const uint8_t *records, size_t len) {
+int i2_xattr_check(const uint8_t *records, size_t len)
+{
     const uint8_t *before = NULL;
     size_t before_len = 0, listed = 0;
     if (len > I2_XATTR_TOTAL) return 0;

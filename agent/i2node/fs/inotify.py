@@ -48,6 +48,10 @@ _OVERFLOW: int = pyinotify.IN_Q_OVERFLOW
 _ISDIR: int = pyinotify.IN_ISDIR
 _WRITTEN: int = pyinotify.IN_MODIFY | pyinotify.IN_CLOSE_WRITE
 _NAMED = _CREATE | _DELETE | _FROM | _TO
+_COMES = _CREATE | _TO
+
+# Plain numbers: the operators of an enum cost more than the rest of an event.
+_DATA, _ATTR, _NAME, _TREE = (t.value for t in (Touch.DATA, Touch.ATTR, Touch.NAME, Touch.TREE))
 
 # Not IN_DONT_FOLLOW: the walk opens the directory without following a link, then sets the watch
 # through /proc/self/fd, which is one.
@@ -116,6 +120,7 @@ class InotifyWatch(Watch):
         self._early_count = 0
         self._leaving: set[int] = set()  # watches that end, IN_IGNORED still to come
         self._dead: set[int] = set()  # watches that ended since the last mark
+        self._told: set[int] = set()  # directories whose own entry this batch has as dirty
         self._from: dict[int, _Place] = {}  # by cookie
         self._pairs: dict[_Place, _Place] = {}  # from -> to, until MOVE_SELF says of what
         self._unsure: dict[int, tuple[float, _Place]] = {}  # deadline, place when it became so
@@ -148,11 +153,12 @@ class InotifyWatch(Watch):
         with self._lock:
             if wd in self._leaving or wd in self._dead:
                 # It ended after the listing had been given it: look there once more.
-                touches.append((parent, name, Touch.NAME.value | Touch.TREE.value))
+                touches.append((parent, name, _NAME | _TREE))
             elif ino != self._root and parent not in self._tree:
                 self._retire([wd])
             else:
                 self._place(wd, ino, parent, name, asof)
+                self._told.clear()
                 for event in self._early.pop(wd, ()):
                     self._early_count -= 1
                     self._translate(event, touches)
@@ -241,6 +247,7 @@ class InotifyWatch(Watch):
     def _take(self, events: Iterable[Event]) -> None:
         touches: _Touches = []
         with self._lock:
+            self._told.clear()
             for event in events:
                 self._translate(event, touches)
         self._dirty.add_all(touches, self._clock())
@@ -256,10 +263,11 @@ class InotifyWatch(Watch):
                 if self._tree.place(ino) == place:
                     self._forget(ino)
                     # Should it stand there after all, it is found.
-                    self._dirty.add(*place, Touch.NAME | Touch.TREE, now)
+                    self._dirty.add(*place, _NAME | _TREE, now)
             if not self._uncovered or now - self._swept < self._sweep:
                 return
             self._swept = now
+            self._told.clear()
             own: _Touches = []
             for ino in self._uncovered:
                 self._dirty.add_dir(ino, False, now)
@@ -295,24 +303,25 @@ class InotifyWatch(Watch):
             self._note_move(ino, event, excluded)
         touch = 0
         if mask & _NAMED:
-            touch = Touch.NAME.value
-            if mask & _ISDIR and mask & (_CREATE | _TO):
-                touch |= Touch.TREE.value
+            touch = _NAME
+            if mask & _ISDIR and mask & _COMES:
+                touch |= _TREE
             self._touch_own(ino, touches)
         if mask & _WRITTEN:
-            touch |= Touch.DATA.value
+            touch |= _DATA
         if mask & _ATTRIB:
-            touch |= Touch.ATTR.value
+            touch |= _ATTR
         if touch and not excluded:
             touches.append((ino, name, touch))
 
     def _touch_own(self, ino: int, touches: _Touches) -> None:
         """The directory's own entry changed, its times at least."""
+        if ino in self._told:
+            return
+        self._told.add(ino)
         place = (ino, b"") if ino == self._root else self._tree.place(ino)
         if place is not None:
-            entry = (*place, Touch.ATTR.value)
-            if not touches or touches[-1] != entry:
-                touches.append(entry)
+            touches.append((*place, _ATTR))
 
     def _is_excluded(self, ino: int, name: bytes) -> bool:
         if self._excludes is None or not self._excludes.may_match(name):
@@ -397,6 +406,7 @@ class InotifyWatch(Watch):
 
     def _move(self, ino: int, place: _Place) -> None:
         before = self._tree.path(ino)
+        self._told.discard(ino)
         self._displace(*place, ino)
         self._count += 1
         self._unsure.pop(ino, None)

@@ -34,6 +34,7 @@ CREATE UNIQUE INDEX place_at ON place(dir, name);
 CREATE TABLE doubt(dir INTEGER PRIMARY KEY, path BLOB NOT NULL, seq INTEGER NOT NULL);
 CREATE INDEX doubt_seq ON doubt(seq);
 """
+_KEYED = (("listing", "dir"), ("place", "ino"), ("place", "dir"), ("doubt", "dir"))
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _HEAD = struct.Struct("<IH")  # of a record: length, name_len
 _ANY = 1 << 63  # bytes: no limit
@@ -301,9 +302,10 @@ class Journal:
         Raises ProtocolError when change is not sound."""
         listings.check(change)
         key = _signed(ino)
+        left = memoryview(change)
         with self._writing("writing") as db:
-            while change:
-                name = _name(change, 0)
+            while left:
+                name = _name(left, 0)
                 row = db.execute(
                     "SELECT first, records FROM listing WHERE dir=? AND first<=? "
                     "ORDER BY first DESC LIMIT 1",
@@ -314,9 +316,9 @@ class Journal:
                     "SELECT first FROM listing WHERE dir=? AND first>? ORDER BY first LIMIT 1",
                     (key, first),
                 ).fetchone()
-                end = len(change) if after is None else _before(change, after[0])
-                self._put_page(db, key, first, listings.merge(records, change[:end]))
-                change = change[end:]
+                end = len(left) if after is None else _before(left, after[0])
+                self._put_page(db, key, first, listings.merge(records, left[:end]))
+                left = left[end:]
 
     def replace(self, ino: int, listing: bytes) -> None:
         """Sets the whole listing of a directory; empty: a directory known to be empty."""
@@ -332,19 +334,20 @@ class Journal:
         if not records and first:
             db.execute("DELETE FROM listing WHERE dir=? AND first=?", (key, first))
             return
+        left = memoryview(records)
         while True:
             # A page that grew is split only when it is half as long again, or it would be split
             # with each name that is added.
-            end, n, _ = listings.cut(records, PAGE * 3 // 2, _ANY)
-            if end < len(records):
-                end, n, _ = listings.cut(records, PAGE, _ANY)
+            end, n, _ = listings.cut(left, PAGE * 3 // 2, _ANY)
+            if end < len(left):
+                end, n, _ = listings.cut(left, PAGE, _ANY)
             db.execute(
-                "INSERT OR REPLACE INTO listing VALUES(?, ?, ?, ?)", (key, first, n, records[:end])
+                "INSERT OR REPLACE INTO listing VALUES(?, ?, ?, ?)", (key, first, n, left[:end])
             )
-            records = records[end:]
-            if not records:
+            left = left[end:]
+            if not left:
                 return
-            first = _name(records, 0)
+            first = _name(left, 0)
 
     def forget(self, ino: int) -> None:
         """Forgets the listing of a directory that is no more, and of all directories below it, with
@@ -385,12 +388,7 @@ class Journal:
         if old == new:
             return
         with self._writing("writing") as db:
-            for table, column in (
-                ("listing", "dir"),
-                ("place", "ino"),
-                ("place", "dir"),
-                ("doubt", "dir"),
-            ):
+            for table, column in _KEYED:
                 db.execute(f"DELETE FROM {table} WHERE {column}=?", (new,))
                 db.execute(f"UPDATE {table} SET {column}=? WHERE {column}=?", (new, old))
             self.signatures.drop(old_ino)
@@ -541,12 +539,12 @@ def _unsigned(key: int) -> int:
     return key + (1 << 64) if key < 0 else key
 
 
-def _name(listing: bytes, at: int) -> bytes:
+def _name(listing: memoryview, at: int) -> bytes:
     name_at = at + listings.HEAD.size
-    return listing[name_at : name_at + _HEAD.unpack_from(listing, at)[1]]
+    return bytes(listing[name_at : name_at + _HEAD.unpack_from(listing, at)[1]])
 
 
-def _before(listing: bytes, name: bytes) -> int:
+def _before(listing: memoryview, name: bytes) -> int:
     """How many bytes of a listing stand before a name's place."""
     at = 0
     while at < len(listing) and _name(listing, at) < name:

@@ -37,8 +37,6 @@ from i2node.repl.remote import FLUSH, PART, STEPS, error_message
 _log = logging.getLogger(__name__)
 
 QUEUED_FRAMES = 6
-BULK_COMMIT_S = 3.0
-"""How long applied frames may wait for durability while more keep coming."""
 RETRY_S = 1.0
 """Between two attempts to apply what the disk refused."""
 FAULTS_A_FRAME = 256
@@ -48,12 +46,18 @@ class Receiver:
     """Serves one control channel of a source; `run` returns when the session is over."""
 
     def __init__(
-        self, channel: Channel, ledger: Ledger, state: Path, allowed: Sequence[Path]
+        self,
+        channel: Channel,
+        ledger: Ledger,
+        state: Path,
+        allowed: Sequence[Path],
+        checkpoint_s: float,
     ) -> None:
         self.channel = channel
         self.ledger = ledger
         self.state = state
         self.allowed = allowed
+        self.checkpoint_s = checkpoint_s
         self.tree: TargetTree | None = None
         self.rule = ""
         self.read_only = True
@@ -284,7 +288,7 @@ class Receiver:
             with self._wake:
                 self._wake.wait_for(lambda: self._ended() or self._applied > self._durable)
                 self._wake.wait_for(
-                    lambda: self._ended() or self._flush > self._durable, BULK_COMMIT_S
+                    lambda: self._ended() or self._flush > self._durable, self.checkpoint_s
                 )
                 if self._ended():
                     return
