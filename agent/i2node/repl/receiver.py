@@ -25,7 +25,7 @@ from pathlib import Path
 
 from i2node import log
 from i2node.errors import I2Error, PeerLost, ProtocolError, Refused, SessionError
-from i2node.fs.tree import FATAL, TargetTree, remedy_for, resolve_target
+from i2node.fs.tree import FATAL, TargetTree, make_target, remedy_for, resolve_target
 from i2node.model import PROBED, show
 from i2node.mover import batch, blocks, listing
 from i2node.net.channel import Channel
@@ -128,12 +128,14 @@ class Receiver:
             raise ProtocolError("open is malformed")
         self.rule = rule
         self.read_only = bool(message.get("read_only"))
-        path = resolve_target(root, self.allowed, make=not self.read_only)
+        path = resolve_target(root, self.allowed)
         if self.read_only:
             self.tree = TargetTree(path, rule, self.state, self.allowed, read_only=True)
             self.channel.send({"t": "opened", "status": "known", "parts": [], "owner": True})
             return
         self.ledger.lock(rule, self._give_way)
+        self.ledger.apart(rule, path)
+        make_target(path)
         tree = TargetTree(path, rule, self.state, self.allowed)
         try:
             status = self.ledger.admit(

@@ -35,6 +35,8 @@ QUEUED_BATCHES = 4
 READ_THREADS = 8
 STEP_ROOM = 512
 """Bytes of a step beyond its content and paths: header, padding, a few attributes."""
+ATTRIBUTES_MAX = (4 << 20) + (64 << 10)
+"""Bytes beyond the content that are packed at once: what the attributes of one file may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,12 +306,15 @@ class Sender:
 
     def _pack(self, groups: list[tuple[int, bytes, bytes]], large: list[Large]) -> None:
         """Reads entries into steps, as often as there was no room for some."""
+        room = STEP_ROOM
         while groups:
             wanted = groups
             packed = bytearray(b"".join(batch.group(path, entries) for _, path, entries in groups))
             count, content = map(sum, zip(*(listing.totals(e) for _, _, e in groups), strict=True))
             paths = max(len(path) for _, path, _ in groups)
-            cap = content + count * (STEP_ROOM + paths + 255)
+            cap = content + min(count * (room + paths + 255), ATTRIBUTES_MAX)
+            # What is read once more had attributes of a size that only reading tells.
+            room *= 4
             steps = batch.pack(
                 self.root.fd,
                 self.root.dev,
