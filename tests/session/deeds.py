@@ -69,7 +69,9 @@ class Deeds:
         content = self.content(size)
         self.versions.add(digest(content))
         with suppress(OSError):
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+            fd = os.open(
+                path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644
+            )
             os.write(fd, content)
             os.close(fd)
 

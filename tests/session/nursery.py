@@ -8,6 +8,7 @@ gets a process group of its own, so that it goes with whatever it started.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import select
@@ -15,6 +16,9 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+
+
+_PR_SET_PDEATHSIG = 1
 
 
 class Nursery:
@@ -84,6 +88,8 @@ def _bear(log: str, arguments: list[str]) -> None:
     """The child's life; never returns."""
     status = 70
     try:
+        # With the program they go too, even when the test was killed.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         os.setpgid(0, 0)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
