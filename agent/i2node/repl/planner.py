@@ -12,6 +12,8 @@ from __future__ import annotations
 import errno
 import os
 import time
+from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -130,6 +132,8 @@ class Planner:
         self._late: dict[int, bytes] = {}
         self._batch = Batch()
         self._shipped_links: dict[int, int] = {}
+        self._linking: set[int] = set()
+        self._inodes: array[int] | None = None
         self._visiting: list[Visit] = []
         self._changed_dirs: set[int] = set()
         self._moves = 0
@@ -142,6 +146,8 @@ class Planner:
         self._stack = [Visit(b"", self.root.identity.ino, 0, b"", True, False)]
         self._gone.clear()
         self._shipped_links.clear()
+        self._linking.clear()
+        self._inodes = self.journal.inodes()
         self._changed_dirs.clear()
         self._twins.clear()
         self._moves = 0
@@ -161,6 +167,8 @@ class Planner:
         """Compares the dirty names that the watch gave."""
         self.sink.settle()
         self._shipped_links.clear()
+        self._linking.clear()
+        self._inodes = None
         self._changed_dirs.clear()
         self._twins.clear()
         self._moves = 0
@@ -722,6 +730,13 @@ class Planner:
 
     def _linked(self, found: Compared, entry: Entry) -> None:
         """One name of a file that has several: its content once, the other names as links."""
+        if entry.ino in self._linking or (found.touches is not None and self._batch):
+            # What this round already did to the file's names must stand in the journal, and live
+            # also what it did to files that had one name until a moment ago.
+            self._flush()
+            self.sink.settle()
+            self._linking.clear()
+        self._linking.add(entry.ino)
         path = join(found.path, entry.name)
         root = self.root.identity.ino
         others = [(d, n) for d, n in self._link_places(entry) if (d, n) != (found.ino, entry.name)]
@@ -758,23 +773,31 @@ class Planner:
                 self._late[parent] = base
                 work.after.append(batch.step(Op.LINK, join(base, name), path, kind=entry.kind))
         self._count(1, min(entry.size, self.frame_bytes))
-        # The next name of the same inode must find this one.
         work.after_edits.append(place)
-        self._flush()
-        self.sink.settle()
 
     def _link_places(self, entry: Entry) -> list[tuple[int, bytes]]:
         """Where the target holds names of this inode; those that no longer hold it are passed
         over."""
-        for places in (self.journal.places, self.journal.find_inode):
-            found = [
-                (parent, name)
-                for parent, name in places(entry.ino)
-                if (held := self._held(parent, name)) is not None and same_file(held, entry)
-            ]
-            if found:
-                return found
-        return []
+        found = self._holding(self.journal.places(entry.ino), entry)
+        if not found and self._may_hold(entry.ino):
+            found = self._holding(self.journal.find_inode(entry.ino), entry)
+        return found
+
+    def _holding(self, places: list[tuple[int, bytes]], entry: Entry) -> list[tuple[int, bytes]]:
+        return [
+            (parent, name)
+            for parent, name in places
+            if (held := self._held(parent, name)) is not None and same_file(held, entry)
+        ]
+
+    def _may_hold(self, ino: int) -> bool:
+        """Whether the journal may know an inode of which it keeps no place: a file that had one
+        name when it was sent. A walk asks a snapshot of all numbers, since a search for each group
+        of a tree full of links would take forever; live, the journal itself is searched."""
+        if self._inodes is None:
+            return True
+        at = bisect_left(self._inodes, ino)
+        return at < len(self._inodes) and self._inodes[at] == ino
 
     def _ino_held(self, parent: int, name: bytes) -> int | None:
         held = self._held(parent, name)
