@@ -242,6 +242,25 @@ def test_a_name_that_is_linked_later_and_written_through(scene: Scene) -> None:
         scene.equal()
 
 
+def test_a_linked_file_that_changes_as_it_moves(scene: Scene) -> None:
+    """Its name is new, so it is linked; what else changed must not be taken for done by that."""
+    for name in ("x", "y"):
+        scene.deeds.write(scene.source / name, 100)
+        scene.deeds.leave(scene.source / name)
+        kept = max(scene.deeds.elsewhere.iterdir())
+        os.link(kept, scene.source / name)
+    scene.deeds.node(scene.source / "p")
+    scene.deeds.link(scene.source / "p", scene.source / "q")
+    scene.equal()
+    scene.deeds.move(scene.source / "x", scene.source / "a")
+    scene.deeds.mode(scene.source / "a", 0o600)
+    scene.deeds.move(scene.source / "y", scene.source / "b")
+    scene.deeds.change(scene.source / "b", 5, 10)
+    scene.deeds.link(scene.source / "p", scene.source / "c")
+    scene.deeds.owner(scene.source / "q", 1, 2)
+    scene.equal()
+
+
 def test_a_tree_that_grew_while_the_wire_was_down(scene: Scene) -> None:
     scene.equal()
     scene.hosts.relay.pause()
