@@ -23,7 +23,7 @@ from i2node.fs.coalesce import Dirty, Touch, Work
 from i2node.fs.pathset import PathSet
 from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
-from i2node.model import MOUNT, PROBED, Entry, Kind, Verdict
+from i2node.model import MOUNT, PROBED, RACY, Entry, Kind, Verdict
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op
 from i2node.repl.journal import UNTIL_ASKED, Journal
@@ -745,25 +745,44 @@ class Planner:
             leader = next(iter(others), None)
         work = self._dir(found.ino, found.path)
         place = Place(entry.ino, found.ino, entry.name)
-        if leader is not None:
-            base = self.journal.path(leader[0], root)
-            held = self._held(*leader)
-            if base is not None and held is not None:
-                step = batch.step(Op.LINK, path, join(base, leader[1]), kind=entry.kind)
+        held = self._held(*leader) if leader is not None else None
+        base = self.journal.path(leader[0], root) if leader is not None else None
+        trusted = False
+        if leader is not None and base is not None and held is not None:
+            step = batch.step(Op.LINK, path, join(base, leader[1]), kind=entry.kind)
+            # The first name was not kept while it was the only one.
+            first = Place(entry.ino, *leader)
+            shipped = self._shipped_links.get(entry.ino) == entry.ctime
+            if shipped or (held.ctime == entry.ctime and not held.flags & RACY):
                 work.after.append(step)
                 record = replace(entry, attrs=held.attrs, content=held.content)
-                # The first name was not kept while it was the only one.
-                first = Place(entry.ino, *leader)
                 work.after_edits += [Put(found.ino, known(record)), place, first]
                 self._count(1, 0)
                 return
+            # The file that the target has is older: it gets its new name, and is brought up to
+            # date under that.
+            work.before.append(step)
+            work.before_edits += [
+                Put(found.ino, known(replace(held, name=entry.name))),
+                place,
+                first,
+            ]
+            same = held.size == entry.size
+            entry = replace(
+                entry,
+                verdict=Verdict.DATA,
+                attrs=held.attrs,
+                content=held.content if same else bytes(16),
+            )
+            touch = found.touches.get(entry.name, Touch.DATA) if found.touches else Touch.DATA
+            trusted = not touch & Touch.DATA and same_content(held, entry)
         if self._shipped_links.get(entry.ino) == entry.ctime:
             work.after_edits += [Put(found.ino, known(entry)), place]
             return
         self._shipped_links[entry.ino] = entry.ctime
         self._changed(1, entry.size)
         if entry.kind == Kind.FILE and entry.size > self.small_max:
-            work.large.append(Large(found.ino, path, entry))
+            work.large.append(Large(found.ino, path, entry, trusted))
         else:
             work.files.append((found.ino, found.path, listing.encode(entry)))
         for parent, name in others:
