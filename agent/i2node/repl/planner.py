@@ -288,6 +288,9 @@ class Planner:
                 told[ino] = heard
                 self.in_doubt.discard(ino)
                 self.journal.certain(ino)
+                if not path:
+                    # No listing tells what the target's root itself looks like: it is set anew.
+                    self.journal.set("root", b"")
         result = []
         for ino, _ in dirs:
             if ino not in told:
