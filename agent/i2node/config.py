@@ -41,8 +41,8 @@ class Config:
     var: Path = VAR
     """Journals, staging of state, the status sockets in `run/`."""
 
-    listen_host: str = "0.0.0.0"
-    """Address to listen on; "::" takes IPv6 too where the host has it."""
+    listen_host: str = ""
+    """Address to listen on; empty: all, IPv6 too where the host has it."""
     listen_port: int = _number(PORT, 0, 65535)
     """0 lets the kernel choose."""
     allow_roots: tuple[Path, ...] = ()
@@ -54,15 +54,11 @@ class Config:
     """Content gathered into one frame."""
     window_bytes: int = _number(4 * MIB, 1 * MIB, 256 * MIB)
     """Content under way that the target has not applied yet."""
-    checkpoint_s: float = _number(1.0, 0.05, 60.0)
-    """How often a target makes durable what it applied, and acknowledges it."""
+    checkpoint_s: float = _number(3.0, 0.05, 60.0)
+    """How long a target under load may hold what it applied before it makes it durable and
+    acknowledges it; when nothing more comes it does so at once."""
     heartbeat_s: float = _number(5.0, 0.5, 300.0)
     """A silent connection is tested this often, and given up after three times as long."""
-    delete_brake_files: int = _number(1000, 1, 1 << 40)
-    """A pass that would delete more files than this, and more than delete_brake_percent of what
-    the target holds, stops and asks."""
-    delete_brake_percent: int = _number(50, 1, 100)
-
     log_level: str = field(default="info", metadata={"choices": tuple(LEVELS)})
     """debug, info, warning or error."""
 

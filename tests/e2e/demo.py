@@ -294,7 +294,9 @@ def main() -> int:
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    # SIGINT too: a shell starts what runs in its background with that one ignored.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, interrupt)
     # Not in /tmp, which may be memory.
     area = Path(tempfile.mkdtemp(prefix="i2node-demo-", dir="/var/tmp"))
     try:

@@ -15,21 +15,18 @@ pytestmark = pytest.mark.root
 
 SCRIPT = Path(__file__).parents[2] / "packaging" / "i2node.init"
 PROGRAM = """#!{python}
-import pathlib, signal, sys
+import os, pathlib, signal, sys
 here = pathlib.Path(__file__).parent
 command = [word for word in sys.argv[1:] if not word.startswith("-")][-1]
 if command == "check-config":
     sys.exit(2 if (here / "wrong").exists() else 0)
 if (here / "doomed").exists():
     sys.exit("address in use")
-def reload(number, frame):
-    (here / "reloaded").touch()
-signal.signal(signal.SIGHUP, reload)
-signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-if (here / "stubborn").exists():
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-while True:
-    signal.pause()
+minded = {{signal.SIGHUP, signal.SIGTERM}}
+signal.pthread_sigmask(signal.SIG_BLOCK, minded)
+(here / "ready").write_text(str(os.getpid()) + "\\n")
+while signal.sigwait(minded) != signal.SIGTERM or (here / "stubborn").exists():
+    pass
 """
 
 
@@ -50,7 +47,7 @@ class Init:
             "PIDFILE": self.pid_file,
             "LOCKFILE": self.lock_file,
             "LOGFILE": here / "log" / "i2node.log",
-            "STOP_SECONDS": 1,
+            "STOP_SECONDS": 60,
         }
         for name, value in places.items():
             text, found = re.subn(rf"^{name}=.*$", f"{name}='{value}'", text, flags=re.MULTILINE)
@@ -64,6 +61,18 @@ class Init:
         )
         self.said = done.stdout + done.stderr
         return done.returncode
+
+    def up(self) -> int:
+        """Starts it and waits until it minds its signals; its pid."""
+        assert self("start") == 0, self.said
+        return self.ready()
+
+    def ready(self) -> int:
+        ready = self.here / "ready"
+        while not ready.exists() or ready.read_text() != f"{self.pid}\n":
+            assert not gone(self.pid), self.said
+            os.sched_yield()
+        return self.pid
 
     @property
     def pid(self) -> int:
@@ -88,14 +97,14 @@ def gone(pid: int) -> bool:
 
 def test_the_life_of_a_daemon(init):
     assert init("status") == 3
-    assert init("start") == 0, init.said
-    pid = init.pid
+    pid = init.up()
     assert str(pid) in init.said and init.lock_file.exists()
     assert init("status") == 0
     assert init("start") == 0 and init.pid == pid
     assert init("restart") == 0 and init.pid != pid and gone(pid)
+    init.ready()
     assert init("condrestart") == 0
-    pid = init.pid
+    pid = init.ready()
     assert init("reload") == 0 and init.pid == pid
     assert init("stop") == 0 and gone(pid)
     assert not init.pid_file.exists() and not init.lock_file.exists()
@@ -109,8 +118,7 @@ def test_what_does_not_run_is_not_restarted_nor_reloaded(init):
 
 
 def test_a_wrong_configuration_stops_nothing(init):
-    assert init("start") == 0
-    pid = init.pid
+    pid = init.up()
     (init.here / "wrong").touch()
     assert init("restart") == 6 and init("condrestart") == 6 and init("reload") == 6
     assert init("status") == 0 and init.pid == pid
@@ -128,9 +136,10 @@ def test_a_start_that_fails_is_said(init):
 
 
 def test_what_does_not_end_is_killed(init):
+    text = init.script.read_text().replace("STOP_SECONDS='60'", "STOP_SECONDS='1'")
+    init.script.write_text(text)
     (init.here / "stubborn").touch()
-    assert init("start") == 0
-    pid = init.pid
+    pid = init.up()
     assert init("stop") == 0 and "killed" in init.said
     assert gone(pid)
 

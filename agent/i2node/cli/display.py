@@ -185,7 +185,7 @@ def picture(report: RuleReport, note: str) -> RenderableType:
             f"{duration(report.eta_s)} left",
         )
         rows.append(bar)
-        rows.append(_line("", amounts(report)))
+        rows.append(_line("", f"{amounts(report)}, sent {size(report.bytes_sent)}"))
     else:
         rows.append(_line("green" if report.in_sync else "yellow", standing(report)))
     rows.append(_line("dim", coverage(report)))
@@ -230,7 +230,7 @@ def standing(report: RuleReport) -> str:
 def amounts(report: RuleReport) -> str:
     return (
         f"files {report.files_done:,} of {report.files_total:,}, "
-        f"{size(report.bytes_done)} of {size(report.bytes_total)}, sent {size(report.bytes_sent)}"
+        f"{size(report.bytes_done)} of {size(report.bytes_total)}"
     )
 
 

@@ -31,6 +31,7 @@ class Touch(IntFlag):
     TREE = 8  # a directory appeared under it: to be armed, even where it looks like the old one
 
 
+_TREE = Touch.TREE.value
 _TOUCH = tuple(Touch(n) for n in range(16))
 
 
@@ -134,7 +135,7 @@ class Dirty:
             entry = self._dirs[ino] = _Dir()
         if entry.whole:
             entry.since = min(entry.since, since)
-            if touch & Touch.TREE.value:
+            if touch & _TREE:
                 self._add_trees(entry, (name,))
             return
         known = entry.ready.get(name)
@@ -149,7 +150,7 @@ class Dirty:
         count = len(entry.ready) + len(entry.held)
         if count >= self._max_names or self._names >= self._max_total:
             self._add_dir(ino, False, now).since = min(entry.since, since)
-            if touch & Touch.TREE.value:
+            if touch & _TREE:
                 self._add_trees(entry, (name,))
             return
         self._names += 1
@@ -180,11 +181,10 @@ class Dirty:
             + ([entry.since] if entry.ready else [])
             + [since for _, since in entry.held.values()]
         )
-        tree = Touch.TREE.value
         self._names -= len(entry.ready) + len(entry.held)
         entry.whole = True
-        self._add_trees(entry, [name for name, touch in entry.ready.items() if touch & tree])
-        self._add_trees(entry, [name for name, (touch, _) in entry.held.items() if touch & tree])
+        self._add_trees(entry, [name for name, touch in entry.ready.items() if touch & _TREE])
+        self._add_trees(entry, [name for name, (touch, _) in entry.held.items() if touch & _TREE])
         entry.ready.clear()
         entry.held.clear()
         self._woken = True
@@ -275,7 +275,7 @@ class Dirty:
                 for name in list(islice(entry.ready, max_names)):
                     names[name] = _TOUCH[entry.ready.pop(name)]
                     self._warm(ino, name, now)
-                trees = frozenset(n for n, t in names.items() if t.value & Touch.TREE.value)
+                trees = frozenset(n for n, t in names.items() if t.value & _TREE)
                 works.append(Work(ino, names, False, trees, since))
                 max_names -= len(names)
                 self._names -= len(names)

@@ -89,6 +89,10 @@ class DirTree:
         self._attach(node)
         return []
 
+    def touch(self, ino: int, mark: int) -> None:
+        """The directory moved, but it is not known where: only the mark is kept."""
+        self._nodes[ino].moved = max(self._nodes[ino].moved, mark)
+
     def remove(self, ino: int) -> list[int]:
         """Forgets a directory and all below it; what is not known is passed over. Returns their
         watch descriptors."""
@@ -135,7 +139,7 @@ class DirTree:
         return -1 if node is None else node.wd
 
     def moved(self, ino: int) -> int:
-        """The highest mark that `move` was given for the directory itself, 0 at first."""
+        """The highest mark that `move` or `touch` was given for it, 0 at first."""
         node = self._nodes.get(ino)
         return 0 if node is None else node.moved
 

@@ -6,8 +6,11 @@ native walk, and the queue is read and decoded in C by a thread that does nothin
 Facts that decide here. Watch descriptors are never used twice. A directory that is renamed raises
 MOVED_FROM and MOVED_TO with one cookie in its parents, and behind them MOVE_SELF on its own watch:
 only the last says which directory it was, the names in the first two may be taken by others
-already. Whenever events and belief do not fit, the directory is forgotten and its watches removed:
-the name it moved to is dirty, so it is found again as a new one.
+already. The planner's listings run ahead of the events that are still queued, and of a directory
+that moves into one not watched yet there is only half of the pair. So a directory whose events do
+not fit what is believed is in doubt: its believed place is dirty, and it is given up, with its
+watches, unless it is found somewhere before the grace is over. Given up by mistake, it is found as
+a new one.
 """
 
 from __future__ import annotations
@@ -48,6 +51,10 @@ _OVERFLOW: int = pyinotify.IN_Q_OVERFLOW
 _ISDIR: int = pyinotify.IN_ISDIR
 _WRITTEN: int = pyinotify.IN_MODIFY | pyinotify.IN_CLOSE_WRITE
 _NAMED = _CREATE | _DELETE | _FROM | _TO
+_COMES = _CREATE | _TO
+
+# Plain numbers: the operators of an enum cost more than the rest of an event.
+_DATA, _ATTR, _NAME, _TREE = (t.value for t in (Touch.DATA, Touch.ATTR, Touch.NAME, Touch.TREE))
 
 # Not IN_DONT_FOLLOW: the walk opens the directory without following a link, then sets the watch
 # through /proc/self/fd, which is one.
@@ -116,6 +123,7 @@ class InotifyWatch(Watch):
         self._early_count = 0
         self._leaving: set[int] = set()  # watches that end, IN_IGNORED still to come
         self._dead: set[int] = set()  # watches that ended since the last mark
+        self._told: set[int] = set()  # directories whose own entry this batch has as dirty
         self._from: dict[int, _Place] = {}  # by cookie
         self._pairs: dict[_Place, _Place] = {}  # from -> to, until MOVE_SELF says of what
         self._unsure: dict[int, tuple[float, _Place]] = {}  # deadline, place when it became so
@@ -148,11 +156,12 @@ class InotifyWatch(Watch):
         with self._lock:
             if wd in self._leaving or wd in self._dead:
                 # It ended after the listing had been given it: look there once more.
-                touches.append((parent, name, Touch.NAME.value | Touch.TREE.value))
+                touches.append((parent, name, _NAME | _TREE))
             elif ino != self._root and parent not in self._tree:
                 self._retire([wd])
             else:
                 self._place(wd, ino, parent, name, asof)
+                self._told.clear()
                 for event in self._early.pop(wd, ()):
                     self._early_count -= 1
                     self._translate(event, touches)
@@ -176,9 +185,22 @@ class InotifyWatch(Watch):
             if self._tree.place(ino) == (parent, name) and self._tree.moved(ino) <= asof:
                 self._doubt(ino)
 
-    def stands(self, ino: int, parent: int, name: bytes) -> bool:
+    def stands(self, ino: int, parent: int, name: bytes, asof: int) -> bool:
         with self._lock:
-            return self._tree.child(parent, name) == ino and self._tree.wd(ino) >= 0
+            if self._tree.wd(ino) < 0 or parent not in self._tree:
+                return False
+            current = self._tree.moved(ino) <= asof
+            if self._tree.child(parent, name) != ino:
+                if not current:
+                    return False
+                before = self._tree.path(ino)
+                self._displace(parent, name, ino)
+                self._retire(self._tree.move(ino, parent, name))
+                if ino not in self._tree or self._loses_excludes(ino, before):
+                    return False
+            if current:
+                self._unsure.pop(ino, None)
+            return True
 
     def known(self, ino: int) -> bool:
         with self._lock:
@@ -241,6 +263,7 @@ class InotifyWatch(Watch):
     def _take(self, events: Iterable[Event]) -> None:
         touches: _Touches = []
         with self._lock:
+            self._told.clear()
             for event in events:
                 self._translate(event, touches)
         self._dirty.add_all(touches, self._clock())
@@ -256,10 +279,11 @@ class InotifyWatch(Watch):
                 if self._tree.place(ino) == place:
                     self._forget(ino)
                     # Should it stand there after all, it is found.
-                    self._dirty.add(*place, Touch.NAME | Touch.TREE, now)
+                    self._dirty.add(*place, _NAME | _TREE, now)
             if not self._uncovered or now - self._swept < self._sweep:
                 return
             self._swept = now
+            self._told.clear()
             own: _Touches = []
             for ino in self._uncovered:
                 self._dirty.add_dir(ino, False, now)
@@ -280,9 +304,9 @@ class InotifyWatch(Watch):
         elif mask & _UNMOUNT:
             self._lose_root("its file system was unmounted")
         elif mask & (_IGNORED | _DELETE_SELF):
-            self._end(wd, ino, bool(mask & _IGNORED))
+            self._end(wd, ino, bool(mask & _IGNORED), touches)
         elif mask & _MOVE_SELF:
-            self._moved(ino)
+            self._moved(ino, touches)
         elif not event.name:
             self._touch_own(ino, touches)
         else:
@@ -295,24 +319,25 @@ class InotifyWatch(Watch):
             self._note_move(ino, event, excluded)
         touch = 0
         if mask & _NAMED:
-            touch = Touch.NAME.value
-            if mask & _ISDIR and mask & (_CREATE | _TO):
-                touch |= Touch.TREE.value
+            touch = _NAME
+            if mask & _ISDIR and mask & _COMES:
+                touch |= _TREE
             self._touch_own(ino, touches)
         if mask & _WRITTEN:
-            touch |= Touch.DATA.value
+            touch |= _DATA
         if mask & _ATTRIB:
-            touch |= Touch.ATTR.value
+            touch |= _ATTR
         if touch and not excluded:
             touches.append((ino, name, touch))
 
     def _touch_own(self, ino: int, touches: _Touches) -> None:
         """The directory's own entry changed, its times at least."""
+        if ino in self._told:
+            return
+        self._told.add(ino)
         place = (ino, b"") if ino == self._root else self._tree.place(ino)
         if place is not None:
-            entry = (*place, Touch.ATTR.value)
-            if not touches or touches[-1] != entry:
-                touches.append(entry)
+            touches.append((*place, _ATTR))
 
     def _is_excluded(self, ino: int, name: bytes) -> bool:
         if self._excludes is None or not self._excludes.may_match(name):
@@ -333,10 +358,12 @@ class InotifyWatch(Watch):
             self._early.setdefault(wd, []).append(event)
             self._early_count += 1
 
-    def _end(self, wd: int, ino: int, ignored: bool) -> None:
+    def _end(self, wd: int, ino: int, ignored: bool, touches: _Touches) -> None:
         if ino == self._root:
             self._lose_root("it was deleted")
             return
+        # Its inode number may be in use again, and have been taken for it.
+        self._look_again(ino, touches)
         self._forget(ino, alive=False)
         if ignored:
             self._dead.add(wd)
@@ -383,20 +410,24 @@ class InotifyWatch(Watch):
                 _bound(self._pairs)
                 self._pairs[source] = place
 
-    def _moved(self, ino: int) -> None:
+    def _moved(self, ino: int, touches: _Touches) -> None:
         """MOVE_SELF: this directory is the one of the pair that left its place."""
         if ino == self._root:
             self._lose_root("it was moved")
             return
         place = self._tree.place(ino)
         target = None if place is None else self._pairs.pop(place, None)
-        if target is None:
-            self._forget(ino)
-        else:
+        if target is not None:
             self._move(ino, target)
+            return
+        self._count += 1
+        self._tree.touch(ino, self._count)
+        self._look_again(ino, touches)
+        self._doubt(ino)
 
     def _move(self, ino: int, place: _Place) -> None:
         before = self._tree.path(ino)
+        self._told.discard(ino)
         self._displace(*place, ino)
         self._count += 1
         self._unsure.pop(ino, None)
@@ -404,12 +435,22 @@ class InotifyWatch(Watch):
         if place[0] not in self._tree:
             self._lose_track()
             return
-        after = self._tree.path(ino)
-        # Excludes by path do not move along.
-        if self._excludes and any(
-            path is not None and self._excludes.concerns(path) for path in (before, after)
-        ):
+        if self._loses_excludes(ino, before):
             self._dirty.add_dir(ino, True, self._clock())
+
+    def _loses_excludes(self, ino: int, before: bytes | None) -> bool:
+        """Whether other names are left out below a directory now that it moved: excludes by path
+        do not move along."""
+        return self._excludes is not None and any(
+            path is not None and self._excludes.concerns(path)
+            for path in (before, self._tree.path(ino))
+        )
+
+    def _look_again(self, ino: int, touches: _Touches) -> None:
+        """Has the planner look at the place where a directory is believed to be."""
+        place = self._tree.place(ino)
+        if place is not None:
+            touches.append((*place, _NAME | _TREE))
 
     def _displace(self, parent: int, name: bytes, ino: int) -> None:
         other = self._tree.child(parent, name)

@@ -71,14 +71,14 @@ def _identity(fd: int, dev: int) -> Identity:
     return Identity(own.ino, own.birth)
 
 
-def resolve_target(path: bytes, allowed: Sequence[Path], make: bool = True) -> bytes:
-    """The real path of a target root, made if missing. Raises Refused when no allowed root holds
-    it.
+def resolve_target(path: bytes, allowed: Sequence[Path]) -> bytes:
+    """The real path of a target root, which need not exist. Raises Refused when no allowed root
+    holds it.
 
     Symlinks are resolved before the comparison, so that a link cannot lead out of an allowed root.
     """
-    if not path.startswith(b"/"):
-        raise Refused(f"target {show(path)} is not absolute", "give an absolute path")
+    if not path.startswith(b"/") or b"\0" in path:
+        raise Refused(f"target {show(path)} is not an absolute path", "give an absolute path")
     real = os.path.realpath(path)
     roots = [os.path.realpath(os.fsencode(a)) for a in allowed]
     if not any(real == r or real.startswith(r.rstrip(b"/") + b"/") for r in roots):
@@ -86,16 +86,18 @@ def resolve_target(path: bytes, allowed: Sequence[Path], make: bool = True) -> b
             f"target {show(path)} is not below a root this node allows",
             f"start its agent with --allow-root {show(path)}, or set allow_roots in i2node.toml",
         )
-    if not make:
-        return real
+    return real
+
+
+def make_target(path: bytes) -> None:
+    """Makes the directory of a target root, and those above it; one that is there is left alone."""
     try:
-        os.makedirs(real, exist_ok=True)
+        os.makedirs(path, exist_ok=True)
     except OSError as error:
         raise Refused(
             f"cannot make target {show(path)}: {os.strerror(error.errno or 0)}",
             "create the directory, or correct the path",
         ) from error
-    return real
 
 
 class TargetTree:
@@ -284,6 +286,9 @@ _REMEDIES = {
     errno.EACCES: "run the agent as root, or give it access",
     errno.EPERM: "run the agent as root, or on a file system that takes this attribute",
     errno.EOPNOTSUPP: "the target's file system cannot hold this attribute",
+    errno.E2BIG: "the target's file system cannot hold attributes of this size",
+    errno.EBUSY: "unmount what is mounted there on the target",
+    errno.EXDEV: "unmount what is mounted there on the target",
     errno.ENAMETOOLONG: "the target's file system cannot hold this name",
 }
 

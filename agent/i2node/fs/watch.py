@@ -4,9 +4,13 @@ How the planner, which is one thread, works with it:
 
 1. `asof = watch.mark()`, then list directories with `descriptor` and `mask`, parents first, then
    `placed(...)` for each answer, also where no watch could be set. A listing whose own inode
-   number is not the one asked for is of another directory: put the work back.
+   number is not the one asked for is of another directory, one with a status is of none: nothing is
+   placed, the work is put back. The own entry is newer than that in the parent's listing, which was
+   read before this directory was watched: where they differ, the own one holds.
 2. A directory that is new in a listing, or stands under a name in `Work.trees`, is listed and armed
-   with all below it unless `stands` is true for it.
+   with all below it unless `stands` is true for it. With recursive work all are.
+   Where that listing fails, its name in the parent is made dirty (NAME and TREE) and the directory
+   itself, recursive: the one finds it if it is not known, the other does if it is.
 3. A directory that is missing from a listing: `gone(...)`.
 4. Work for a directory without a path: put back while `known`, else dropped. It is dropped safely,
    because a directory that was forgotten and still exists is found again as a new one.
@@ -70,8 +74,10 @@ class Watch(ABC):
         forgotten, unless the events say soon that it moved."""
 
     @abstractmethod
-    def stands(self, ino: int, parent: int, name: bytes) -> bool:
-        """Whether the directory is watched, and believed to be there."""
+    def stands(self, ino: int, parent: int, name: bytes, asof: int) -> bool:
+        """A listing begun at asof found the directory there: whether it is watched with all below
+        it, so that it need not be listed for that. One that was known elsewhere is moved, so a
+        renamed directory costs nothing."""
 
     @abstractmethod
     def known(self, ino: int) -> bool:

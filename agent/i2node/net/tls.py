@@ -91,7 +91,9 @@ def dial(host: str, port: int, timeout: float, doing: str) -> socket.socket:
     try:
         sock = socket.create_connection((host, port), timeout)
     except OSError as e:
-        raise translate(e, doing, host) from e
+        lost = translate(e, doing, host)
+        lost.remedy = f"see that i2node agent runs on {host}, and that port {port} is not filtered"
+        raise lost from e
     return sock
 
 

@@ -59,7 +59,10 @@ class Daemon:
 
     def _serve(self, channel: Channel) -> None:
         try:
-            Receiver(channel, self.ledger, self.config.var, self.config.allow_roots).run()
+            config = self.config
+            Receiver(
+                channel, self.ledger, config.var, config.allow_roots, config.checkpoint_s
+            ).run()
         except I2Error as error:
             log.event(
                 _log, logging.WARNING, "session-failed", cause=error.cause, remedy=error.remedy

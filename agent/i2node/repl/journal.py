@@ -33,7 +33,17 @@ CREATE TABLE place(ino INTEGER, dir INTEGER, name BLOB, PRIMARY KEY(ino, dir, na
 CREATE UNIQUE INDEX place_at ON place(dir, name);
 CREATE TABLE doubt(dir INTEGER PRIMARY KEY, path BLOB NOT NULL, seq INTEGER NOT NULL);
 CREATE INDEX doubt_seq ON doubt(seq);
+CREATE TABLE suspect(dir INTEGER, name BLOB, seq INTEGER NOT NULL, PRIMARY KEY(dir, name))
+WITHOUT ROWID;
+CREATE INDEX suspect_seq ON suspect(seq);
 """
+_KEYED = (
+    ("listing", "dir"),
+    ("place", "ino"),
+    ("place", "dir"),
+    ("doubt", "dir"),
+    ("suspect", "dir"),
+)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _HEAD = struct.Struct("<IH")  # of a record: length, name_len
 _ANY = 1 << 63  # bytes: no limit
@@ -185,7 +195,7 @@ class Journal:
     def wipe(self) -> None:
         """Forgets all but the meta values, and commits."""
         with self._writing("wiping") as db:
-            for table in ("listing", "place", "doubt"):
+            for table in ("listing", "place", "doubt", "suspect"):
                 db.execute(f"DELETE FROM {table}")
             self.signatures.clear()
             self.commit()
@@ -301,9 +311,10 @@ class Journal:
         Raises ProtocolError when change is not sound."""
         listings.check(change)
         key = _signed(ino)
+        left = memoryview(change)
         with self._writing("writing") as db:
-            while change:
-                name = _name(change, 0)
+            while left:
+                name = _name(left, 0)
                 row = db.execute(
                     "SELECT first, records FROM listing WHERE dir=? AND first<=? "
                     "ORDER BY first DESC LIMIT 1",
@@ -314,9 +325,9 @@ class Journal:
                     "SELECT first FROM listing WHERE dir=? AND first>? ORDER BY first LIMIT 1",
                     (key, first),
                 ).fetchone()
-                end = len(change) if after is None else _before(change, after[0])
-                self._put_page(db, key, first, listings.merge(records, change[:end]))
-                change = change[end:]
+                end = len(left) if after is None else _before(left, after[0])
+                self._put_page(db, key, first, listings.merge(records, left[:end]))
+                left = left[end:]
 
     def replace(self, ino: int, listing: bytes) -> None:
         """Sets the whole listing of a directory; empty: a directory known to be empty."""
@@ -332,19 +343,20 @@ class Journal:
         if not records and first:
             db.execute("DELETE FROM listing WHERE dir=? AND first=?", (key, first))
             return
+        left = memoryview(records)
         while True:
             # A page that grew is split only when it is half as long again, or it would be split
             # with each name that is added.
-            end, n, _ = listings.cut(records, PAGE * 3 // 2, _ANY)
-            if end < len(records):
-                end, n, _ = listings.cut(records, PAGE, _ANY)
+            end, n, _ = listings.cut(left, PAGE * 3 // 2, _ANY)
+            if end < len(left):
+                end, n, _ = listings.cut(left, PAGE, _ANY)
             db.execute(
-                "INSERT OR REPLACE INTO listing VALUES(?, ?, ?, ?)", (key, first, n, records[:end])
+                "INSERT OR REPLACE INTO listing VALUES(?, ?, ?, ?)", (key, first, n, left[:end])
             )
-            records = records[end:]
-            if not records:
+            left = left[end:]
+            if not left:
                 return
-            first = _name(records, 0)
+            first = _name(left, 0)
 
     def forget(self, ino: int) -> None:
         """Forgets the listing of a directory that is no more, and of all directories below it, with
@@ -368,6 +380,7 @@ class Journal:
                 db.execute("DELETE FROM listing WHERE dir=?", (key,))
                 db.execute("DELETE FROM place WHERE dir=?", (key,))
                 db.execute("DELETE FROM doubt WHERE dir=?", (key,))
+                db.execute("DELETE FROM suspect WHERE dir=?", (key,))
                 for child in below.union(placed) - seen:
                     elsewhere = db.execute(
                         "SELECT 1 FROM place WHERE ino=? LIMIT 1", (_signed(child),)
@@ -385,21 +398,20 @@ class Journal:
         if old == new:
             return
         with self._writing("writing") as db:
-            for table, column in (
-                ("listing", "dir"),
-                ("place", "ino"),
-                ("place", "dir"),
-                ("doubt", "dir"),
-            ):
+            for table, column in _KEYED:
                 db.execute(f"DELETE FROM {table} WHERE {column}=?", (new,))
                 db.execute(f"UPDATE {table} SET {column}=? WHERE {column}=?", (new, old))
             self.signatures.drop(old_ino)
 
     # ------------------------------------------------------------------------ places
 
-    def place(self, ino: int, dir: int, name: bytes) -> None:
-        """The target is expected to hold ino under this name; who was there is there no more."""
+    def place(self, ino: int, dir: int, name: bytes, sole: bool = False) -> None:
+        """The target is expected to hold ino under this name; who was there is there no more.
+        sole: and under no other, as is so of every directory; another place of that number
+        belonged to a file that had it before."""
         with self._writing("writing") as db:
+            if sole:
+                db.execute("DELETE FROM place WHERE ino=?", (_signed(ino),))
             db.execute(
                 "INSERT OR REPLACE INTO place VALUES(?, ?, ?)", (_signed(ino), _signed(dir), name)
             )
@@ -467,16 +479,35 @@ class Journal:
         """All up to and with seq is durable at the target."""
         with self._writing("writing") as db:
             db.execute("DELETE FROM doubt WHERE seq<=?", (seq,))
+            db.execute("DELETE FROM suspect WHERE seq<=?", (seq,))
 
     def certain(self, ino: int) -> None:
         """The target told what it holds in this directory."""
         with self._writing("writing") as db:
             db.execute("DELETE FROM doubt WHERE dir=?", (_signed(ino),))
+            db.execute("DELETE FROM suspect WHERE dir=?", (_signed(ino),))
+
+    def suspect(self, ino: int, names: Iterable[bytes], seq: int) -> None:
+        """Files that are overwritten: until seq is acknowledged, a target that tells the expected
+        size and time of one may still hold the version before, which had the same."""
+        with self._writing("writing") as db:
+            db.executemany(
+                "INSERT INTO suspect VALUES(?, ?, ?) ON CONFLICT(dir, name) DO UPDATE "
+                "SET seq=max(seq, excluded.seq)",
+                [(_signed(ino), name, seq) for name in names],
+            )
+
+    def suspects(self, ino: int) -> list[bytes]:
+        """The names of a directory that only their content can clear."""
+        with self._using("reading") as db:
+            rows = db.execute("SELECT name FROM suspect WHERE dir=?", (_signed(ino),))
+            return [bytes(name) for (name,) in rows]
 
     def new_session(self) -> None:
         """Frames are counted anew; what is in doubt stays so until the target is asked."""
         with self._writing("writing") as db:
             db.execute("UPDATE doubt SET seq=?", (UNTIL_ASKED,))
+            db.execute("UPDATE suspect SET seq=?", (UNTIL_ASKED,))
 
     def doubts(self) -> list[tuple[int, bytes]]:
         """(directory, path) of all in doubt, the longest in doubt first."""
@@ -541,12 +572,12 @@ def _unsigned(key: int) -> int:
     return key + (1 << 64) if key < 0 else key
 
 
-def _name(listing: bytes, at: int) -> bytes:
+def _name(listing: memoryview, at: int) -> bytes:
     name_at = at + listings.HEAD.size
-    return listing[name_at : name_at + _HEAD.unpack_from(listing, at)[1]]
+    return bytes(listing[name_at : name_at + _HEAD.unpack_from(listing, at)[1]])
 
 
-def _before(listing: bytes, name: bytes) -> int:
+def _before(listing: memoryview, name: bytes) -> int:
     """How many bytes of a listing stand before a name's place."""
     at = 0
     while at < len(listing) and _name(listing, at) < name:

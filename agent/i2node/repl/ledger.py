@@ -93,11 +93,10 @@ class Ledger:
     ) -> str:
         """Whether the rule may have this root, and how it starts: fresh, known or unknown.
 
-        Raises SafetyStop when the directory belongs to another rule, or holds what this rule did
-        not put there and `adopt` is not asked for.
+        Raises SafetyStop when the directory holds what this rule did not put there and `adopt` is
+        not asked for.
         """
         root = os.fsdecode(tree.root.path)
-        self._apart(rule, root)
         record = self._read(rule)
         identity = tree.root.identity
         held = [
@@ -129,17 +128,18 @@ class Ledger:
         self._write(Record(rule, peer, source, root, identity.ino, identity.birth, following, boot))
         return status
 
-    def _apart(self, rule: str, root: str) -> None:
-        """Two rules never share or nest their roots: each would delete what the other puts
-        there."""
+    def apart(self, rule: str, path: bytes) -> None:
+        """SafetyStop when the roots of two rules would be one or nest: each would delete what the
+        other puts there. Asked before the directory is made, which may be inside the other's."""
+        root = os.fsdecode(path)
         for other in self.records():
             if other.rule == rule:
                 continue
             a, b = root.rstrip("/") + "/", other.root.rstrip("/") + "/"
             if (a.startswith(b) or b.startswith(a)) and os.path.isdir(other.root):
                 raise SafetyStop(
-                    f"target {root} overlaps {other.root}, which belongs to rule {other.rule} "
-                    f"of {other.source or other.peer[:12]}",
+                    f"target {show(path)} overlaps {show(os.fsencode(other.root))}, "
+                    f"which belongs to rule {other.rule} of {other.source or other.peer[:12]}",
                     f"choose another directory, or remove {other.rule}.json from "
                     f"{self.directory} if that rule is no more",
                 )

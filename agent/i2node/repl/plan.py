@@ -45,24 +45,30 @@ class Replace:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """A directory and all below it is gone."""
-
-    ino: int
-
-    def note(self, journal: Journal) -> None:
-        journal.forget(self.ino)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The target holds this inode of the source under this name."""
+    """The directory that stood under this name is gone, with all below it. Its inode number may
+    be that of another one by now, which stands elsewhere and stays."""
 
     ino: int
     dir: int
     name: bytes
 
     def note(self, journal: Journal) -> None:
-        journal.place(self.ino, self.dir, self.name)
+        journal.unplace(self.ino, self.dir, self.name)
+        if not journal.places(self.ino):
+            journal.forget(self.ino)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The target holds this inode of the source under this name; `sole`: under no other."""
+
+    ino: int
+    dir: int
+    name: bytes
+    sole: bool = False
+
+    def note(self, journal: Journal) -> None:
+        journal.place(self.ino, self.dir, self.name, self.sole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,20 +200,42 @@ def same_content(a: Entry, b: Entry) -> bool:
     return (a.size, a.mtime_s, a.mtime_ns) == (b.size, b.mtime_s, b.mtime_ns)
 
 
-def believe(told: bytes, remembered: bytes) -> bytes:
+def believe(told: bytes, remembered: bytes, suspects: Iterable[bytes] = ()) -> bytes:
     """The listing to go by when a target in doubt has told what it holds.
 
     What it told and what was last written down agree on most names; those keep the remembered
-    record, which knows the source's inode and times. The others are as told.
+    record, which knows the source's inode and times. The others are as told. Of suspects neither
+    size nor time proves the content: it counts as unknown. Whose number of names is another one,
+    is linked otherwise than was written down, and is as told.
     """
-    changes = listing.diff(told, remembered, 1 << 62)
-    if changes is None:
-        return remembered
     correction: dict[bytes, bytes] = {}
-    for section in (changes.gone, changes.dirs, changes.bulk, changes.large, changes.linked):
+    for name in suspects:
+        found = listing.find(told, name)
+        if found is not None and found.kind == Kind.FILE:
+            correction[name] = known(replace(found, mtime_s=0, mtime_ns=0, content=bytes(16)))
+    changes = listing.diff(told, remembered, 1 << 62)
+    if changes is None and not correction:
+        return _relinked(told, remembered, correction)
+    sections = (
+        (changes.gone, changes.dirs, changes.bulk, changes.large, changes.linked) if changes else ()
+    )
+    for section in sections:
         for entry in listing.entries(section):
+            if entry.name in correction:
+                continue
             as_told = listing.find(told, entry.name)
             correction[entry.name] = known(as_told) if as_told else tombstone(entry.name)
+    return _relinked(told, remembered, correction)
+
+
+def _relinked(told: bytes, remembered: bytes, correction: dict[bytes, bytes]) -> bytes:
+    """What was remembered with the corrections, and those that the numbers of names ask for."""
+    for entry in listing.entries(told):
+        if entry.kind == Kind.DIR or entry.name in correction:
+            continue
+        before = listing.find(remembered, entry.name)
+        if before is not None and before.nlink != entry.nlink:
+            correction[entry.name] = known(entry)
     return listing.merge(remembered, b"".join(correction[name] for name in sorted(correction)))
 
 

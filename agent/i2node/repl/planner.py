@@ -56,6 +56,10 @@ class Sink(Protocol):
     def settle(self) -> None:
         """Returns when everything submitted is in the journal."""
 
+    def arrive(self) -> int | None:
+        """Returns when the target has applied everything submitted: the number of the last frame
+        while that is not durable yet."""
+
 
 @dataclass(frozen=True, slots=True)
 class Visit:
@@ -126,6 +130,10 @@ class Planner:
         self._late: dict[int, bytes] = {}
         self._batch = Batch()
         self._shipped_links: dict[int, int] = {}
+        self._visiting: list[Visit] = []
+        self._changed_dirs: set[int] = set()
+        self._moves = 0
+        self._twins: dict[int, int] = {}
 
     # ------------------------------------------------------------------ the two feeders
 
@@ -134,14 +142,18 @@ class Planner:
         self._stack = [Visit(b"", self.root.identity.ino, 0, b"", True, False)]
         self._gone.clear()
         self._shipped_links.clear()
+        self._changed_dirs.clear()
+        self._twins.clear()
+        self._moves = 0
 
     def walk(self, stop: Callable[[], bool]) -> bool:
         """Compares what start_walk and the visits since left to do. False when stopped before."""
         while self._stack:
             if stop():
                 return False
-            visits = [self._stack.pop() for _ in range(min(LIST_BATCH, len(self._stack)))]
-            self._visit_all(visits)
+            self._visiting = [self._stack.pop() for _ in range(min(LIST_BATCH, len(self._stack)))]
+            self._visit_all(self._visiting)
+            self._visiting = []
         self._finish_round()
         return True
 
@@ -149,27 +161,46 @@ class Planner:
         """Compares the dirty names that the watch gave."""
         self.sink.settle()
         self._shipped_links.clear()
-        compared: list[Compared] = []
-        for work in works:
-            found = self._look(work, compared)
-            if found is not None:
-                compared.append(found)
-        if self._moves_among(compared):
+        self._changed_dirs.clear()
+        self._twins.clear()
+        self._moves = 0
+        compared = [found for work in works if (found := self._look(work)) is not None]
+        moved = [self._dirs_moved(one) for one in compared]
+        if self._moves_among(compared) or any(moved):
             compared = [again for one in compared if (again := self._compare_again(one))]
         for one in compared:
             self._emit(one, visiting=())
         return self.walk(stop)
 
-    def doubt(self, path: bytes, ancestors: bool) -> None:
-        """The target may not hold what is written down for the directory that path stands in."""
+    def abandon(self, works: list[Work]) -> None:
+        """The attempt died: what was taken from the dirty set and is not surely in the journal goes
+        back there, for the next planner."""
         now = time.monotonic()
-        directory = path.rpartition(b"/")[0]
+        for work in works:
+            self.dirty.put_back(work, now)
+        for visit in (*self._visiting, *self._stack):
+            if visit.name:
+                self.dirty.add(visit.parent, visit.name, Touch.NAME | Touch.TREE, now)
+            self.dirty.add_dir(visit.ino, visit.deep, now)
+        touched = self._changed_dirs.union(self._late, (ino for ino, _, _ in self._gone))
+        for ino in touched:
+            self.dirty.add_dir(ino, False, now)
+
+    def doubt(self, path: bytes, ancestors: bool, look: bool = True) -> None:
+        """The target may not hold what is written down for the directory that path stands in, and
+        under the name itself it may hold anything. look: that is to be found out now."""
+        now = time.monotonic()
+        directory, _, name = path.rpartition(b"/")
         while True:
             ino = self.journal.inode(directory, self.root.identity.ino)
             if ino is not None:
                 self.in_doubt.add(ino)
                 self.journal.doubt(ino, directory, UNTIL_ASKED)
-                self.dirty.add_dir(ino, False, now)
+                if name:
+                    self.journal.suspect(ino, [name], UNTIL_ASKED)
+                if look:
+                    self.dirty.add_dir(ino, False, now)
+            name = b""
             if not directory or not ancestors:
                 return
             directory = directory.rpartition(b"/")[0]
@@ -177,13 +208,23 @@ class Planner:
     def retry(self, path: bytes) -> None:
         """A path that was in trouble is looked at again, with its directory."""
         directory, _, name = path.rpartition(b"/")
+        now = time.monotonic()
         ino = self.journal.inode(directory, self.root.identity.ino)
-        if ino is not None:
-            self.dirty.add(ino, name, Touch.DATA, time.monotonic())
+        if ino is not None and name:
+            self.dirty.add(ino, name, Touch.DATA | Touch.NAME | Touch.TREE, now)
+        own = self.journal.inode(path, self.root.identity.ino)
+        if own is not None and (self.watch is None or self.watch.known(own)):
+            self.dirty.add_dir(own, False, now)
+
+    def retry_doubts(self) -> None:
+        """All directories that the target is still to be asked for are looked at again."""
+        for ino in self.in_doubt:
+            self.dirty.add_dir(ino, False, time.monotonic())
 
     # ------------------------------------------------------------------ the walk
 
     def _visit_all(self, visits: list[Visit]) -> None:
+        visits = [visit for visit in visits if self._placed_there(visit)]
         requests = [(v.path, self.paths.skip(v.path)) for v in visits]
         notify, mask, asof = -1, 0, 0
         if self.watch:
@@ -191,9 +232,26 @@ class Planner:
         answers = batch.list_dirs(
             self.root.fd, self.root.dev, requests, notify=notify, mask=mask, threads=4
         )
+        asked = {v.ino for v in visits if self.all_in_doubt or v.ino in self.in_doubt}
         olds = self._known([(v.ino, v.path) for v in visits])
         for visit, answer, old in zip(visits, answers, olds, strict=True):
-            self._visited(visit, answer, old, asof)
+            if old is not None:
+                doubted = visit.ino in asked
+                self._visited(replace(visit, touched=visit.touched or doubted), answer, old, asof)
+
+    def _placed_there(self, visit: Visit) -> bool:
+        """Whether the target holds this directory where the source does: else what is sent for it
+        would go to another one. Known without looking, unless something moved meanwhile or is in
+        doubt."""
+        sure = not self._moves and not self.all_in_doubt and visit.ino not in self.in_doubt
+        if sure or not visit.name:
+            return True
+        self._flush()
+        self.sink.settle()
+        if self.journal.path(visit.ino, self.root.identity.ino) == visit.path:
+            return True
+        self._again(visit)
+        return False
 
     def _visited(self, visit: Visit, answer: batch.Listing, old: bytes, asof: int) -> None:
         if answer.status:
@@ -213,7 +271,7 @@ class Planner:
             now = self._digested(visit.path, now)
         changes = listing.diff(old, now, self.small_max)
         if told:
-            self._adopt(visit, old, now, changes)
+            changes = self._adopt(visit, old, now, changes)
         differing: dict[bytes, Verdict] = {}
         if changes is not None:
             differing = {e.name: Verdict(e.verdict) for e in listing.entries(changes.dirs)}
@@ -223,7 +281,11 @@ class Planner:
             verdict = differing.get(entry.name, Verdict.SAME)
             if entry.flags & MOUNT:
                 self.mounts.add(path)
-            elif visit.deep or verdict not in (Verdict.SAME, Verdict.META):
+            elif (
+                visit.deep
+                or verdict not in (Verdict.SAME, Verdict.META)
+                or not self._stands(entry.ino, visit.ino, entry.name, asof)
+            ):
                 touched = verdict != Verdict.SAME
                 below.append(Visit(path, entry.ino, visit.ino, entry.name, True, touched))
         if changes is not None:
@@ -233,6 +295,9 @@ class Planner:
         if visit.touched or changes is not None or (not visit.name and self._root_differs(own)):
             parent = visit.path[: -len(visit.name) - 1] if visit.name else b""
             self._meta(visit.parent, parent, replace(own, name=visit.name), visit.ino, visit.path)
+
+    def _stands(self, ino: int, parent: int, name: bytes, asof: int) -> bool:
+        return self.watch is None or self.watch.stands(ino, parent, name, asof)
 
     def _root_differs(self, own: Entry) -> bool:
         held = self.journal.get("root")
@@ -271,50 +336,104 @@ class Planner:
 
     def _again(self, visit: Visit) -> None:
         """What was seen is no longer so: the parent's name is looked at anew."""
-        self.dirty.add(visit.parent, visit.name, Touch.NAME, time.monotonic())
+        now = time.monotonic()
+        self.dirty.add(visit.parent, visit.name, Touch.NAME | Touch.TREE, now)
+        self.dirty.add_dir(visit.ino, visit.deep, now)
 
     # ------------------------------------------------------------------ what the target holds
 
-    def _known(self, dirs: list[tuple[int, bytes]]) -> list[bytes]:
-        """What the target is expected to hold in each directory; asked of it where in doubt."""
+    def _known(self, dirs: list[tuple[int, bytes]]) -> list[bytes | None]:
+        """What the target is expected to hold in each directory; asked of it where in doubt. None:
+        it was asked and has no such directory, which the one above is to be asked about."""
         ask = [(i, p) for i, p in dirs if self.all_in_doubt or i in self.in_doubt]
         told: dict[int, bytes | None] = {}
         if ask:
+            # What is on its way would arrive behind the answer, and change what it says.
             self._flush()
-            self.sink.settle()
+            pending = self.sink.arrive()
             answers = self.probe([(p, self.paths.skip(p)) for _, p in ask], self.strict)
             for (ino, path), answer in zip(ask, answers, strict=True):
-                heard = self._included(path, answer) if answer is not None else None
-                told[ino] = heard
-                self.in_doubt.discard(ino)
-                self.journal.certain(ino)
-                if not path:
-                    # No listing tells what the target's root itself looks like: it is set anew.
-                    self.journal.set("root", b"")
-        result = []
-        for ino, _ in dirs:
-            if ino not in told:
-                result.append(self.journal.listing(ino))
-                continue
-            heard = told[ino] or b""
-            if not self.strict:
-                heard = believe(heard, self.journal.listing(ino))
-            self.journal.replace(ino, heard)
-            result.append(heard)
-        return result
+                told[ino] = self._heard(ino, path, answer, pending)
+        return [told[ino] if ino in told else self.journal.listing(ino) for ino, _ in dirs]
 
-    def _adopt(self, visit: Visit, old: bytes, now: bytes, changes: listing.Changes | None) -> None:
-        """Names that the target told of and both sides turn out to agree on are known from now
-        on."""
+    def _heard(
+        self, ino: int, path: bytes, answer: bytes | None, pending: int | None
+    ) -> bytes | None:
+        if answer is None and path:
+            self.doubt(path, ancestors=True)
+            return None
+        heard = self._included(path, answer or b"")
+        if not self.strict:
+            heard = believe(heard, self.journal.listing(ino), self.journal.suspects(ino))
+        self.journal.replace(ino, heard)
+        self.in_doubt.discard(ino)
+        self.journal.certain(ino)
+        if not path:
+            # No listing tells what the target's root itself looks like: it is set anew.
+            self.journal.set("root", b"")
+        if pending is not None:
+            self.journal.doubt(ino, path, pending)
+        return heard
+
+    def _adopt(
+        self, visit: Visit, old: bytes, now: bytes, changes: listing.Changes | None
+    ) -> listing.Changes | None:
+        """Names that the target told of and both sides turn out to agree on are known from now on.
+        Those that are linked otherwise there join what differs."""
         c = changes
         same = settled(now, (c.dirs, c.bulk, c.large, c.linked)) if c else now
-        told = {e.name for e in listing.entries(old) if e.flags & PROBED}
-        agreed = [e for e in listing.entries(same) if e.name in told]
+        told = {e.name: e for e in listing.entries(old) if e.flags & PROBED}
+        agreed: list[Entry] = []
+        split: list[Entry] = []
+        joined: list[Entry] = []
+        for entry in listing.entries(same):
+            theirs = told.get(entry.name)
+            if theirs is None:
+                continue
+            if entry.kind == Kind.DIR or (entry.nlink < 2 and theirs.nlink < 2):
+                agreed.append(entry)
+            elif entry.nlink < 2:
+                split.append(replace(entry, verdict=Verdict.NEW, content=bytes(16)))
+            elif self._twin(entry, theirs):
+                agreed.append(entry)
+            else:
+                joined.append(replace(entry, verdict=Verdict.DATA))
         work = self._dir(visit.ino, visit.path)
         work.before_edits.append(Put(visit.ino, b"".join(known(e) for e in agreed)))
         work.before_edits += [
-            Place(e.ino, visit.ino, e.name) for e in agreed if self._placed(e) and e.ino
+            self._place(e, visit.ino) for e in agreed if self._placed(e) and e.ino
         ]
+        for entry in listing.kept(c.dirs, Kind.DIR) if c else ():
+            # It is there, whatever its own attributes are: what goes into it must find the way.
+            if entry.verdict == Verdict.META and entry.ino and not entry.flags & MOUNT:
+                work.before_edits.append(self._place(entry, visit.ino))
+        if not split and not joined:
+            return changes
+        if joined:
+            # The name that they are to join must be found.
+            self._flush()
+            self.sink.settle()
+        large = [e for e in split if e.kind == Kind.FILE and e.size > self.small_max]
+        bulk = [e for e in split if e not in large]
+        c = changes or listing.Changes(b"", b"", b"", b"", b"")
+        return listing.Changes(
+            gone=c.gone,
+            dirs=c.dirs,
+            bulk=_with(c.bulk, bulk),
+            large=_with(c.large, large),
+            linked=_with(c.linked, joined),
+        )
+
+    def _twin(self, entry: Entry, theirs: Entry) -> bool:
+        """Whether the target's file is, or may become, the one that all names of ours share."""
+        twin = self._twins.get(theirs.ino)
+        if twin is None and entry.ino not in self._twins.values() and not self._link_places(entry):
+            self._twins[theirs.ino] = twin = entry.ino
+        return twin == entry.ino
+
+    def _place(self, entry: Entry, parent: int) -> Place:
+        sole = entry.kind == Kind.DIR or entry.nlink < 2
+        return Place(entry.ino, parent, entry.name, sole)
 
     def _placed(self, entry: Entry) -> bool:
         """Whether the journal keeps where the target holds this: what may move or be linked."""
@@ -322,7 +441,7 @@ class Planner:
 
     # ------------------------------------------------------------------ live names
 
-    def _look(self, work: Work, compared: list[Compared]) -> Compared | None:
+    def _look(self, work: Work) -> Compared | None:
         """Lists the dirty names of a directory. None: nothing differs, or it was dealt with."""
         assert self.watch is not None
         path = self.watch.path(work.ino)
@@ -330,14 +449,15 @@ class Planner:
             if self.watch.known(work.ino):
                 self.dirty.put_back(work, time.monotonic())
             return None
+        if self.journal.path(work.ino, self.root.identity.ino) != path:
+            self.dirty.put_back(work, time.monotonic())
+            self._settle_path(work.ino)
+            return None
         if work.names is None or work.ino in self.in_doubt:
             self._revisit(work.ino, path, work.recursive)
             return None
         if b"" in work.names:
             self._late[work.ino] = path
-        if self.journal.path(work.ino, self.root.identity.ino) != path:
-            self._settle_path(work.ino)
-            return None
         skip = set(self.paths.skip(path))
         names = sorted(n for n in work.names if n and n not in skip)
         if self.paths.has_globs:
@@ -347,20 +467,24 @@ class Planner:
         asof = self.watch.mark()
         answer = batch.stat_names(self.root.fd, self.root.dev, path, names)
         if answer.status or listing.decode(answer.own).ino != work.ino:
+            # It moved or went a moment ago; the watch is about to hear where to.
+            self.dirty.put_back(work, time.monotonic())
+            if answer.status not in (0, errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                self.trouble(path, answer.status)
             return None
         for entry in listing.kept(answer.entries, Kind.DIR) if work.trees else ():
             if entry.name in work.trees and not entry.flags & MOUNT:
-                self._arm(join(path, entry.name), entry.ino, work.ino, entry.name)
+                self._arm(join(path, entry.name), entry.ino, work.ino, entry.name, asof)
         old = self.journal.select(work.ino, names)
         changes = listing.diff(old, answer.entries, self.small_max)
         if changes is None:
             return None
         return Compared(work.ino, path, answer.entries, changes, work.names, asof)
 
-    def _arm(self, path: bytes, ino: int, parent: int, name: bytes) -> None:
+    def _arm(self, path: bytes, ino: int, parent: int, name: bytes, asof: int) -> None:
         """A directory that may not be watched is visited with all below it."""
         assert self.watch is not None
-        if not self.watch.stands(ino, parent, name):
+        if not self.watch.stands(ino, parent, name, asof):
             self._stack.append(Visit(path, ino, parent, name, True, False))
 
     def _revisit(self, ino: int, path: bytes, deep: bool) -> None:
@@ -373,7 +497,6 @@ class Planner:
         """An ancestor moved and its new name has not been looked at: that comes first, then
         this."""
         assert self.watch is not None
-        self.dirty.add_dir(ino, False, time.monotonic())
         child = ino
         stale: tuple[int, bytes] | None = None
         while (where := self.watch.place(child)) is not None and where[0]:
@@ -381,7 +504,26 @@ class Planner:
                 stale = where
             child = where[0]
         if stale:
-            self.dirty.add(stale[0], stale[1], Touch.NAME, time.monotonic())
+            self.dirty.add(stale[0], stale[1], Touch.NAME | Touch.TREE, time.monotonic())
+
+    def _dirs_moved(self, one: Compared) -> bool:
+        """Renames directories that the target holds under other names: before anything takes
+        these names, or is deleted with what stands there."""
+        moved = False
+        for entry in listing.kept(one.changes.dirs, Kind.DIR):
+            if entry.verdict == Verdict.META:
+                continue
+            where = self._moved_from(entry)
+            if where is None or where == (one.ino, entry.name):
+                continue
+            held = self._held(*where)
+            if held is not None and self._move(held, where[0], one.ino, entry):
+                moved = True
+                path = join(one.path, entry.name)
+                self._late[entry.ino] = path
+                if self.watch and one.touches is not None:
+                    self._arm(path, entry.ino, one.ino, entry.name, one.asof)
+        return moved
 
     def _moves_among(self, compared: list[Compared]) -> bool:
         """Names gone and names new with the same inode, in one round, are one rename."""
@@ -402,6 +544,13 @@ class Planner:
     def _compare_again(self, one: Compared) -> Compared | None:
         """After renames the target holds something else under these names."""
         c = one.changes
+        if one.touches is not None and self._moves:
+            # Its own way up may be among what moved.
+            root = self.root.identity.ino
+            if self.journal.path(one.ino, root) != one.path:
+                for name, touch in one.touches.items():
+                    self.dirty.add(one.ino, name, touch, time.monotonic())
+                return None
         names = {
             e.name
             for section in (c.gone, c.dirs, c.bulk, c.large, c.linked)
@@ -450,24 +599,27 @@ class Planner:
         if in_way is not None and (in_way.kind == Kind.DIR or old.kind == Kind.DIR):
             work.before.append(batch.step(Op.EXCHANGE, here, there, kind=old.kind))
             displaced = replace(in_way, name=old.name)
-            work.before_edits += [
-                Put(old_dir, known(displaced)),
-                Unplace(in_way.ino, new_dir, entry.name),
-                Place(in_way.ino, old_dir, old.name),
-            ]
-            self.dirty.add(old_dir, old.name, Touch.NAME, time.monotonic())
+            work.before_edits.append(Put(old_dir, known(displaced)))
+            if not in_way.flags & PROBED:
+                work.before_edits += [
+                    Unplace(in_way.ino, new_dir, entry.name),
+                    self._place(displaced, old_dir),
+                ]
+            self.dirty.add(old_dir, old.name, Touch.NAME | Touch.TREE, time.monotonic())
             self._gone.append((old_dir, source, known(displaced)))
         else:
             work.before.append(batch.step(Op.RENAME, here, there, kind=old.kind))
             work.before_edits.append(Put(old_dir, tombstone(old.name)))
-            if in_way is not None:
+            if in_way is not None and not in_way.flags & PROBED:
                 work.before_edits.append(Unplace(in_way.ino, new_dir, entry.name))
         work.before_edits += [
             Unplace(old.ino, old_dir, old.name),
             Put(new_dir, known(moved)),
         ]
         if self._placed(old):
-            work.before_edits.append(Place(old.ino, new_dir, entry.name))
+            work.before_edits.append(self._place(moved, new_dir))
+        if old.kind == Kind.DIR or (in_way is not None and in_way.kind == Kind.DIR):
+            self._moves += 1
         self._late[old_dir] = source
         self._late[new_dir] = target
         self._flush()
@@ -478,7 +630,15 @@ class Planner:
 
     def _emit(self, found: Compared, visiting: Iterable[bytes]) -> None:
         """Puts what differs in one directory into batches."""
+        if found.touches is None and self._dirs_moved(found):
+            again = self._compare_again(found)
+            if again is None:
+                return
+            found = again
         c = found.changes
+        if found.touches is not None:
+            # Whatever is put there or taken away moves the times of the directory on the target.
+            self._late[found.ino] = found.path
         for entry in listing.entries(c.dirs):
             self._dir_entry(found, entry, entry.name in visiting)
         self._small(found)
@@ -498,17 +658,11 @@ class Planner:
             if not visited:
                 self._late[entry.ino] = path
             return
-        moved = self._moved_from(entry)
-        if moved is not None:
-            held = self._held(*moved)
-            if held is not None and self._move(held, moved[0], found.ino, entry):
-                self._late[entry.ino] = path
-                if self.watch and not visited:
-                    self._arm(path, entry.ino, found.ino, entry.name)
-                return
         held = self._held(found.ino, entry.name) if entry.verdict != Verdict.NEW else None
+        swapped = held is not None and held.kind == Kind.DIR and held.ino != entry.ino
+        ours = swapped and (found.ino, entry.name) in self.journal.places(held.ino if held else 0)
         work = self._dir(found.ino, found.path)
-        if entry.verdict == Verdict.SWAPPED and held is not None:
+        if held is not None and ours and not held.flags & PROBED:
             work.before_edits += [
                 Unplace(held.ino, found.ino, entry.name),
                 Rekey(held.ino, entry.ino),
@@ -519,11 +673,14 @@ class Planner:
                 self.sink.settle()
                 self.journal.forget(entry.ino)
             work = self._dir(found.ino, found.path)
+            if swapped:
+                # What it holds is known under a number that another directory has by now.
+                work.before.append(batch.step(Op.REMOVE, path, kind=Kind.DIR))
             work.before.append(make_dir(path, entry))
         unknown = replace(entry, mtime_s=0, mtime_ns=0, ctime=0)
         work.before_edits += [
             Put(found.ino, known(entry if entry.flags & MOUNT else unknown)),
-            Place(entry.ino, found.ino, entry.name),
+            self._place(entry, found.ino),
         ]
         self._count(1, 0)
         if entry.verdict == Verdict.SWAPPED:
@@ -562,7 +719,7 @@ class Planner:
             trusted = False
         work = self._dir(found.ino, found.path)
         work.large.append(Large(found.ino, join(found.path, entry.name), entry, trusted))
-        work.before_edits.append(Place(entry.ino, found.ino, entry.name))
+        work.before_edits.append(self._place(entry, found.ino))
         self._changed(1, entry.size)
         self._count(1, min(entry.size, self.frame_bytes))
 
@@ -583,7 +740,9 @@ class Planner:
                 step = batch.step(Op.LINK, path, join(base, leader[1]), kind=entry.kind)
                 work.after.append(step)
                 record = replace(entry, attrs=held.attrs, content=held.content)
-                work.after_edits += [Put(found.ino, known(record)), place]
+                # The first name was not kept while it was the only one.
+                first = Place(entry.ino, *leader)
+                work.after_edits += [Put(found.ino, known(record)), place, first]
                 self._count(1, 0)
                 return
         if self._shipped_links.get(entry.ino) == entry.ctime:
@@ -610,14 +769,15 @@ class Planner:
     def _link_places(self, entry: Entry) -> list[tuple[int, bytes]]:
         """Where the target holds names of this inode; those that no longer hold it are passed
         over."""
-        places = self.journal.places(entry.ino)
-        if not places:
-            places = self.journal.find_inode(entry.ino)
-        return [
-            (parent, name)
-            for parent, name in places
-            if (held := self._held(parent, name)) is not None and same_file(held, entry)
-        ]
+        for places in (self.journal.places, self.journal.find_inode):
+            found = [
+                (parent, name)
+                for parent, name in places(entry.ino)
+                if (held := self._held(parent, name)) is not None and same_file(held, entry)
+            ]
+            if found:
+                return found
+        return []
 
     def _ino_held(self, parent: int, name: bytes) -> int | None:
         held = self._held(parent, name)
@@ -636,6 +796,7 @@ class Planner:
 
     def _dir(self, ino: int, path: bytes) -> Batch:
         self._batch.dirs[ino] = path
+        self._changed_dirs.add(ino)
         return self._batch
 
     def _count(self, entries: int, size: int) -> None:
@@ -692,9 +853,8 @@ class Planner:
             work.before.append(batch.step(Op.REMOVE, join(target, name), kind=entry.kind))
             work.before_edits.append(Put(ino, tombstone(name)))
             if not entry.flags & PROBED:
-                if entry.kind == Kind.DIR:
-                    work.before_edits.append(Forget(entry.ino))
-                work.before_edits.append(Unplace(entry.ino, ino, name))
+                kind = Forget if entry.kind == Kind.DIR else Unplace
+                work.before_edits.append(kind(entry.ino, ino, name))
             self._late[ino] = path
             self._count(1, 0)
 
@@ -712,3 +872,7 @@ class Planner:
             if held_name == name:
                 self._meta(parent, parent_path, replace(own, name=name), ino, path)
                 return
+
+
+def _with(section: bytes, more: Iterable[Entry]) -> bytes:
+    return listing.sort(section + b"".join(map(listing.encode, more)))

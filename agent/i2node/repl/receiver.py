@@ -25,7 +25,7 @@ from pathlib import Path
 
 from i2node import log
 from i2node.errors import I2Error, PeerLost, ProtocolError, Refused, SessionError
-from i2node.fs.tree import FATAL, TargetTree, remedy_for, resolve_target
+from i2node.fs.tree import FATAL, TargetTree, make_target, remedy_for, resolve_target
 from i2node.model import PROBED, show
 from i2node.mover import batch, blocks, listing
 from i2node.net.channel import Channel
@@ -39,8 +39,6 @@ from i2node.repl.windows import Signing, windows
 _log = logging.getLogger(__name__)
 
 QUEUED_FRAMES = 6
-BULK_COMMIT_S = 3.0
-"""How long applied frames may wait for durability while more keep coming."""
 RETRY_S = 1.0
 """Between two attempts to apply what the disk refused."""
 FAULTS_A_FRAME = 256
@@ -50,12 +48,18 @@ class Receiver:
     """Serves one control channel of a source; `run` returns when the session is over."""
 
     def __init__(
-        self, channel: Channel, ledger: Ledger, state: Path, allowed: Sequence[Path]
+        self,
+        channel: Channel,
+        ledger: Ledger,
+        state: Path,
+        allowed: Sequence[Path],
+        checkpoint_s: float,
     ) -> None:
         self.channel = channel
         self.ledger = ledger
         self.state = state
         self.allowed = allowed
+        self.checkpoint_s = checkpoint_s
         self.tree: TargetTree | None = None
         self.rule = ""
         self.read_only = True
@@ -124,12 +128,14 @@ class Receiver:
             raise ProtocolError("open is malformed")
         self.rule = rule
         self.read_only = bool(message.get("read_only"))
-        path = resolve_target(root, self.allowed, make=not self.read_only)
+        path = resolve_target(root, self.allowed)
         if self.read_only:
             self.tree = TargetTree(path, rule, self.state, self.allowed, read_only=True)
             self.channel.send({"t": "opened", "status": "known", "parts": [], "owner": True})
             return
         self.ledger.lock(rule, self._give_way)
+        self.ledger.apart(rule, path)
+        make_target(path)
         tree = TargetTree(path, rule, self.state, self.allowed)
         try:
             status = self.ledger.admit(
@@ -284,7 +290,7 @@ class Receiver:
             with self._wake:
                 self._wake.wait_for(lambda: self._ended() or self._applied > self._durable)
                 self._wake.wait_for(
-                    lambda: self._ended() or self._flush > self._durable, BULK_COMMIT_S
+                    lambda: self._ended() or self._flush > self._durable, self.checkpoint_s
                 )
                 if self._ended():
                     return

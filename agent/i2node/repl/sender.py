@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 from i2node.errors import I2Error, PeerLost, SessionError
 from i2node.fs.tree import Root
-from i2node.model import Entry, Verdict
+from i2node.model import Entry, Kind, Verdict
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op
 from i2node.net.seal import Buffer, Sealer
@@ -35,6 +35,8 @@ QUEUED_BATCHES = 4
 READ_THREADS = 8
 STEP_ROOM = 512
 """Bytes of a step beyond its content and paths: header, padding, a few attributes."""
+ATTRIBUTES_MAX = (4 << 20) + (64 << 10)
+"""Bytes beyond the content that are packed at once: what the attributes of one file may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,8 @@ class Sender:
     """One stream's sending side; `submit` and `settle` are for the planner.
 
     pace(n) is called before n bytes are sent and may sleep. again(dir, name) is told of names that
-    changed while they were read; trouble(path, status) of those that cannot be read.
+    changed while they were read; trouble(path, status) of those that cannot be read; strayed(path)
+    of those that were read from another directory than was meant, and went under that path.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Sender:
         pace: Callable[[int], None],
         again: Callable[[int, bytes], None],
         trouble: Callable[[bytes, int], None],
+        strayed: Callable[[bytes], None],
     ) -> None:
         self.root = root
         self.journal = journal
@@ -92,6 +96,7 @@ class Sender:
         self.pace = pace
         self.again = again
         self.trouble = trouble
+        self.strayed = strayed
         self.error: BaseException | None = None
         self._lock = threading.Condition()
         self._batches: queue.Queue[Batch | None] = queue.Queue(QUEUED_BATCHES)
@@ -102,6 +107,7 @@ class Sender:
         self._seq = -1
         self._durable = -1
         self._unflushed = False
+        self._waiting: deque[Sent] = deque()
         self._flying: deque[Sent] = deque()
         self._lasting: deque[Sent] = deque()
         self._bytes_sent = 0
@@ -114,6 +120,8 @@ class Sender:
         self._since = 0.0
         self._dirs: dict[int, bytes] = {}
         self._reading: dict[int, bytes] = {}
+        self._reading_since = 0.0
+        self._shipping: Large | None = None
         self._threads = [
             threading.Thread(target=self._guard, args=(run,), name=name, daemon=True)
             for name, run in (("read", self._read_loop), ("send", self._send_loop))
@@ -149,11 +157,22 @@ class Sender:
         with self._lock:
             return self._read == self._submitted and self._durable == self._seq
 
+    def arrive(self) -> int | None:
+        """Returns when the target has applied everything submitted: the number of the last frame
+        while that is not durable yet."""
+        self.submit(Batch())  # behind it the reading thread hands out what it has
+        self.settle()
+        with self._lock:
+            while self._waiting or self._flying:
+                self._check()
+                self._lock.wait(0.2)
+            return self._seq if self._durable < self._seq else None
+
     def wait_applied(self) -> None:
         """Returns when the target has applied everything that was read so far."""
         self._emit()
         with self._lock:
-            while self._flying or self._seq > self._last_applied():
+            while self._waiting or self._flying:
                 self._check()
                 self._lock.wait(0.2)
 
@@ -170,14 +189,18 @@ class Sender:
 
     def flow(self) -> Flow:
         with self._lock:
-            oldest = [s.since for s in (*self._lasting, *self._flying)]
+            oldest = [s.since for s in (*self._lasting, *self._flying, *self._waiting)]
             if self._read < self._submitted and self._since:
                 oldest.append(self._since)
             return Flow(
                 self._bytes_sent,
                 self._files_applied,
                 self._bytes_applied,
-                len(self._lasting) + len(self._flying) + self._submitted - self._read,
+                len(self._lasting)
+                + len(self._flying)
+                + len(self._waiting)
+                + self._submitted
+                - self._read,
                 min(oldest, default=None),
             )
 
@@ -218,9 +241,6 @@ class Sender:
             thread.join()
         self._pool.shutdown(cancel_futures=True)
 
-    def _last_applied(self) -> int:
-        return self._lasting[-1].seq if self._lasting else self._durable
-
     def _check(self) -> None:
         if self.error is not None:
             raise self.error
@@ -246,7 +266,7 @@ class Sender:
                 continue
             if work is not None:
                 self._read_batch(work)
-                if work.last or self._batches.empty():
+                if work.last or self._batches.empty() or not work:
                     self._emit(last=work.last)
             with self._lock:
                 self._read += 1
@@ -255,6 +275,7 @@ class Sender:
     def _read_batch(self, work: Batch) -> None:
         """Turns a batch into steps, in the order that Batch describes."""
         self._since = min(self._since or work.since, work.since)
+        self._reading_since = work.since
         self._reading = work.dirs
         self._dirs.update(work.dirs)
         self._doubt(self._seq + 1)
@@ -271,6 +292,7 @@ class Sender:
             for step in self.large.leftovers():
                 self._append(step)
         self._reading = {}
+        self._reading_since = 0.0
 
     def _doubt(self, seq: int) -> None:
         for ino, path in self._dirs.items():
@@ -284,11 +306,15 @@ class Sender:
 
     def _pack(self, groups: list[tuple[int, bytes, bytes]], large: list[Large]) -> None:
         """Reads entries into steps, as often as there was no room for some."""
+        room = STEP_ROOM
         while groups:
+            wanted = groups
             packed = bytearray(b"".join(batch.group(path, entries) for _, path, entries in groups))
             count, content = map(sum, zip(*(listing.totals(e) for _, _, e in groups), strict=True))
             paths = max(len(path) for _, path, _ in groups)
-            cap = content + count * (STEP_ROOM + paths + 255)
+            cap = content + min(count * (room + paths + 255), ATTRIBUTES_MAX)
+            # What is read once more had attributes of a size that only reading tells.
+            room *= 4
             steps = batch.pack(
                 self.root.fd,
                 self.root.dev,
@@ -298,18 +324,47 @@ class Sender:
                 threads=READ_THREADS,
                 cap=cap,
             )
+            for owner, _, asked in groups:
+                over = [e.name for e in listing.kept(asked, Kind.FILE) if e.verdict == Verdict.DATA]
+                if over:
+                    self.journal.suspect(owner, over, self._seq + 1)
             self._append(steps)
             self._files += count
             self._content += content
-            owners = [owner for owner, _, _ in groups]
-            groups = []
-            for owner, (path, entries) in zip(owners, batch.groups(packed), strict=True):
-                rest = self._noted(owner, path, entries, large)
+            read, groups = batch.groups(packed), []
+            for (owner, _, asked), (path, entries) in zip(wanted, read, strict=True):
+                rest = self._noted(owner, path, asked, entries, large)
                 if rest:
                     groups.append((owner, path, rest))
 
-    def _noted(self, owner: int, path: bytes, entries: bytes, large: list[Large]) -> bytes:
+    def _stands(self, owner: int, path: bytes) -> bool:
+        """Whether the directory that was meant is still the one under this path."""
+        answer = batch.stat_names(self.root.fd, self.root.dev, path, ())
+        return not answer.status and listing.decode(answer.own).ino == owner
+
+    def _stray(self, owner: int, path: bytes, names: Iterable[bytes]) -> None:
+        """Something else was read than was meant, and went under these names."""
+        for name in names:
+            self.strayed(join(path, name))
+            self.again(owner, name)
+
+    def _noted(
+        self, owner: int, path: bytes, asked: bytes, entries: bytes, large: list[Large]
+    ) -> bytes:
         """Writes down what was read of a directory; returns the entries to be read again."""
+        if not self._stands(owner, path):
+            self._stray(owner, path, (e.name for e in listing.entries(asked)))
+            return b""
+        meant = {e.name: e.ino for e in listing.kept(asked, Kind.DIR)}
+        others = {
+            e.name
+            for e in listing.kept(entries, Kind.DIR)
+            if not e.status and e.ino != meant.get(e.name)
+        }
+        if others:
+            self._stray(owner, path, others)
+            kept = (e for e in listing.entries(entries) if e.name not in others)
+            entries = b"".join(map(listing.encode, kept))
         rest: list[bytes] = []
         for entry in listing.troubled(entries):
             if entry.status == errno.ENOBUFS:
@@ -344,12 +399,22 @@ class Sender:
         self.journal.set("root", known(own))
 
     def _ship(self, item: Large) -> None:
+        self._shipping = item if item.entry.verdict == Verdict.DATA else None
+        self._suspect(self._seq + 1)
         for steps, content in self.large.ship(item):
             self._content += content
             self._append(steps)
+        self._shipping = None
         self._files += 1
-        if self.large.outcome is not None:
+        if not self._stands(item.dir, item.path.rpartition(b"/")[0]):
+            self._stray(item.dir, item.path.rpartition(b"/")[0], (item.entry.name,))
+        elif self.large.outcome is not None:
             self._shipped(item, self.large.outcome)
+
+    def _suspect(self, seq: int) -> None:
+        """The file under way is in doubt until its last frame has arrived."""
+        if self._shipping is not None:
+            self.journal.suspect(self._shipping.dir, [self._shipping.entry.name], seq)
 
     def _shipped(self, item: Large, entry: Entry) -> None:
         if entry.status in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
@@ -386,6 +451,8 @@ class Sender:
         seq = self._seq
         sent = Sent(seq, 0, self._files, self._content, self._since)
         self.journal.commit()
+        with self._lock:
+            self._waiting.append(sent)
         future = self._pool.submit(self.sealer.seal, FLUSH if last else STEPS, payload, seq)
         self._unflushed = not last
         self._parts, self._size, self._files, self._content = [], 0, 0, 0
@@ -397,7 +464,9 @@ class Sender:
             except queue.Full:
                 continue
         self._dirs = dict(self._reading)
+        self._since = self._reading_since
         self._doubt(self._seq + 1)
+        self._suspect(self._seq + 1)
 
     # ------------------------------------------------------------------ sending
 
@@ -416,6 +485,7 @@ class Sender:
                 while self._flying and sum(s.size for s in self._flying) + size > self.window:
                     self._check()
                     self._lock.wait(0.2)
+                self._waiting.popleft()
                 self._flying.append(replace(sent, size=size))
             self.pace(size)
             self._check()

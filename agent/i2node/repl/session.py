@@ -27,7 +27,7 @@ from pathlib import Path
 from i2node import log
 from i2node.config import Config
 from i2node.errors import Halt, I2Error, SafetyStop, SessionError, UsageError
-from i2node.fs.coalesce import Dirty, Touch
+from i2node.fs.coalesce import Dirty, Touch, Work
 from i2node.fs.inotify import InotifyWatch
 from i2node.fs.pathset import PathSet
 from i2node.fs.tree import Root, remedy_for
@@ -41,6 +41,7 @@ from i2node.repl.census import Census
 from i2node.repl.embedded import EmbeddedAgent
 from i2node.repl.journal import Journal
 from i2node.repl.large import Basis, LargeReader
+from i2node.repl.plan import join
 from i2node.repl.planner import Planner
 from i2node.repl.remote import Fault, Remote
 from i2node.repl.report import Outcome, PathProblem, Problems, RuleReport, WatchReport
@@ -55,7 +56,8 @@ ONCE_PATIENCE_S = 60.0
 """How long a mirror that is to end by itself keeps trying to reach a peer it once had."""
 ONCE_PASSES = 3
 DRAIN_S = 15.0
-RETRY_PATHS_S = 30.0
+RETRY_PATHS_S = (1.0, 2.0, 5.0, 10.0, 30.0)
+"""Between the trials of paths in trouble."""
 PROBLEMS_KEPT = 1000
 
 TRANSITIONS: dict[State, frozenset[State]] = {
@@ -66,10 +68,10 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     ),
     State.REPLICATION: frozenset({State.MIRROR, State.EXCEPTION, State.STOP, State.M_STOP}),
     State.EXCEPTION: frozenset(
-        {State.STALE, State.MIRROR, State.REPLICATION, State.STOP, State.M_STOP}
+        {State.STALE, State.MIRROR, State.REPLICATION, State.FINISH, State.STOP, State.M_STOP}
     ),
     State.STALE: frozenset(
-        {State.EXCEPTION, State.MIRROR, State.REPLICATION, State.STOP, State.M_STOP}
+        {State.EXCEPTION, State.MIRROR, State.REPLICATION, State.FINISH, State.STOP, State.M_STOP}
     ),
     State.STOP: frozenset({State.MIRROR, State.M_STOP}),
     State.M_STOP: frozenset(),
@@ -102,6 +104,10 @@ class Session:
         self._problems: dict[bytes, PathProblem] = {}
         self._problem_count = 0
         self._faults: deque[Fault] = deque()
+        self._strays: deque[bytes] = deque()
+        self._retries = 0
+        self._left = False
+        self._drain_until = math.inf
         self._retry_at: float | None = None
         self._busy_since: float | None = None
         self._walked = False
@@ -173,6 +179,7 @@ class Session:
             and not in_flight
             and self._busy_since is None
             and not self._faults
+            and not self._strays
             and not problems.count
             and watch is not None
             and watch.coverage >= 1.0,
@@ -242,7 +249,7 @@ class Session:
                     return
                 except SessionError as error:
                     if self._stop.is_set():
-                        return
+                        break
                     if self._sent_before.files_applied > applied:
                         failures, lost_at = 0, None
                     lost_at = lost_at or time.monotonic()
@@ -254,6 +261,9 @@ class Session:
                     failures += 1
                     if not self._stop.is_set() and failures > 1:
                         self._enter(State.STALE, "retry", error)
+            # Stopped without a target: what it does not have stays in the journal as in doubt.
+            self._left = True
+            self._enter(State.M_STOP, "stopped", self._cause)
         finally:
             if agent is not None:
                 agent.close()
@@ -295,6 +305,7 @@ class Session:
                 pace=lambda size: self._pace(bucket, size),
                 again=lambda ino, name: self._dirty.add(ino, name, Touch.DATA, time.monotonic()),
                 trouble=self._trouble,
+                strayed=self._strayed,
             )
             held.callback(self._detach)
             held.callback(sender.close)
@@ -311,7 +322,8 @@ class Session:
     def _open(self, remote: Remote, journal: Journal) -> dict[int, int]:
         """Agrees with the target on where this rule stands."""
         tokens = [t.decode() for key in ("token", "next") if (t := journal.get(key))]
-        following = secrets.token_hex(16)
+        # One that was offered and not confirmed may have been taken: it is offered until it is.
+        following = tokens[-1] if len(set(tokens)) == 2 else secrets.token_hex(16)
         journal.set("next", following.encode())
         journal.commit()
         opened = remote.open(
@@ -330,17 +342,24 @@ class Session:
             self._walked = False
         journal.set("token", following.encode())
         journal.commit()
-        self._compare_all = opened.status == "unknown" or (
-            self.options.check == "strict" and not self._walked and opened.status != "fresh"
-        )
-        self._strict = self._compare_all and (
-            self.options.check == "strict"
+        # A comparison that was interrupted is still owed.
+        owed = journal.all_doubt
+        strict = opened.status != "fresh" and (
+            (self.options.check == "strict" and not self._walked)
             or (opened.status == "unknown" and not self.options.adopt)
+            or owed == "strict"
         )
-        if journal.unclean_boot and opened.status == "known":
-            self._compare_all = True
+        quick = opened.status != "fresh" and (
+            opened.status == "unknown" or bool(owed) or (journal.unclean_boot and not self._booted)
+        )
+        self._booted = True
+        self._strict, self._compare_all = strict, strict or quick
         if self._compare_all:
             self._walked = False
+            journal.doubt_all("strict" if strict else "quick")
+        else:
+            journal.trust()
+        journal.commit()
         log.event(
             _log,
             logging.INFO,
@@ -354,6 +373,7 @@ class Session:
 
     _compare_all = False
     _strict = False
+    _booted = False
 
     def _plan(self, root: Root, journal: Journal, sender: Sender, remote: Remote) -> Planner:
         if self._watch is None and not self.options.once:
@@ -403,14 +423,17 @@ class Session:
         self._census = census
         for attempt in range(ONCE_PASSES):
             planner.examined_files = planner.examined_bytes = 0
+            self._forgive()
             planner.start_walk()
             if not planner.walk(self._stopped):
                 break
             planner.all_in_doubt = False
             self._wait(sender)
             self._settle_faults(planner)
-            if not (self.options.once and self._dirty.count() and attempt + 1 < ONCE_PASSES):
+            if not self.options.once or not self._dirty.count():
                 break
+            if attempt + 1 == ONCE_PASSES:
+                self._unsettled(planner)
             self._dirty.take(1 << 30, math.inf)
         if census is not None:
             census.join()
@@ -418,13 +441,41 @@ class Session:
             self._enter(State.SWITCH, "settle")
             self._wait(sender)
             self._walked = True
+            journal.trust()
             journal.set("complete", b"1")
             journal.commit()
 
+    def _forgive(self) -> None:
+        """Problems of an earlier pass are found again in this one, or are none any more."""
+        with self._lock:
+            self._problems.clear()
+            self._problem_count = 0
+
+    def _unsettled(self, planner: Planner) -> None:
+        """What still changed in the last pass of a mirror that ends by itself is not as the source
+        has it: that is told."""
+        for work in self._dirty.take(1 << 30, math.inf):
+            directory = planner.journal.path(work.ino, planner.root.identity.ino)
+            for name in work.names or (b"",):
+                self._problem(
+                    join(directory or b"", name),
+                    "changed while it was read, in each pass",
+                    "run again when it is quiet, or replicate without --once",
+                )
+
     def _live(self, root: Root, planner: Planner, sender: Sender) -> None:
         """Rounds of what the watch found dirty, until told to stop; then the rest is drained."""
+        works: list[Work] = []
+        try:
+            self._rounds(root, planner, sender, works)
+        except SessionError:
+            planner.abandon(works)
+            raise
+        finally:
+            self._busy_since = None
+
+    def _rounds(self, root: Root, planner: Planner, sender: Sender, taken: list[Work]) -> None:
         assert self._watch is not None
-        deadline: float | None = None
         while True:
             if self._watch.failure is not None:
                 raise self._watch.failure
@@ -438,15 +489,19 @@ class Session:
             self._settle_faults(planner)
             self._retry_paths(planner)
             if self._stop.is_set():
-                deadline = deadline or time.monotonic() + DRAIN_S
-                if (not self._dirty.count() and sender.drained()) or time.monotonic() > deadline:
+                self._drain_until = min(self._drain_until, time.monotonic() + DRAIN_S)
+                if not self._dirty.count() and not self._faults and sender.drained():
+                    return
+                if self._drained_long_enough():
+                    self._left = True
                     return
             now = time.monotonic()
             self._busy_since = now
-            works = self._dirty.take(ROUND_NAMES, now)
+            works = taken[:] = self._dirty.take(ROUND_NAMES, now)
             if works:
                 self._busy_since = min((w.since for w in works), default=now)
-                planner.live(works, lambda: False)
+                planner.live(works, self._drained_long_enough)
+                taken.clear()
             self._busy_since = None
             if not works:
                 due = self._dirty.next_due(now)
@@ -466,6 +521,9 @@ class Session:
         fields = {"cause": error.cause, "remedy": error.remedy} if error else {}
         level = logging.WARNING if error else logging.INFO
         log.event(_log, level, "rule-state", rule=self.rule, state=state.value, **fields)
+
+    def _drained_long_enough(self) -> bool:
+        return time.monotonic() > self._drain_until
 
     def _stopped(self) -> bool:
         return self._stop.is_set()
@@ -505,7 +563,11 @@ class Session:
             bytes_read=self._sent_before.bytes_applied,
             bytes_sent=self._sent_before.bytes_sent,
             elapsed_s=time.monotonic() - self._started,
-            in_sync=not count and self._state in (State.FINISH, State.M_STOP) and self._walked,
+            in_sync=not count
+            and self._state in (State.FINISH, State.M_STOP)
+            and self._walked
+            and not self._left
+            and not self._dirty.count(),
         )
 
     # ------------------------------------------------------------------ told by the other threads
@@ -543,6 +605,10 @@ class Session:
         self._faults.extend(faults)
         self._dirty.wake()
 
+    def _strayed(self, path: bytes) -> None:
+        self._strays.append(path)
+        self._dirty.wake()
+
     def _trouble(self, path: bytes, status: int) -> None:
         self._problem(path, f"cannot be read: {os.strerror(status)}", remedy_for(status))
 
@@ -553,12 +619,18 @@ class Session:
                 if len(self._problems) >= PROBLEMS_KEPT:
                     return
             self._problems[path] = PathProblem(show(path), cause, remedy)
-        self._retry_at = self._retry_at or time.monotonic() + RETRY_PATHS_S
+        wait = RETRY_PATHS_S[min(self._retries, len(RETRY_PATHS_S) - 1)]
+        self._retry_at = self._retry_at or time.monotonic() + wait
 
     def _settle_faults(self, planner: Planner) -> None:
-        """A step that failed leaves its directory in doubt: it is asked for and compared again."""
+        """A step that failed leaves its directory in doubt: it is asked for and compared again, now
+        or, where it failed before, when its problem is tried again."""
+        while self._strays:
+            planner.doubt(self._strays[0], ancestors=False)
+            self._strays.popleft()
         while self._faults:
-            fault = self._faults.popleft()
+            fault = self._faults[0]
+            again = self._retries > 0 or fault.path in self._problems
             what = Op(fault.op).name.lower().replace("_", " ")
             where = At(fault.at).name.lower()
             self._problem(
@@ -566,22 +638,24 @@ class Session:
                 f"{what} failed at {where}: {os.strerror(fault.status)}",
                 remedy_for(fault.status),
             )
-            if At(fault.at) in (At.OWNER, At.MODE, At.XATTR, At.TIMES):
-                continue
             for path in (fault.path, fault.other) if fault.other else (fault.path,):
-                planner.doubt(path, ancestors=fault.status in (errno.ENOENT, errno.ENOTDIR))
+                missing = fault.status in (errno.ENOENT, errno.ENOTDIR)
+                planner.doubt(path, ancestors=missing, look=not again)
+            self._faults.popleft()
 
     def _retry_paths(self, planner: Planner) -> None:
         """Paths in trouble are tried again now and then; what works is no problem any more."""
         if self._retry_at is None or time.monotonic() < self._retry_at:
             return
-        with self._lock:
-            paths = list(self._problems)
-            self._problems.clear()
-            self._problem_count = 0
-            self._retry_at = None
-        for path in paths:
+        # First dirty, then forgiven: in between it must not look as if all were well.
+        for path in list(self._problems):
             planner.retry(path)
+        planner.retry_doubts()
+        self._retries = self._retries + 1 if self._problems else 0
+        self._forgive()
+        # Looked at once more after that: nothing new by then, and the count begins anew.
+        wait = RETRY_PATHS_S[min(self._retries, len(RETRY_PATHS_S) - 1)]
+        self._retry_at = time.monotonic() + wait if self._retries else None
 
 
 class _Rate:

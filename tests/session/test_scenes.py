@@ -1,0 +1,176 @@
+"""Short scenes that a mirror got wrong once, or easily could: each with real nodes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from deeds import Deeds
+from hosts import Hosts, until
+from nursery import Nursery
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="owners and links need root"),
+]
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    made = Nursery()
+    yield made
+    made.close()
+
+
+class Scene:
+    def __init__(self, place: Path, nursery: Nursery) -> None:
+        self.hosts = Hosts(place, nursery)
+        self.source, self.target = self.hosts.source, self.hosts.target
+        elsewhere = place / "elsewhere"
+        elsewhere.mkdir()
+        self.deeds = Deeds(self.source, elsewhere)
+
+    def equal(self) -> None:
+        self.hosts.quiesce()
+        assert self.hosts.differences() == []
+
+    def problems(self) -> int:
+        report = self.hosts.report()
+        return report.problems.count if report else 0
+
+
+@pytest.fixture
+def scene(nursery: Nursery) -> Iterator[Scene]:
+    # Below /var/tmp: memory file systems used not to know user attributes.
+    place = Path(tempfile.mkdtemp(prefix="i2node-scene-", dir="/var/tmp"))
+    made = Scene(place, nursery)
+    yield made
+    made.hosts.close()
+    shutil.rmtree(place)
+
+
+def test_an_overwritten_file_leaves_the_times_of_its_directory(scene: Scene) -> None:
+    scene.deeds.make(scene.source / "d")
+    scene.deeds.write(scene.source / "d" / "f", 100)
+    scene.equal()
+    for size in (100, 9000):
+        scene.deeds.write(scene.source / "d" / "f", size)
+        scene.equal()
+
+
+def test_directories_that_change_places_take_their_changes_along(scene: Scene) -> None:
+    for name in ("a", "b"):
+        scene.deeds.make(scene.source / name / "same")
+        scene.deeds.write(scene.source / name / "same" / name, 100)
+    scene.equal()
+    scene.deeds.exchange(scene.source / "a", scene.source / "b")
+    scene.deeds.write(scene.source / "a" / "same" / "new", 100)
+    scene.deeds.write(scene.source / "b" / "new", 100)
+    scene.equal()
+
+
+def test_a_number_used_again_does_not_cost_its_new_owner_anything(scene: Scene) -> None:
+    """On ext4 the directories made last get the numbers of those that went."""
+    scene.deeds.make(scene.source / "old" / "below")
+    scene.deeds.write(scene.source / "old" / "below" / "f", 100)
+    scene.equal()
+    scene.deeds.remove(scene.source / "old")
+    scene.deeds.make(scene.source / "new" / "below")
+    scene.deeds.write(scene.source / "new" / "below" / "g", 100)
+    scene.equal()
+    scene.deeds.write(scene.source / "new" / "below" / "h", 100)
+    scene.equal()
+
+
+def test_a_new_directory_under_an_old_name_while_the_old_one_moves_in_there(scene: Scene) -> None:
+    scene.deeds.make(scene.source / "data" / "deep")
+    scene.deeds.write(scene.source / "data" / "deep" / "f", 100_000)
+    scene.equal()
+    before = (scene.target / "data" / "deep" / "f").stat().st_ino
+    scene.deeds.move(scene.source / "data", scene.source / "data.old")
+    scene.deeds.make(scene.source / "data")
+    scene.equal()
+    # Renamed, not sent anew.
+    assert (scene.target / "data.old" / "deep" / "f").stat().st_ino == before
+
+
+@pytest.mark.parametrize("size", [100, 9000, 2_000_000])
+def test_a_change_that_size_and_time_conceal_survives_a_kill(scene: Scene, size: int) -> None:
+    path = scene.source / "f"
+    scene.deeds.write(path, size)
+    scene.equal()
+    scene.hosts.relay.pause()
+    scene.deeds.change(path, 10, 50, back=True)
+    until("the change was not taken up", lambda: _in_flight(scene))
+    scene.hosts.kill_source()
+    scene.hosts.relay.cut()
+    scene.equal()
+
+
+def _in_flight(scene: Scene) -> bool:
+    report = scene.hosts.report()
+    return report is not None and report.in_flight > 0
+
+
+def test_a_problem_ends_with_its_cause(scene: Scene) -> None:
+    """What is mounted over a file keeps it from being replaced, and no privilege helps."""
+    scene.deeds.make(scene.source / "d")
+    scene.deeds.write(scene.source / "d" / "f", 100)
+    scene.equal()
+    over = scene.hosts.place / "over"
+    over.write_text("")
+    subprocess.run(["mount", "--bind", over, scene.target / "d" / "f"], check=True)
+    try:
+        scene.deeds.write(scene.source / "d" / "f", 100)
+        until("no problem was told", lambda: scene.problems() > 0)
+        assert not scene.hosts.in_sync()
+    finally:
+        subprocess.run(["umount", scene.target / "d" / "f"], check=True)
+    scene.equal()
+    assert scene.problems() == 0
+
+
+def test_names_linked_otherwise_at_the_target_are_linked_anew(scene: Scene) -> None:
+    """An adopted tree of equal files that are not equal names."""
+    for side in (scene.source, scene.target):
+        for name in ("a", "b", "c", "d"):
+            (side / name).write_text("the same")
+    (scene.source / "b").unlink()
+    os.link(scene.source / "a", scene.source / "b")
+    (scene.target / "d").unlink()
+    os.link(scene.target / "c", scene.target / "d")
+    for side in (scene.source, scene.target):
+        for name in ("a", "b", "c", "d"):
+            os.utime(side / name, ns=(1, 1))
+    scene.hosts.start_target()
+    scene.hosts.start_source("--adopt")
+    scene.equal()
+
+
+def test_a_name_that_is_linked_later_and_written_through(scene: Scene) -> None:
+    scene.deeds.write(scene.source / "x", 100)
+    scene.equal()
+    scene.deeds.link(scene.source / "x", scene.source / "a")
+    scene.equal()
+    for name in ("a", "x"):
+        scene.deeds.change(scene.source / name, 3, 20)
+        scene.equal()
+
+
+def test_a_tree_that_grew_while_the_wire_was_down(scene: Scene) -> None:
+    scene.equal()
+    scene.hosts.relay.pause()
+    for n in range(5):
+        scene.deeds.make(scene.source / f"d{n}" / "deep" / "deeper")
+        scene.deeds.write(scene.source / f"d{n}" / "deep" / "deeper" / "f", 9000)
+    until("nothing was taken up", lambda: _in_flight(scene))
+    scene.hosts.relay.cut()
+    scene.hosts.relay.resume()
+    scene.equal()
+    scene.deeds.write(scene.source / "d4" / "deep" / "deeper" / "g", 10)
+    scene.equal()

@@ -1,0 +1,241 @@
+"""The sending side against a real receiver: what is acknowledged when, and what is said before."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hosts import until
+
+from i2node.errors import PeerLost
+from i2node.fs.tree import Root
+from i2node.model import Entry, Kind, Verdict
+from i2node.mover import batch, listing
+from i2node.mover.batch import Op
+from i2node.net.channel import Channel
+from i2node.net.identity import Identity
+from i2node.net.transport import Listener, connect, open_stream
+from i2node.repl.journal import Journal
+from i2node.repl.large import LargeReader
+from i2node.repl.ledger import Ledger
+from i2node.repl.plan import Batch, Put, known, make_dir
+from i2node.repl.receiver import Receiver
+from i2node.repl.remote import Remote
+from i2node.repl.sender import Sender
+
+RULE = "0123456789abcdef"
+SMALL = 4096
+
+
+class Wire:
+    """One session between two trees of this process."""
+
+    def __init__(self, place: Path) -> None:
+        self.source, self.target = place / "source", place / "target"
+        self.source.mkdir()
+        here, there = Identity.load(place / "here"), Identity.load(place / "there")
+        here.trust(there.cert_pem, name="there")
+        there.trust(here.cert_pem, name="here", role="controller")
+        ledger = Ledger(place / "var" / "targets")
+
+        def serve(channel: Channel) -> None:
+            Receiver(channel, ledger, place / "var", [place]).run()
+
+        self.listener = Listener("127.0.0.1", 0, there, on_channel=serve)
+        self.listener.start()
+        self.told: list[tuple[str, object]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.root = Root(os.fsencode(self.source))
+        self.journal = Journal(place / "state" / "index.db")
+        channel = connect("127.0.0.1", self.listener.port, here)
+        self.remote = Remote(channel)
+        self.remote.open(RULE, os.fsencode(self.target), [], "first")
+        self.remote.stream(0, True, b"")
+        stream = open_stream(channel, 0)
+        self.sender = Sender(
+            self.root,
+            self.journal,
+            stream,
+            stream.sealer(level="auto", encrypt=True, rule_secret=b""),
+            LargeReader(self.root, self.journal, {}, self.remote.sign),
+            small_max=SMALL,
+            frame_bytes=1 << 18,
+            window=1 << 20,
+            pace=lambda size: self.pace(),
+            again=self._tell("again"),
+            trouble=self._tell("trouble"),
+            strayed=self._tell("strayed"),
+        )
+        self.remote.on_applied = self._heard("applied", self.sender.applied)
+        self.remote.on_durable = self._heard("durable", self.sender.durable)
+        self.remote.on_faults = lambda faults: self.told.extend(("fault", f.path) for f in faults)
+        self.remote.on_lost = self.sender.fail
+
+    def _tell(self, what: str) -> Callable[..., None]:
+        return lambda *values: self.told.append((what, values[-1]))
+
+    def _heard(self, what: str, then: Callable[[int], None]) -> Callable[[int], None]:
+        def heard(seq: int) -> None:
+            self.told.append((what, seq))
+            then(seq)
+
+        return heard
+
+    def pace(self) -> None:
+        self.gate.wait(30.0)
+
+    @property
+    def ino(self) -> int:
+        return self.root.identity.ino
+
+    def batch(self, *names: str, verdict: Verdict = Verdict.NEW, **fields: object) -> Batch:
+        """The named files of the root, to be sent."""
+        asked = [os.fsencode(name) for name in names]
+        seen = batch.stat_names(self.root.fd, self.root.dev, b"", asked)
+        records = b"".join(
+            listing.encode(replace(e, verdict=verdict)) for e in listing.entries(seen.entries)
+        )
+        return Batch(files=[(self.ino, b"", records)], dirs={self.ino: b""}, last=True)
+
+    def send(self, work: Batch) -> None:
+        self.sender.submit(work)
+        assert self.sender.wait_drained(30.0)
+
+    def held(self, name: str) -> Entry | None:
+        return listing.find(self.journal.listing(self.ino), os.fsencode(name))
+
+    def close(self) -> None:
+        self.gate.set()
+        self.sender.close()
+        self.remote.close()
+        self.listener.close()
+        self.journal.close()
+        self.root.close()
+
+
+@pytest.fixture
+def wire(tmp_path: Path) -> Iterator[Wire]:
+    made = Wire(tmp_path)
+    yield made
+    made.close()
+
+
+def test_what_is_durable_is_there_and_in_no_doubt(wire: Wire) -> None:
+    (wire.source / "a").write_text("one")
+    wire.send(wire.batch("a"))
+    assert (wire.target / "a").read_text() == "one"
+    assert wire.held("a") is not None
+    assert wire.sender.flow().in_flight == 0
+    work = wire.batch("a", verdict=Verdict.DATA)
+    wire.send(work)
+    assert wire.journal.suspects(wire.ino) == []
+
+
+def test_what_waits_anywhere_is_in_flight_and_in_doubt(wire: Wire) -> None:
+    (wire.source / "a").write_text("one")
+    wire.send(wire.batch("a"))
+    wire.gate.clear()
+    (wire.source / "a").write_text("two")
+    wire.sender.submit(wire.batch("a", verdict=Verdict.DATA))
+    wire.sender.settle()
+    # From here on the journal has it; no moment may look as if the target had it too.
+    assert wire.sender.flow().in_flight > 0
+    assert wire.sender.flow().oldest is not None
+    assert not wire.sender.drained()
+    assert wire.journal.doubts() == [(wire.ino, b"")]
+    assert wire.journal.suspects(wire.ino) == [b"a"]
+    assert (wire.target / "a").read_text() == "one"
+    wire.gate.set()
+    assert wire.sender.wait_drained(30.0)
+    assert wire.sender.flow().in_flight == 0
+    assert wire.journal.suspects(wire.ino) == []
+    assert (wire.target / "a").read_text() == "two"
+
+
+def test_arriving_means_applied(wire: Wire) -> None:
+    for n in range(50):
+        (wire.source / f"f{n}").write_bytes(bytes(SMALL))
+    work = wire.batch(*(f"f{n}" for n in range(50)))
+    work.last = False
+    wire.sender.submit(work)
+    pending = wire.sender.arrive()
+    assert len(list(wire.target.glob("f*"))) == 50
+    assert pending is None or pending >= 0
+
+
+def test_a_fault_is_told_before_its_frame_is_acknowledged(wire: Wire) -> None:
+    step = batch.step(Op.RENAME, b"missing/x", b"y", kind=Kind.FILE)
+    wire.send(Batch(before=[step], dirs={wire.ino: b""}, last=True))
+    kinds = [what for what, _ in wire.told]
+    assert ("fault", b"missing/x") in wire.told
+    assert kinds.index("fault") < kinds.index("applied") < kinds.index("durable")
+
+
+def test_a_lost_wire_ends_the_waiting_and_leaves_the_doubt(wire: Wire) -> None:
+    (wire.source / "a").write_text("one")
+    wire.gate.clear()
+    wire.sender.submit(wire.batch("a"))
+    wire.sender.settle()
+    wire.remote.channel.close()
+    until("the loss went unnoticed", lambda: wire.sender.error is not None)
+    with pytest.raises(PeerLost):
+        wire.sender.wait_drained(30.0)
+    with pytest.raises(PeerLost):
+        wire.sender.submit(Batch())
+    wire.journal.new_session()
+    wire.journal.settle(1000)
+    assert wire.journal.doubts() == [(wire.ino, b"")]
+
+
+def test_a_directory_that_was_exchanged_while_it_was_read(wire: Wire) -> None:
+    """What stood under the path was another directory than the journal's: nothing is noted of the
+    one, and the other is to be asked about."""
+    (wire.source / "d").mkdir()
+    (wire.source / "d" / "f").write_text("of the other")
+    entry = listing.decode(batch.stat_names(wire.root.fd, wire.root.dev, b"d", [b"f"]).entries)
+    directory = listing.decode(batch.stat_names(wire.root.fd, wire.root.dev, b"", [b"d"]).entries)
+    another = directory.ino + 1_000_000
+    work = Batch(before=[make_dir(b"d", directory)], dirs={another: b"d"}, last=True)
+    work.files = [(another, b"d", listing.encode(replace(entry, verdict=Verdict.NEW)))]
+    wire.send(work)
+    assert ("strayed", b"d/f") in wire.told
+    assert ("again", b"f") in wire.told
+    assert wire.journal.listing(another) == b""
+
+
+def test_another_directory_under_the_name_is_not_noted_as_this_one(wire: Wire) -> None:
+    (wire.source / "d").mkdir()
+    seen = listing.decode(batch.stat_names(wire.root.fd, wire.root.dev, b"", [b"d"]).entries)
+    meant = replace(seen, ino=seen.ino + 1_000_000, verdict=Verdict.META)
+    work = Batch(before=[make_dir(b"d", seen)], dirs={wire.ino: b""}, last=True)
+    work.before_edits = [Put(wire.ino, known(meant))]
+    work.metas = [(wire.ino, b"", listing.encode(meant))]
+    wire.send(work)
+    assert ("strayed", b"d") in wire.told
+    held = wire.held("d")
+    assert held is not None and held.ino == meant.ino
+
+
+def test_what_vanished_is_looked_at_again(wire: Wire) -> None:
+    (wire.source / "a").write_text("one")
+    work = wire.batch("a")
+    (wire.source / "a").unlink()
+    wire.send(work)
+    assert ("again", b"a") in wire.told
+    assert wire.held("a") is None
+    assert not (wire.target / "a").exists()
+
+
+def test_a_file_that_outgrew_its_way_takes_the_other(wire: Wire) -> None:
+    (wire.source / "a").write_text("small")
+    work = wire.batch("a")
+    (wire.source / "a").write_bytes(b"x" * (SMALL + 1))
+    wire.send(work)
+    assert (wire.target / "a").stat().st_size == SMALL + 1
+    held = wire.held("a")
+    assert held is not None and held.size == SMALL + 1

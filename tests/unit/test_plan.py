@@ -1,0 +1,229 @@
+"""The small decisions of planning, over listings that hypothesis makes, and a real journal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from i2node.model import PROBED, RACY, Entry, Kind, Verdict
+from i2node.mover import listing
+from i2node.repl.journal import UNTIL_ASKED, Journal
+from i2node.repl.plan import (
+    Forget,
+    Place,
+    Put,
+    Rekey,
+    believe,
+    join,
+    known,
+    named_root,
+    same_file,
+    settled,
+    tombstone,
+    unsettled,
+)
+
+ROOT_INO = 2
+SMALL = 4096
+
+
+def entry(name: bytes, ino: int = 7, **fields: object) -> Entry:
+    plain = Entry(
+        name=name,
+        kind=Kind.FILE,
+        verdict=Verdict.SAME,
+        mode=0o644,
+        uid=0,
+        gid=0,
+        nlink=1,
+        ino=ino,
+        size=5,
+        rdev=0,
+        mtime_s=1000,
+        mtime_ns=0,
+        flags=0,
+        status=0,
+        ctime=1,
+        birth=1,
+        blocks=8,
+        attrs=0,
+        content=bytes(16),
+    )
+    return replace(plain, **fields)  # type: ignore[arg-type]
+
+
+@st.composite
+def entries(draw: st.DrawFn) -> Entry:
+    kind = draw(st.sampled_from([Kind.FILE, Kind.DIR, Kind.SYMLINK, Kind.FIFO]))
+    return entry(
+        draw(st.sampled_from([b"a", b"b", b"c", b"dd"])),
+        draw(st.integers(3, 6)),
+        kind=kind,
+        size=draw(st.sampled_from([0, 5, 9000])) if kind == Kind.FILE else 0,
+        mtime_s=draw(st.integers(1, 3)),
+        mode=draw(st.sampled_from([0o600, 0o755])),
+        nlink=draw(st.integers(1, 3)) if kind != Kind.DIR else 2,
+        ctime=draw(st.integers(1, 3)),
+    )
+
+
+def packed(some: list[Entry]) -> bytes:
+    return b"".join(known(e) for e in sorted({e.name: e for e in some}.values(), key=_name))
+
+
+def _name(e: Entry) -> bytes:
+    return e.name
+
+
+def as_told(some: list[Entry]) -> list[Entry]:
+    return [replace(e, flags=PROBED, ino=e.ino + 100, ctime=99) for e in some]
+
+
+listings = st.lists(entries(), max_size=4)
+
+
+@given(told=listings, remembered=listings, suspects=st.sets(st.sampled_from([b"a", b"b", b"zz"])))
+def test_what_is_believed_has_the_names_that_were_told(
+    told: list[Entry], remembered: list[Entry], suspects: set[bytes]
+) -> None:
+    there, here = packed(as_told(told)), packed(remembered)
+    result = {e.name: e for e in listing.entries(believe(there, here, suspects))}
+    assert result.keys() == {e.name for e in told}
+    for name, one in result.items():
+        theirs, ours = listing.find(there, name), listing.find(here, name)
+        assert theirs is not None
+        assert one.kind == theirs.kind
+        if one.flags & PROBED:
+            assert one.ino == theirs.ino
+            continue
+        # Remembered: then nothing that was told speaks against it.
+        assert one == ours
+        assert not (name in suspects and one.kind == Kind.FILE)
+        assert one.kind == Kind.DIR or one.nlink == theirs.nlink
+        assert (one.mode, one.mtime_s) == (theirs.mode, theirs.mtime_s) or one.kind == Kind.SYMLINK
+        assert one.kind != Kind.FILE or one.size == theirs.size
+
+
+@given(told=listings)
+def test_a_suspect_is_never_taken_for_what_the_source_has(told: list[Entry]) -> None:
+    """The target's file has the size and the time of ours, and may have another content."""
+    names = {e.name for e in told}
+    heard = believe(packed(as_told(told)), packed(told), names)
+    changes = listing.diff(heard, packed(told), SMALL)
+    files = {e.name for e in listing.entries(packed(told)) if e.kind == Kind.FILE}
+    differing = set()
+    if changes is not None:
+        for section in (changes.bulk, changes.large, changes.linked):
+            for one in listing.entries(section):
+                differing.add(one.name)
+                assert one.kind != Kind.FILE or not any(one.content)
+    assert files <= differing
+
+
+@given(now=listings, before=listings)
+def test_what_is_settled_and_what_differs_make_up_the_listing(
+    now: list[Entry], before: list[Entry]
+) -> None:
+    here = packed(now)
+    changes = listing.diff(packed(before), here, SMALL)
+    sections = (changes.dirs, changes.bulk, changes.large, changes.linked) if changes else ()
+    agreed = {e.name for e in listing.entries(settled(here, sections))}
+    differing = {e.name for s in sections for e in listing.entries(s)}
+    assert not agreed & differing
+    assert agreed | differing == {e.name for e in now}
+
+
+@given(some=listings, name=st.sampled_from([b"a", b"b", b"zz"]))
+def test_a_tombstone_takes_out_one_name(some: list[Entry], name: bytes) -> None:
+    left = {e.name for e in listing.entries(listing.merge(packed(some), tombstone(name)))}
+    assert left == {e.name for e in some} - {name}
+
+
+@given(some=listings)
+def test_what_is_unsettled_is_looked_at_again(some: list[Entry]) -> None:
+    for one in some:
+        racy = unsettled(one)
+        assert listing.decode(racy).flags & RACY
+        if one.kind == Kind.FILE:
+            assert listing.diff(racy, known(one), SMALL) is not None
+
+
+def test_paths_and_the_root() -> None:
+    assert join(b"", b"a") == b"a"
+    assert join(b"a", b"") == b"a"
+    assert join(b"a/b", b"c") == b"a/b/c"
+    own = entry(b"", kind=Kind.DIR)
+    assert listing.check(named_root(own)) == 1
+
+
+@given(a=entries(), flags=st.sampled_from([0, PROBED]))
+def test_a_number_that_was_used_again_is_another_file(a: Entry, flags: int) -> None:
+    assert same_file(a, replace(a, name=b"other", size=77))
+    assert not same_file(a, replace(a, birth=a.birth + 1))
+    assert same_file(a, replace(a, flags=flags)) == (not flags)
+
+
+# ---------------------------------------------------------------------- edits, in a real journal
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    made = Journal(tmp_path / "index.db", "boot")
+    yield made
+    made.close()
+
+
+def directory(name: bytes, ino: int) -> bytes:
+    return known(entry(name, ino, kind=Kind.DIR))
+
+
+def test_forgetting_spares_the_new_owner_of_a_number(journal: Journal) -> None:
+    """`old` is deleted; its number is that of `new` by now, which is known already."""
+    Put(ROOT_INO, directory(b"old", 10)).note(journal)
+    Place(10, ROOT_INO, b"old", True).note(journal)
+    Put(ROOT_INO, directory(b"new", 10)).note(journal)
+    Place(10, ROOT_INO, b"new", True).note(journal)
+    Put(10, known(entry(b"file"))).note(journal)
+    Forget(10, ROOT_INO, b"old").note(journal)
+    assert journal.path(10, ROOT_INO) == b"new"
+    assert listing.find(journal.listing(10), b"file") is not None
+    Forget(10, ROOT_INO, b"new").note(journal)
+    assert journal.path(10, ROOT_INO) is None
+    assert journal.listing(10) == b""
+
+
+def test_a_directory_has_one_place(journal: Journal) -> None:
+    Place(10, 50, b"a file had this number", False).note(journal)
+    Place(10, ROOT_INO, b"d", True).note(journal)
+    assert journal.places(10) == [(ROOT_INO, b"d")]
+
+
+def test_a_linked_file_has_several(journal: Journal) -> None:
+    for name in (b"a", b"b"):
+        Place(10, ROOT_INO, name).note(journal)
+    assert sorted(journal.places(10)) == [(ROOT_INO, b"a"), (ROOT_INO, b"b")]
+
+
+def test_suspects_outlive_a_session_and_not_their_clearing(journal: Journal) -> None:
+    journal.suspect(10, [b"a", b"b"], 3)
+    journal.suspect(10, [b"b"], 5)
+    journal.settle(3)
+    assert journal.suspects(10) == [b"b"]
+    journal.new_session()
+    journal.settle(1000)
+    assert journal.suspects(10) == [b"b"]
+    journal.certain(10)
+    assert journal.suspects(10) == []
+
+
+def test_suspects_follow_their_directory(journal: Journal) -> None:
+    journal.suspect(10, [b"a"], UNTIL_ASKED)
+    Rekey(10, 11).note(journal)
+    assert (journal.suspects(10), journal.suspects(11)) == ([], [b"a"])
+    journal.forget(11)
+    assert journal.suspects(11) == []
