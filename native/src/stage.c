@@ -177,8 +177,9 @@ static int make_hole(struct i2_site *site, int fd, uint64_t at, uint64_t span)
     uint64_t size = (uint64_t)st.st_size, end = at + span;
     if (!span) return 0;
     if (end >= size) {
-        /* Punching would leave the last block, of which only a part is in the file. */
-        if (at < size && ftruncate(fd, (off_t)at) < 0) return -errno;
+        /* Punching would leave the last block, of which only a part is in the file, and what XFS
+         * allocated behind the end, expecting more to be written there. */
+        if (at <= size && ftruncate(fd, (off_t)at) < 0) return -errno;
         return ftruncate(fd, (off_t)end) < 0 ? -errno : 0;
     }
     int how = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;

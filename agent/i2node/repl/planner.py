@@ -376,6 +376,9 @@ class Planner:
         self.journal.replace(ino, heard)
         self.in_doubt.discard(ino)
         self.journal.certain(ino)
+        if not path:
+            # No listing tells what the target's root itself looks like: it is set anew.
+            self.journal.set("root", b"")
         if pending is not None:
             self.journal.doubt(ino, path, pending)
         return heard

@@ -1,0 +1,209 @@
+"""Whatever stands in the source stands in the target, to the last bit that can be asked for: on
+each file system, as root and as nobody, and whatever stood there before."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from oddities import differences, grow, inside, put, seen
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts, devices and owners need root")
+pytestmark = [pytest.mark.root, needs_root]
+
+MAKE = {
+    "ext4": ["mkfs.ext4", "-q", "-F"],
+    "xfs": ["mkfs.xfs", "-q", "-f"],
+    "btrfs": ["mkfs.btrfs", "-q", "-f"],
+}
+GET_FLAGS, SET_FLAGS = 0x80086601, 0x40086602
+IMMUTABLE, APPEND = 0x10, 0x20
+
+
+@pytest.fixture(scope="module", params=["ext4", "xfs", "btrfs", "tmpfs"])
+def disk(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """A fresh file system, mounted."""
+    kind = str(request.param)
+    mount = tmp_path_factory.mktemp(kind)
+    if kind == "tmpfs":
+        command = ["mount", "-t", "tmpfs", "-o", "size=600m", "none", str(mount)]
+    else:
+        if shutil.which(MAKE[kind][0]) is None:
+            pytest.skip(f"no {MAKE[kind][0]} here")
+        image = tmp_path_factory.mktemp("image") / kind
+        with open(image, "wb") as file:
+            file.truncate(1 << 30)
+        subprocess.run([*MAKE[kind], str(image)], check=True)
+        command = ["mount", "-o", "loop", str(image), str(mount)]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip(f"{kind} cannot be mounted here")
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+def mirror(home: Path, source: Path, target: Path, *more: str, code: int = 0) -> dict[str, object]:
+    """One mirror, once, by the command line; what it said last."""
+    command = [sys.executable, "-m", "i2node", "--home", str(home), "mirror", str(source)]
+    done = subprocess.run(
+        [*command, str(target), "--once", "--json", *more], capture_output=True, check=False
+    )
+    assert done.returncode == code, (done.stdout[-2000:], done.stderr[-2000:])
+    last: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return last
+
+
+def trees(disk: Path, name: str) -> tuple[Path, Path]:
+    source, target = disk / name, disk / (name + "-target")
+    source.mkdir()
+    return source, target
+
+
+def test_the_oddest_tree(disk: Path, tmp_path: Path) -> None:
+    source, target = trees(disk, "odd")
+    grow(source)
+    before = seen(source)
+    mirror(tmp_path / "home", source, target)
+    assert differences(before, seen(target)) == []
+    assert differences(before, seen(source)) == []
+    # Once more: nothing is sent, nothing changes. And once more by content.
+    again = mirror(tmp_path / "home", source, target)
+    assert again["changed"] == 0
+    mirror(tmp_path / "home", source, target, "--check", "strict")
+    assert differences(before, seen(target)) == []
+    compared = subprocess.run(
+        [
+            *(sys.executable, "-m", "i2node", "--home", str(tmp_path / "home"), "compare"),
+            *(str(source), str(target), "--strict"),
+        ],
+        capture_output=True,
+        check=False,
+    )
+    assert compared.returncode == 0, compared.stdout
+
+
+def test_twenty_thousand_files_in_one_directory(tmp_path: Path) -> None:
+    source, target = trees(tmp_path, "wide")
+    with inside(source) as top:
+        for i in range(20_000):
+            put(top, b"%x" % (i * 2_654_435_761 % 2**32))
+    mirror(tmp_path / "home", source, target)
+    assert sorted(os.listdir(source)) == sorted(os.listdir(target))
+    for name in sorted(os.listdir(source))[::2]:
+        (source / name).unlink()
+    mirror(tmp_path / "home", source, target)
+    assert differences(seen(source), seen(target)) == []
+
+
+def flag(path: Path, flags: int) -> bool:
+    """Sets inode flags (ioctl_iflags(2)); False where the file system has none."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        now = struct.unpack("i", fcntl.ioctl(fd, GET_FLAGS, bytes(4)))[0]
+        fcntl.ioctl(fd, SET_FLAGS, struct.pack("i", now | flags))
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def test_flags_in_the_way(disk: Path, tmp_path: Path) -> None:
+    source, target = trees(disk, "flags")
+    names = ("rewrite", "remove", "retype", "chmod", "grow")
+    for name in names:
+        (source / name).write_text("first")
+        (source / f"in-{name}").mkdir()
+        (source / f"in-{name}" / "f").write_text("first")
+    mirror(tmp_path / "home", source, target)
+    for i, name in enumerate(names):
+        for path in (target / name, target / f"in-{name}" / "f", target / f"in-{name}"):
+            if not flag(path, IMMUTABLE if i % 2 else APPEND):
+                pytest.skip("no such flags here")
+    for path in (source, *(source / f"in-{name}" for name in names)):
+        top = path == source
+        (path / ("rewrite" if top else "f")).write_text("second")
+        if top:
+            (path / "remove").unlink()
+            (path / "retype").unlink()
+            (path / "retype").mkdir()
+            (path / "chmod").chmod(0o600)
+            (path / "grow").write_bytes(b"g" * 3_000_000)
+    shutil.rmtree(source / "in-remove")
+    (source / "in-grow" / "new").write_text("new")
+    (source / "in-chmod").chmod(0o700)
+    mirror(tmp_path / "home", source, target)
+    assert differences(seen(source), seen(target)) == []
+
+
+def test_directories_swapped_for_links_under_our_hands(tmp_path: Path) -> None:
+    """Somebody who can write to the target replaces directories by links out of it."""
+    source, target = trees(tmp_path, "swapped")
+    canary = tmp_path / "canary"
+    (canary / "below").mkdir(parents=True)
+    for name in ("f0", "f1", "below/f0"):
+        (canary / name).write_text("untouched")
+    before = seen(canary)
+    for i in range(60):
+        (source / f"d{i}" / "below").mkdir(parents=True)
+        for n in range(8):
+            (source / f"d{i}" / f"f{n}").write_bytes(os.urandom(2000))
+            (source / f"d{i}" / "below" / f"f{n}").write_bytes(b"")
+        with open(source / f"d{i}" / "large", "wb") as file:
+            file.truncate(2_000_000)
+    mirror(tmp_path / "home", source, target)
+    for i in range(60):
+        shutil.rmtree(source / f"d{i}" / "below")
+        for n in range(8):
+            os.utime(source / f"d{i}" / f"f{n}")
+            (source / f"d{i}" / f"f{n}").write_bytes(os.urandom(3000))
+        with open(source / f"d{i}" / "large", "r+b") as file:
+            file.write(b"change")
+    over = threading.Event()
+    swaps = 0
+
+    def swap() -> None:
+        nonlocal swaps
+        while not over.is_set():
+            for i in range(60):
+                here, aside = target / f"d{i}", tmp_path / "aside"
+                try:
+                    here.rename(aside)
+                    here.symlink_to(canary)
+                    here.unlink()
+                    aside.rename(here)
+                    swaps += 1
+                except OSError:
+                    # The mirror made the directory anew in between.
+                    if here.is_symlink():
+                        here.unlink()
+                    shutil.rmtree(aside, ignore_errors=True)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        command = [sys.executable, "-m", "i2node", "--home", str(tmp_path / "home"), "mirror"]
+        done = subprocess.run(
+            [*command, str(source), str(target), "--once"], capture_output=True, check=False
+        )
+    finally:
+        over.set()
+        thread.join()
+    assert done.returncode in (0, 1), done.stderr[-2000:]
+    assert swaps > 0
+    assert differences(before, seen(canary)) == []
+    mirror(tmp_path / "home", source, target, "--check", "strict")
+    assert differences(seen(source), seen(target)) == []
+    assert differences(before, seen(canary)) == []
