@@ -193,6 +193,21 @@ def test_each_change_arrives(hosts, trees, followed):
     assert hosts.litter(trees.target) == []
 
 
+def test_what_is_made_anew_with_the_inode_numbers_of_what_was_there(hosts, trees, followed):
+    """ext4 gives a number again at once; in sync is said only when both sides are equal."""
+    for change in CHANGES:
+        top = trees.source / change.__name__
+        shutil.rmtree(top)
+        ground(top)
+        change(top)
+        until(
+            f"{change.__name__} to be in sync, and equal",
+            lambda: in_sync(hosts) and same(trees.source, trees.target),
+            20,
+        )
+    assert followed.end() == 0
+
+
 def test_all_changes_at_once(hosts, trees, followed):
     changes = list(CHANGES)
     random.Random(7).shuffle(changes)
