@@ -32,6 +32,7 @@ from i2node.repl.plan import (
     Batch,
     Forget,
     Large,
+    Linked,
     Place,
     Put,
     Rekey,
@@ -131,9 +132,9 @@ class Planner:
         self._gone: list[tuple[int, bytes, bytes]] = []
         self._late: dict[int, bytes] = {}
         self._batch = Batch()
-        self._shipped_links: dict[int, int] = {}
         self._linking: set[int] = set()
         self._inodes: array[int] | None = None
+        self._walking = False
         self._visiting: list[Visit] = []
         self._changed_dirs: set[int] = set()
         self._moves = 0
@@ -145,9 +146,9 @@ class Planner:
         """The whole tree is to be compared."""
         self._stack = [Visit(b"", self.root.identity.ino, 0, b"", True, False)]
         self._gone.clear()
-        self._shipped_links.clear()
         self._linking.clear()
-        self._inodes = self.journal.inodes()
+        self._inodes = None
+        self._walking = True
         self._changed_dirs.clear()
         self._twins.clear()
         self._moves = 0
@@ -166,9 +167,8 @@ class Planner:
     def live(self, works: list[Work], stop: Callable[[], bool]) -> bool:
         """Compares the dirty names that the watch gave."""
         self.sink.settle()
-        self._shipped_links.clear()
         self._linking.clear()
-        self._inodes = None
+        self._walking = False
         self._changed_dirs.clear()
         self._twins.clear()
         self._moves = 0
@@ -740,62 +740,42 @@ class Planner:
             self.sink.settle()
             self._linking.clear()
         self._linking.add(entry.ino)
+        held = self._held(found.ino, entry.name)
+        here = held is not None and same_file(held, entry)
+        if here and held is not None and held.ctime == entry.ctime and not held.flags & RACY:
+            return
         path = join(found.path, entry.name)
-        root = self.root.identity.ino
-        others = [(d, n) for d, n in self._link_places(entry) if (d, n) != (found.ino, entry.name)]
-        leader = None
-        if entry.verdict != Verdict.DATA or self._ino_held(found.ino, entry.name) != entry.ino:
-            leader = next(iter(others), None)
+        others = [
+            (parent, name, join(base, name))
+            for parent, name in self._link_places(entry)
+            if (parent, name) != (found.ino, entry.name)
+            and (base := self.journal.path(parent, self.root.identity.ino)) is not None
+        ]
         work = self._dir(found.ino, found.path)
         place = Place(entry.ino, found.ino, entry.name)
-        held = self._held(*leader) if leader is not None else None
-        base = self.journal.path(leader[0], root) if leader is not None else None
-        trusted = False
-        if leader is not None and base is not None and held is not None:
-            step = batch.step(Op.LINK, path, join(base, leader[1]), kind=entry.kind)
-            # The first name was not kept while it was the only one.
-            first = Place(entry.ino, *leader)
-            shipped = self._shipped_links.get(entry.ino) == entry.ctime
-            if shipped or (held.ctime == entry.ctime and not held.flags & RACY):
-                work.after.append(step)
-                record = replace(entry, attrs=held.attrs, content=held.content)
-                work.after_edits += [Put(found.ino, known(record)), place, first]
-                self._count(1, 0)
-                return
-            # The file that the target has is older: it gets its new name, and is brought up to
-            # date under that.
-            work.before.append(step)
-            work.before_edits += [
-                Put(found.ino, known(replace(held, name=entry.name))),
+        self._late[found.ino] = found.path
+        if others and not here:
+            parent, name, base = others[0]
+            known_as = self._held(parent, name)
+            assert known_as is not None
+            work.after.append(batch.step(Op.LINK, path, base, kind=entry.kind))
+            # As it is known there: what it has become since is told under a name of its own. And
+            # the first name was not kept while it was the only one.
+            work.after_edits += [
+                Put(found.ino, known(replace(known_as, name=entry.name))),
                 place,
-                first,
+                Place(entry.ino, parent, name),
             ]
-            same = held.size == entry.size
-            entry = replace(
-                entry,
-                verdict=Verdict.DATA,
-                attrs=held.attrs,
-                content=held.content if same else bytes(16),
-            )
-            touch = found.touches.get(entry.name, Touch.DATA) if found.touches else Touch.DATA
-            trusted = not touch & Touch.DATA and same_content(held, entry)
-        if self._shipped_links.get(entry.ino) == entry.ctime:
-            work.after_edits += [Put(found.ino, known(entry)), place]
+            self._count(1, 0)
             return
-        self._shipped_links[entry.ino] = entry.ctime
         self._changed(1, entry.size)
-        if entry.kind == Kind.FILE and entry.size > self.small_max:
-            work.large.append(Large(found.ino, path, entry, trusted))
-        else:
-            work.files.append((found.ino, found.path, listing.encode(entry)))
-        for parent, name in others:
-            base = self.journal.path(parent, root)
-            if base is not None:
-                work.dirs[parent] = base
-                self._late[parent] = base
-                work.after.append(batch.step(Op.LINK, join(base, name), path, kind=entry.kind))
+        work.linked.append(Linked(Large(found.ino, path, entry), tuple(others)))
+        work.before_edits.append(place)
+        for parent, name, other in others:
+            directory = other[: -len(name) - 1]
+            work.dirs[parent] = directory
+            self._late[parent] = directory
         self._count(1, min(entry.size, self.frame_bytes))
-        work.after_edits.append(place)
 
     def _link_places(self, entry: Entry) -> list[tuple[int, bytes]]:
         """Where the target holds names of this inode; those that no longer hold it are passed
@@ -816,14 +796,12 @@ class Planner:
         """Whether the journal may know an inode of which it keeps no place: a file that had one
         name when it was sent. A walk asks a snapshot of all numbers, since a search for each group
         of a tree full of links would take forever; live, the journal itself is searched."""
-        if self._inodes is None:
+        if not self._walking:
             return True
+        if self._inodes is None:
+            self._inodes = self.journal.inodes()
         at = bisect_left(self._inodes, ino)
         return at < len(self._inodes) and self._inodes[at] == ino
-
-    def _ino_held(self, parent: int, name: bytes) -> int | None:
-        held = self._held(parent, name)
-        return held.ino if held is not None and not held.flags & PROBED else None
 
     def _meta(
         self, parent: int, parent_path: bytes, entry: Entry, doubt: int, doubt_path: bytes
