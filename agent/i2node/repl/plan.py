@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from i2node.fs.coalesce import Touch
 from i2node.model import MOUNT, PROBED, RACY, Entry, Kind, Verdict
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op
@@ -136,6 +137,31 @@ class Batch:
             or self.after_edits
             or self.metas
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A directory to be listed. `touched`: its own entry differs; `deep`: visit those below it
+    too."""
+
+    path: bytes
+    ino: int
+    parent: int
+    name: bytes
+    deep: bool
+    touched: bool
+
+
+@dataclass(slots=True)
+class Compared:
+    """A directory, or some names of it, beside what the target is expected to hold."""
+
+    ino: int
+    path: bytes
+    now: bytes
+    changes: listing.Changes
+    touches: dict[bytes, Touch] | None
+    asof: int = 0
 
 
 def join(directory: bytes, name: bytes) -> bytes:
