@@ -43,9 +43,31 @@ class Belief:
         self.all_in_doubt = False
         self.strict = False
         self.twins: dict[int, int] = {}
+        self._unsure: set[int] = set()
+        self._suspects: set[tuple[int, bytes]] = set()
 
     def doubted(self, ino: int) -> bool:
         return self.all_in_doubt or ino in self.in_doubt
+
+    def visited(self, ino: int) -> None:
+        """A directory was compared, and those in it are asked for if need be."""
+        self._unsure.discard(ino)
+
+    def compares_content(self, ino: int) -> bool:
+        return self.strict or ino in self._unsure
+
+    def unsure(self, visit: Visit, entry: Entry, path: bytes) -> bool:
+        """Whether the target may hold another directory than entry under this name, since a rename
+        was on its way. Then it is asked for all below, and by content: nothing else tells two
+        directories of one shape from each other."""
+        named = (visit.ino, entry.name)
+        if not (visit.unsure or visit.ino in self._unsure or named in self._suspects):
+            return False
+        self._suspects.discard(named)
+        self._unsure.add(entry.ino)
+        self.in_doubt.add(entry.ino)
+        self.journal.doubt(entry.ino, path, UNTIL_ASKED)
+        return True
 
     def doubt(self, path: bytes, ancestors: bool, look: bool = True) -> None:
         """The target may not hold what is written down for the directory that path stands in, and
@@ -66,29 +88,42 @@ class Belief:
                 return
             directory = directory.rpartition(b"/")[0]
 
-    def known(self, dirs: list[tuple[int, bytes]]) -> list[bytes | None]:
-        """What the target is expected to hold in each directory; asked of it where in doubt. None:
-        it was asked and has no such directory, which the one above is to be asked about."""
-        ask = [(i, p) for i, p in dirs if self.all_in_doubt or i in self.in_doubt]
-        told: dict[int, bytes | None] = {}
-        if ask:
+    def known(self, visits: list[Visit]) -> tuple[list[bytes | None], set[int]]:
+        """What the target is expected to hold in each directory, and which of them it was asked
+        for. None: it has no such directory, which the one above is to be asked about."""
+        found: dict[int, bytes | None] = {}
+        asked: list[Visit] = []
+        for visit in visits:
+            held = found[visit.ino] = self.journal.listing(visit.ino)
+            if self.doubted(visit.ino) or not (held or self._empty(visit.ino)):
+                asked.append(visit)
+            self.draft.made.discard(visit.ino)
+        if asked:
             # What is on its way would arrive behind the answer, and change what it says.
             self.draft.flush()
             pending = self.draft.sink.arrive()
-            answers = self.probe([(p, self.paths.skip(p)) for _, p in ask], self.strict)
-            for (ino, path), answer in zip(ask, answers, strict=True):
-                told[ino] = self._heard(ino, path, answer, pending)
-        return [told[ino] if ino in told else self.journal.listing(ino) for ino, _ in dirs]
+            for content in (False, True):
+                some = [v for v in asked if self.compares_content(v.ino) == content]
+                requests = [(v.path, self.paths.skip(v.path)) for v in some]
+                answers = self.probe(requests, content) if some else []
+                for visit, answer in zip(some, answers, strict=True):
+                    found[visit.ino] = self._heard(visit, answer, pending)
+        return [found[v.ino] for v in visits], {v.ino for v in asked}
 
-    def _heard(
-        self, ino: int, path: bytes, answer: bytes | None, pending: int | None
-    ) -> bytes | None:
+    def _empty(self, ino: int) -> bool:
+        """Whether the target's directory is known to be empty, which is more than not known."""
+        return ino in self.draft.made or self.journal.lists(ino)
+
+    def _heard(self, visit: Visit, answer: bytes | None, pending: int | None) -> bytes | None:
+        ino, path = visit.ino, visit.path
         if answer is None and path:
             self.doubt(path, ancestors=True)
             return None
         heard = self.included(path, answer or b"")
-        if not self.strict:
-            heard = believe(heard, self.journal.listing(ino), self.journal.suspects(ino))
+        suspects = self.journal.suspects(ino)
+        self._suspects.update((ino, name) for name in suspects)
+        if not self.compares_content(ino):
+            heard = believe(heard, self.journal.listing(ino), suspects)
         self.journal.replace(ino, heard)
         self.in_doubt.discard(ino)
         self.journal.certain(ino)
@@ -103,13 +138,15 @@ class Belief:
         out = [e.name for e in listing.entries(now) if self.paths.matches(path, e.name)]
         return listing.merge(now, b"".join(tombstone(n) for n in out)) if out else now
 
-    def digested(self, path: bytes, now: bytes) -> bytes:
+    def digested(self, ino: int, path: bytes, now: bytes) -> bytes:
         """Where the target told its side, our side's attributes (strict: content) are read as
         well."""
         if not now:
             return now
         groups = bytearray(batch.group(path, now))
-        batch.digest_files(self.root.fd, self.root.dev, groups, content=self.strict, threads=4)
+        batch.digest_files(
+            self.root.fd, self.root.dev, groups, content=self.compares_content(ino), threads=4
+        )
         ((_, filled),) = batch.groups(groups)
         return listing.cleared(filled)
 

@@ -31,7 +31,7 @@ class Draft:
 
     late: directories whose times are sent once more at the end, inode → path. gone: (directory,
     its path, what is no longer there), deleted at the end. dirs: all directories touched since the
-    round began.
+    round began. made: directories that are new at the target, and not visited yet.
     """
 
     def __init__(self, journal: Journal, sink: Sink, small_max: int, frame_bytes: int) -> None:
@@ -43,6 +43,7 @@ class Draft:
         self.late: dict[int, bytes] = {}
         self.gone: list[tuple[int, bytes, bytes]] = []
         self.dirs: set[int] = set()
+        self.made: set[int] = set()
         self.changed_files = 0
         self.changed_bytes = 0
 

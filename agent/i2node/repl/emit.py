@@ -25,6 +25,7 @@ from i2node.repl.plan import (
     Place,
     Put,
     Rekey,
+    Replace,
     Unplace,
     Visit,
     join,
@@ -126,6 +127,10 @@ class Emitter:
                 # What it holds is known under a number that another directory has by now.
                 work.before.append(batch.step(Op.REMOVE, path, kind=Kind.DIR))
             work.before.append(make_dir(path, entry))
+            # Until this is durable the target is asked what it holds there.
+            work.before_edits.append(Replace(entry.ino, b""))
+            self.draft.made.add(entry.ino)
+        self.draft.dir(entry.ino, path)
         unknown = replace(entry, mtime_s=0, mtime_ns=0, ctime=0)
         work.before_edits += [
             Put(found.ino, known(entry if entry.flags & MOUNT else unknown)),

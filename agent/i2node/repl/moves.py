@@ -97,9 +97,11 @@ class Moves:
         self.draft.dir(old_dir, source)
         self.draft.dir(new_dir, target)
         moved = replace(old, name=entry.name)
+        work.suspects.append((new_dir, entry.name))
         if in_way is not None and (in_way.kind == Kind.DIR or old.kind == Kind.DIR):
             work.before.append(batch.step(Op.EXCHANGE, here, there, kind=old.kind))
             displaced = replace(in_way, name=old.name)
+            work.suspects.append((old_dir, old.name))
             work.before_edits.append(Put(old_dir, known(displaced)))
             if not in_way.flags & PROBED:
                 work.before_edits += [

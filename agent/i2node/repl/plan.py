@@ -121,6 +121,8 @@ class Batch:
     after_edits: list[Edit] = field(default_factory=list)
     metas: list[tuple[int, bytes, bytes]] = field(default_factory=list)
     dirs: dict[int, bytes] = field(default_factory=dict)
+    suspects: list[tuple[int, bytes]] = field(default_factory=list)
+    """Names that get another file or directory by a rename: what was there may look the same."""
     entries: int = 0
     bytes: int = 0
     since: float = 0.0
@@ -150,6 +152,8 @@ class Visit:
     name: bytes
     deep: bool
     touched: bool
+    unsure: bool = False
+    """Which directory the target holds there is not known, nor are those below it."""
 
 
 @dataclass(slots=True)
@@ -230,15 +234,19 @@ def believe(told: bytes, remembered: bytes, suspects: Iterable[bytes] = ()) -> b
     """The listing to go by when a target in doubt has told what it holds.
 
     What it told and what was last written down agree on most names; those keep the remembered
-    record, which knows the source's inode and times. The others are as told. Of suspects neither
+    record, which knows the source's inode and times. The others are as told, and so are suspects,
+    of which the target may hold another one than was written down. Of files among them neither
     size nor time proves the content: it counts as unknown. Whose number of names is another one,
     is linked otherwise than was written down, and is as told.
     """
     correction: dict[bytes, bytes] = {}
     for name in suspects:
         found = listing.find(told, name)
-        if found is not None and found.kind == Kind.FILE:
-            correction[name] = known(replace(found, mtime_s=0, mtime_ns=0, content=bytes(16)))
+        if found is None:
+            continue
+        if found.kind == Kind.FILE:
+            found = replace(found, mtime_s=0, mtime_ns=0, content=bytes(16))
+        correction[name] = known(found)
     changes = listing.diff(told, remembered, 1 << 62)
     if changes is None and not correction:
         return _relinked(told, remembered, correction)

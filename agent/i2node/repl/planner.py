@@ -144,8 +144,7 @@ class Planner:
         answers = batch.list_dirs(
             self.root.fd, self.root.dev, requests, notify=notify, mask=mask, threads=4
         )
-        asked = {v.ino for v in visits if self.belief.doubted(v.ino)}
-        olds = self.belief.known([(v.ino, v.path) for v in visits])
+        olds, asked = self.belief.known(visits)
         for visit, answer, old in zip(visits, answers, olds, strict=True):
             if old is not None:
                 doubted = visit.ino in asked
@@ -179,7 +178,7 @@ class Planner:
         self.examined_bytes += answer.bytes
         told = listing.probed(old)
         if told:
-            now = self.belief.digested(visit.path, now)
+            now = self.belief.digested(visit.ino, visit.path, now)
         changes = listing.diff(old, now, self.small_max)
         if told:
             changes = self.belief.adopt(visit, old, now, changes)
@@ -192,17 +191,21 @@ class Planner:
             verdict = differing.get(entry.name, Verdict.SAME)
             if entry.flags & MOUNT:
                 self.mounts.add(path)
-            elif (
+                continue
+            unsure = self.belief.unsure(visit, entry, path)
+            if (
                 visit.deep
+                or unsure
                 or verdict not in (Verdict.SAME, Verdict.META)
                 or not self._stands(entry.ino, visit.ino, entry.name)
             ):
                 touched = verdict != Verdict.SAME
-                below.append(Visit(path, entry.ino, visit.ino, entry.name, True, touched))
+                below.append(Visit(path, entry.ino, visit.ino, entry.name, True, touched, unsure))
         if changes is not None:
             found = Compared(visit.ino, visit.path, now, changes, None, asof)
             self.emitter.emit(found, {v.name for v in below})
         self._stack.extend(reversed(below))
+        self.belief.visited(visit.ino)
         if visit.touched or changes is not None or (not visit.name and self._root_differs(own)):
             parent = visit.path[: -len(visit.name) - 1] if visit.name else b""
             self.draft.meta(

@@ -120,6 +120,7 @@ class Sender:
         self._reading: dict[int, bytes] = {}
         self._reading_since = 0.0
         self._shipping: Large | None = None
+        self._renamed: list[tuple[int, bytes]] = []
         self._threads = [
             threading.Thread(target=self._guard, args=(run,), name=name, daemon=True)
             for name, run in (("read", self._read_loop), ("send", self._send_loop))
@@ -276,7 +277,9 @@ class Sender:
         self._reading_since = work.since
         self._reading = work.dirs
         self._dirs.update(work.dirs)
+        self._renamed = work.suspects
         self._doubt(self._seq + 1)
+        self._suspect(self._seq + 1)
         self._steps(work.before, work.before_edits)
         self._pack(work.files, work.large)
         for item in work.large:
@@ -287,6 +290,7 @@ class Sender:
             if not parent:
                 self._root_meta(listing.decode(record))
         self._reading = {}
+        self._renamed = []
         self._reading_since = 0.0
 
     def _doubt(self, seq: int) -> None:
@@ -404,7 +408,10 @@ class Sender:
             self._shipped(item, self.large.outcome)
 
     def _suspect(self, seq: int) -> None:
-        """The file under way is in doubt until its last frame has arrived."""
+        """The file under way is in doubt until its last frame has arrived; what is
+        renamed too."""
+        for parent, name in self._renamed:
+            self.journal.suspect(parent, [name], seq)
         if self._shipping is not None:
             self.journal.suspect(self._shipping.dir, [self._shipping.entry.name], seq)
 
