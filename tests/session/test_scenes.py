@@ -77,6 +77,37 @@ def test_directories_that_change_places_take_their_changes_along(scene: Scene) -
     scene.equal()
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_directories_of_one_shape_that_were_to_change_places(scene: Scene, at_once: bool) -> None:
+    """The exchange was written down, and lost on its way: names, sizes and times of the two are the
+    same, so that only the content tells which of them the target holds."""
+    for name in ("a", "b"):
+        scene.deeds.make(scene.source / name / "deep")
+        scene.deeds.write(scene.source / name / "deep" / "f", 5000)
+    for path in sorted(scene.source.rglob("*"), reverse=True):
+        os.utime(path, ns=(1, 1))
+    scene.equal()
+    scene.hosts.relay.pause()
+    scene.deeds.exchange(scene.source / "a", scene.source / "b")
+    until("the change was not taken up", lambda: _in_flight(scene))
+    if at_once:
+        scene.hosts.kill_source()
+    scene.hosts.relay.cut()
+    scene.equal()
+
+
+def test_a_directory_made_anew_whose_making_was_lost(scene: Scene) -> None:
+    scene.deeds.make(scene.source / "d" / "old")
+    scene.deeds.write(scene.source / "d" / "old" / "f", 100)
+    scene.equal()
+    scene.hosts.relay.pause()
+    scene.deeds.renew(scene.source / "d", 100)
+    until("the change was not taken up", lambda: _in_flight(scene))
+    scene.hosts.kill_source()
+    scene.hosts.relay.cut()
+    scene.equal()
+
+
 def test_a_number_used_again_does_not_cost_its_new_owner_anything(scene: Scene) -> None:
     """On ext4 the directories made last get the numbers of those that went."""
     scene.deeds.make(scene.source / "old" / "below")

@@ -7,7 +7,6 @@ and writes down, in the same order, what the target is then expected to hold:
     files    small files, symlinks, nodes: read many at a time, among each other in no order
     large    files that go block by block, in order
     linked   files with several names, each with what makes its other names
-    after    new names of files that the target holds under another
     metas    directories whose content is complete: owner, mode, attributes, times
 """
 
@@ -16,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from i2node.fs.coalesce import Touch
 from i2node.model import MOUNT, PROBED, RACY, Entry, Kind, Verdict
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op
@@ -127,10 +127,10 @@ class Batch:
     files: list[tuple[int, bytes, bytes]] = field(default_factory=list)
     large: list[Large] = field(default_factory=list)
     linked: list[Linked] = field(default_factory=list)
-    after: list[bytes] = field(default_factory=list)
-    after_edits: list[Edit] = field(default_factory=list)
     metas: list[tuple[int, bytes, bytes]] = field(default_factory=list)
     dirs: dict[int, bytes] = field(default_factory=dict)
+    suspects: list[tuple[int, bytes]] = field(default_factory=list)
+    """Names that get another file or directory by a rename: what was there may look the same."""
     entries: int = 0
     bytes: int = 0
     since: float = 0.0
@@ -144,10 +144,35 @@ class Batch:
             or self.files
             or self.large
             or self.linked
-            or self.after
-            or self.after_edits
             or self.metas
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A directory to be listed. `touched`: its own entry differs; `deep`: visit those below it
+    too."""
+
+    path: bytes
+    ino: int
+    parent: int
+    name: bytes
+    deep: bool
+    touched: bool
+    unsure: bool = False
+    """Which directory the target holds there is not known, nor are those below it."""
+
+
+@dataclass(slots=True)
+class Compared:
+    """A directory, or some names of it, beside what the target is expected to hold."""
+
+    ino: int
+    path: bytes
+    now: bytes
+    changes: listing.Changes
+    touches: dict[bytes, Touch] | None
+    asof: int = 0
 
 
 def join(directory: bytes, name: bytes) -> bytes:
@@ -216,15 +241,19 @@ def believe(told: bytes, remembered: bytes, suspects: Iterable[bytes] = ()) -> b
     """The listing to go by when a target in doubt has told what it holds.
 
     What it told and what was last written down agree on most names; those keep the remembered
-    record, which knows the source's inode and times. The others are as told. Of suspects neither
+    record, which knows the source's inode and times. The others are as told, and so are suspects,
+    of which the target may hold another one than was written down. Of files among them neither
     size nor time proves the content: it counts as unknown. Whose number of names is another one,
     is linked otherwise than was written down, and is as told.
     """
     correction: dict[bytes, bytes] = {}
     for name in suspects:
         found = listing.find(told, name)
-        if found is not None and found.kind == Kind.FILE:
-            correction[name] = known(replace(found, mtime_s=0, mtime_ns=0, content=bytes(16)))
+        if found is None:
+            continue
+        if found.kind == Kind.FILE:
+            found = replace(found, mtime_s=0, mtime_ns=0, content=bytes(16))
+        correction[name] = known(found)
     changes = listing.diff(told, remembered, 1 << 62)
     if changes is None and not correction:
         return _relinked(told, remembered, correction)

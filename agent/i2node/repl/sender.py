@@ -122,6 +122,7 @@ class Sender:
         self._reading: dict[int, bytes] = {}
         self._reading_since = 0.0
         self._shipping: Large | None = None
+        self._renamed: list[tuple[int, bytes]] = []
         self._threads = [
             threading.Thread(target=self._guard, args=(run,), name=name, daemon=True)
             for name, run in (("read", self._read_loop), ("send", self._send_loop))
@@ -278,14 +279,15 @@ class Sender:
         self._reading_since = work.since
         self._reading = work.dirs
         self._dirs.update(work.dirs)
+        self._renamed = work.suspects
         self._doubt(self._seq + 1)
+        self._suspect(self._seq + 1)
         self._steps(work.before, work.before_edits)
         self._pack(work.files, work.large)
         for item in work.large:
             self._ship(item)
         for group in work.linked:
             self._ship_linked(group)
-        self._steps(work.after, work.after_edits)
         self._pack([m for m in work.metas if m[0]], [])
         for parent, _, record in work.metas:
             if not parent:
@@ -294,6 +296,7 @@ class Sender:
             for step in self.large.leftovers():
                 self._append(step)
         self._reading = {}
+        self._renamed = []
         self._reading_since = 0.0
 
     def _doubt(self, seq: int) -> None:
@@ -433,7 +436,10 @@ class Sender:
             self._append(batch.step(Op.LINK, path, first.path, kind=now.kind))
 
     def _suspect(self, seq: int) -> None:
-        """The file under way is in doubt until its last frame has arrived."""
+        """The file under way is in doubt until its last frame has arrived; what is
+        renamed too."""
+        for parent, name in self._renamed:
+            self.journal.suspect(parent, [name], seq)
         if self._shipping is not None:
             self.journal.suspect(self._shipping.dir, [self._shipping.entry.name], seq)
 

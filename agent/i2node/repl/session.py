@@ -134,8 +134,8 @@ class Session:
         now = sender.flow() if sender else self._ended
         examined_files = planner.examined_files if planner else 0
         examined_bytes = planner.examined_bytes if planner else 0
-        waiting_files = planner.changed_files - now.files_applied if planner else 0
-        waiting_bytes = planner.changed_bytes - now.bytes_applied if planner else 0
+        waiting_files = planner.draft.changed_files - now.files_applied if planner else 0
+        waiting_bytes = planner.draft.changed_bytes - now.bytes_applied if planner else 0
         files_done = max(0, examined_files - max(0, waiting_files))
         bytes_done = max(0, examined_bytes - max(0, waiting_bytes))
         files_total = max(examined_files, census.files if census else 0)
@@ -392,16 +392,16 @@ class Session:
             self.config.frame_bytes,
         )
         journal.new_session()
-        planner.in_doubt = {ino for ino, _ in journal.doubts()}
-        planner.all_in_doubt = self._compare_all
-        planner.strict = self._strict
+        planner.belief.in_doubt = {ino for ino, _ in journal.doubts()}
+        planner.belief.all_in_doubt = self._compare_all
+        planner.belief.strict = self._strict
         self._planner = planner
         return planner
 
     def _replicate(self, root: Root, journal: Journal, planner: Planner, sender: Sender) -> None:
         """The walk, if it is still to be done, then live rounds."""
         if self._walked:
-            for ino in planner.in_doubt:
+            for ino in planner.belief.in_doubt:
                 self._dirty.add_dir(ino, False, time.monotonic())
         else:
             self._mirror(root, journal, planner, sender)
@@ -427,7 +427,7 @@ class Session:
             planner.start_walk()
             if not planner.walk(self._stopped):
                 break
-            planner.all_in_doubt = False
+            planner.belief.all_in_doubt = False
             self._wait(sender)
             self._settle_faults(planner)
             if not self.options.once or not self._dirty.count():
@@ -626,7 +626,7 @@ class Session:
         """A step that failed leaves its directory in doubt: it is asked for and compared again, now
         or, where it failed before, when its problem is tried again."""
         while self._strays:
-            planner.doubt(self._strays[0], ancestors=False)
+            planner.belief.doubt(self._strays[0], ancestors=False)
             self._strays.popleft()
         while self._faults:
             fault = self._faults[0]
@@ -640,7 +640,7 @@ class Session:
             )
             for path in (fault.path, fault.other) if fault.other else (fault.path,):
                 missing = fault.status in (errno.ENOENT, errno.ENOTDIR)
-                planner.doubt(path, ancestors=missing, look=not again)
+                planner.belief.doubt(path, ancestors=missing, look=not again)
             self._faults.popleft()
 
     def _retry_paths(self, planner: Planner) -> None:

@@ -1,0 +1,214 @@
+"""What the target is expected to hold: by the journal, and where that is in doubt by asking."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from i2node.fs.coalesce import Dirty
+from i2node.fs.pathset import PathSet
+from i2node.fs.tree import Root
+from i2node.model import MOUNT, PROBED, Entry, Kind, Verdict
+from i2node.mover import batch, listing
+from i2node.repl.draft import Draft
+from i2node.repl.journal import UNTIL_ASKED, Journal
+from i2node.repl.plan import Put, Visit, believe, known, settled, tombstone
+
+Probe = Callable[[list[tuple[bytes, tuple[bytes, ...]]], bool], list[bytes | None]]
+
+
+class Belief:
+    """in_doubt: directories the target is to be asked for; all_in_doubt: all of them. strict: their
+    content is compared too. probe: [(path, skipped names)] → a listing each, None where the target
+    holds no such directory."""
+
+    def __init__(
+        self,
+        root: Root,
+        journal: Journal,
+        draft: Draft,
+        paths: PathSet,
+        dirty: Dirty,
+        probe: Probe,
+    ) -> None:
+        self.root = root
+        self.journal = journal
+        self.draft = draft
+        self.paths = paths
+        self.dirty = dirty
+        self.probe = probe
+        self.small_max = draft.small_max
+        self.in_doubt: set[int] = set()
+        self.all_in_doubt = False
+        self.strict = False
+        self.twins: dict[int, int] = {}
+        self._unsure: set[int] = set()
+        self._suspects: set[tuple[int, bytes]] = set()
+
+    def doubted(self, ino: int) -> bool:
+        return self.all_in_doubt or ino in self.in_doubt
+
+    def visited(self, ino: int) -> None:
+        """A directory was compared, and those in it are asked for if need be."""
+        self._unsure.discard(ino)
+
+    def compares_content(self, ino: int) -> bool:
+        return self.strict or ino in self._unsure
+
+    def unsure(self, visit: Visit, entry: Entry, path: bytes) -> bool:
+        """Whether the target may hold another directory than entry under this name, since a rename
+        was on its way. Then it is asked for all below, and by content: nothing else tells two
+        directories of one shape from each other."""
+        named = (visit.ino, entry.name)
+        if not (visit.unsure or visit.ino in self._unsure or named in self._suspects):
+            return False
+        self._suspects.discard(named)
+        self._unsure.add(entry.ino)
+        self.in_doubt.add(entry.ino)
+        self.journal.doubt(entry.ino, path, UNTIL_ASKED)
+        return True
+
+    def doubt(self, path: bytes, ancestors: bool, look: bool = True) -> None:
+        """The target may not hold what is written down for the directory that path stands in, and
+        under the name itself it may hold anything. look: that is to be found out now."""
+        now = time.monotonic()
+        directory, _, name = path.rpartition(b"/")
+        while True:
+            ino = self.journal.inode(directory, self.root.identity.ino)
+            if ino is not None:
+                self.in_doubt.add(ino)
+                self.journal.doubt(ino, directory, UNTIL_ASKED)
+                if name:
+                    self.journal.suspect(ino, [name], UNTIL_ASKED)
+                if look:
+                    self.dirty.add_dir(ino, False, now)
+            name = b""
+            if not directory or not ancestors:
+                return
+            directory = directory.rpartition(b"/")[0]
+
+    def known(self, visits: list[Visit]) -> tuple[list[bytes | None], set[int]]:
+        """What the target is expected to hold in each directory, and which of them it was asked
+        for. None: it has no such directory, which the one above is to be asked about."""
+        found: dict[int, bytes | None] = {}
+        asked: list[Visit] = []
+        for visit in visits:
+            held = found[visit.ino] = self.journal.listing(visit.ino)
+            if self.doubted(visit.ino) or not (held or self._empty(visit.ino)):
+                asked.append(visit)
+            self.draft.made.discard(visit.ino)
+        if asked:
+            # What is on its way would arrive behind the answer, and change what it says.
+            self.draft.flush()
+            pending = self.draft.sink.arrive()
+            for content in (False, True):
+                some = [v for v in asked if self.compares_content(v.ino) == content]
+                requests = [(v.path, self.paths.skip(v.path)) for v in some]
+                answers = self.probe(requests, content) if some else []
+                for visit, answer in zip(some, answers, strict=True):
+                    found[visit.ino] = self._heard(visit, answer, pending)
+        return [found[v.ino] for v in visits], {v.ino for v in asked}
+
+    def _empty(self, ino: int) -> bool:
+        """Whether the target's directory is known to be empty, which is more than not known."""
+        return ino in self.draft.made or self.journal.lists(ino)
+
+    def _heard(self, visit: Visit, answer: bytes | None, pending: int | None) -> bytes | None:
+        ino, path = visit.ino, visit.path
+        if answer is None and path:
+            self.doubt(path, ancestors=True)
+            return None
+        heard = self.included(path, answer or b"")
+        suspects = self.journal.suspects(ino)
+        self._suspects.update((ino, name) for name in suspects)
+        if not self.compares_content(ino):
+            heard = believe(heard, self.journal.listing(ino), suspects)
+        self.journal.replace(ino, heard)
+        self.in_doubt.discard(ino)
+        self.journal.certain(ino)
+        if pending is not None:
+            self.journal.doubt(ino, path, pending)
+        return heard
+
+    def included(self, path: bytes, now: bytes) -> bytes:
+        """The listing without names that a pattern excludes; exact names were left out in C."""
+        if not self.paths.has_globs:
+            return now
+        out = [e.name for e in listing.entries(now) if self.paths.matches(path, e.name)]
+        return listing.merge(now, b"".join(tombstone(n) for n in out)) if out else now
+
+    def digested(self, ino: int, path: bytes, now: bytes) -> bytes:
+        """Where the target told its side, our side's attributes (strict: content) are read as
+        well."""
+        if not now:
+            return now
+        groups = bytearray(batch.group(path, now))
+        batch.digest_files(
+            self.root.fd, self.root.dev, groups, content=self.compares_content(ino), threads=4
+        )
+        ((_, filled),) = batch.groups(groups)
+        return listing.cleared(filled)
+
+    def adopt(
+        self, visit: Visit, old: bytes, now: bytes, changes: listing.Changes | None
+    ) -> listing.Changes | None:
+        """Names that the target told of and both sides turn out to agree on are known from now on.
+        Those that are linked otherwise there join what differs."""
+        c = changes
+        same = settled(now, (c.dirs, c.bulk, c.large, c.linked)) if c else now
+        told = {e.name: e for e in listing.entries(old) if e.flags & PROBED}
+        agreed: list[Entry] = []
+        split: list[Entry] = []
+        joined: list[Entry] = []
+        for entry in listing.entries(same):
+            theirs = told.get(entry.name)
+            if theirs is None:
+                continue
+            if entry.kind == Kind.DIR or (entry.nlink < 2 and theirs.nlink < 2):
+                agreed.append(entry)
+            elif entry.nlink < 2:
+                split.append(replace(entry, verdict=Verdict.NEW, content=bytes(16)))
+            elif self.twin(entry, theirs):
+                agreed.append(entry)
+            else:
+                joined.append(replace(entry, verdict=Verdict.DATA))
+        work = self.draft.dir(visit.ino, visit.path)
+        work.before_edits.append(Put(visit.ino, b"".join(known(e) for e in agreed)))
+        work.before_edits += [
+            self.draft.place(e, visit.ino) for e in agreed if self.draft.placed(e) and e.ino
+        ]
+        for entry in listing.kept(c.dirs, Kind.DIR) if c else ():
+            # It is there, whatever its own attributes are: what goes into it must find the way.
+            if entry.verdict == Verdict.META and entry.ino and not entry.flags & MOUNT:
+                work.before_edits.append(self.draft.place(entry, visit.ino))
+        if not split and not joined:
+            return changes
+        if joined:
+            # The name that they are to join must be found.
+            self.draft.settle()
+        large = [e for e in split if e.kind == Kind.FILE and e.size > self.small_max]
+        bulk = [e for e in split if e not in large]
+        c = changes or listing.Changes(b"", b"", b"", b"", b"")
+        return listing.Changes(
+            gone=c.gone,
+            dirs=c.dirs,
+            bulk=_with(c.bulk, bulk),
+            large=_with(c.large, large),
+            linked=_with(c.linked, joined),
+        )
+
+    def twin(self, entry: Entry, theirs: Entry) -> bool:
+        """Whether the target's file is, or may become, the one that all names of ours share."""
+        twin = self.twins.get(theirs.ino)
+        if (
+            twin is None
+            and entry.ino not in self.twins.values()
+            and not self.draft.link_places(entry)
+        ):
+            self.twins[theirs.ino] = twin = entry.ino
+        return twin == entry.ino
+
+
+def _with(section: bytes, more: Iterable[Entry]) -> bytes:
+    return listing.sort(section + b"".join(map(listing.encode, more)))

@@ -1,0 +1,132 @@
+"""Files with several names: content once, every other name a link to it.
+
+The journal knows all names of a file that ever had two; of one that had a single name when it was
+sent it knows only the entry, which is searched for by its inode number when a second name appears.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from dataclasses import replace
+
+from i2node.fs.coalesce import Touch
+from i2node.model import RACY, Entry, Verdict
+from i2node.mover import batch
+from i2node.mover.batch import Op
+from i2node.repl.draft import Draft
+from i2node.repl.journal import Journal
+from i2node.repl.plan import (
+    Compared,
+    Large,
+    Linked,
+    Place,
+    Put,
+    join,
+    known,
+    same_content,
+    same_file,
+)
+
+
+class Links:
+    """The hard links of one rule, as the planner meets them."""
+
+    def __init__(self, root: int, journal: Journal, draft: Draft) -> None:
+        self.root = root
+        self.journal = journal
+        self.draft = draft
+        self._first = False
+        self._walking = False
+        self._met: set[int] = set()
+        self._single: array[int] | None = None
+
+    def begin(self, walking: bool) -> None:
+        """A walk or a live round begins."""
+        self._walking = walking
+        self._first = walking and not self.journal.lists(self.root)
+        self._met.clear()
+        self._single = None
+
+    def emit(self, found: Compared, entry: Entry) -> None:
+        """Puts one name of such a file into the batch."""
+        if entry.ino in self._met or not self._first:
+            # A name that was given to something else meanwhile must not be linked back, and a file
+            # that had one name until a moment ago must be found: both stand in the journal only
+            # when what was submitted is read. In a first mirror each name is sent but once.
+            self.draft.settle()
+            self._met.clear()
+        self._met.add(entry.ino)
+        held = self.draft.held(found.ino, entry.name)
+        here = held if held is not None and same_file(held, entry) else None
+        if here is not None and _as_known(here, entry):
+            return
+        path = join(found.path, entry.name)
+        others = tuple(
+            (parent, name, join(base, name))
+            for parent, name in self._places(entry)
+            if (parent, name) != (found.ino, entry.name)
+            and (base := self.journal.path(parent, self.root)) is not None
+        )
+        work = self.draft.dir(found.ino, found.path)
+        self.draft.late[found.ino] = found.path
+        place = Place(entry.ino, found.ino, entry.name)
+        if here is None and others:
+            parent, name, base = others[0]
+            here = self.draft.held(parent, name)
+            assert here is not None
+            work.before.append(batch.step(Op.LINK, path, base, kind=entry.kind))
+            # The first name was not kept while it was the only one.
+            work.before_edits += [
+                Put(found.ino, known(replace(here, name=entry.name))),
+                place,
+                Place(entry.ino, parent, name),
+            ]
+            if _as_known(here, entry):
+                self.draft.count(1, 0)
+                return
+        trusted = False
+        if here is not None:
+            # What the target has may be older: it is brought up to date under this name.
+            touch = found.touches.get(entry.name, Touch.DATA) if found.touches else Touch.DATA
+            trusted = not touch & Touch.DATA and same_content(here, entry)
+            same = here.size == entry.size
+            entry = replace(
+                entry,
+                verdict=Verdict.DATA,
+                attrs=here.attrs,
+                content=here.content if same else bytes(16),
+            )
+        self.draft.changed(1, entry.size)
+        work.linked.append(Linked(Large(found.ino, path, entry, trusted), others))
+        work.before_edits.append(place)
+        for parent, name, other in others:
+            directory = other[: -len(name) - 1]
+            work.dirs[parent] = directory
+            self.draft.late[parent] = directory
+        self.draft.count(1, min(entry.size, self.draft.frame_bytes))
+
+    def _places(self, entry: Entry) -> list[tuple[int, bytes]]:
+        """Where the target holds names of this inode, as far as that is still so."""
+        found = self.draft.link_places(entry)
+        if not found and self._may_hold(entry.ino):
+            found = self.draft.holding(self.journal.find_inode(entry.ino), entry)
+        return found
+
+    def _may_hold(self, ino: int) -> bool:
+        """Whether the journal may know an inode of which it keeps no place. A walk asks a snapshot
+        of all numbers, since a search for each file of a tree full of links would take for ever;
+        live, the journal itself is searched."""
+        if self._first:
+            return False
+        if not self._walking:
+            return True
+        if self._single is None:
+            self._single = self.journal.inodes()
+        at = bisect_left(self._single, ino)
+        return at < len(self._single) and self._single[at] == ino
+
+
+def _as_known(held: Entry, entry: Entry) -> bool:
+    """Whether nothing happened to a file since it was sent."""
+    return held.ctime == entry.ctime and not held.flags & RACY

@@ -1,0 +1,129 @@
+"""Renames: what stands under another name at the source is renamed at the target, not sent anew."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from i2node.fs.coalesce import Dirty, Touch
+from i2node.model import MOUNT, PROBED, Entry, Kind, Verdict
+from i2node.mover import batch, listing
+from i2node.mover.batch import Op
+from i2node.repl.draft import Draft
+from i2node.repl.journal import Journal
+from i2node.repl.plan import Compared, Put, Unplace, join, known, same_file, tombstone
+
+
+class Moves:
+    """Finds and drafts the renames of one round. arm(path, ino, parent, name, asof) is told of
+    directories that came by one; `count` says how many directories moved."""
+
+    def __init__(
+        self,
+        root: int,
+        journal: Journal,
+        draft: Draft,
+        dirty: Dirty,
+        arm: Callable[[bytes, int, int, bytes, int], None],
+    ) -> None:
+        self.root = root
+        self.journal = journal
+        self.draft = draft
+        self.dirty = dirty
+        self.arm = arm
+        self.count = 0
+
+    def dirs_of(self, one: Compared) -> bool:
+        """Renames directories that the target holds under other names: before anything takes
+        these names, or is deleted with what stands there."""
+        moved = False
+        for entry in listing.kept(one.changes.dirs, Kind.DIR):
+            if entry.verdict == Verdict.META:
+                continue
+            where = self.moved_from(entry)
+            if where is None or where == (one.ino, entry.name):
+                continue
+            held = self.draft.held(*where)
+            if held is not None and self.move(held, where[0], one.ino, entry):
+                moved = True
+                path = join(one.path, entry.name)
+                self.draft.late[entry.ino] = path
+                if one.touches is not None:
+                    self.arm(path, entry.ino, one.ino, entry.name, one.asof)
+        return moved
+
+    def files_among(self, compared: list[Compared]) -> bool:
+        """Names gone and names new with the same inode, in one round, are one rename."""
+        gone: dict[int, tuple[Compared, Entry]] = {}
+        for one in compared:
+            for entry in listing.entries(one.changes.gone):
+                if not entry.flags & (PROBED | MOUNT) and entry.nlink < 2:
+                    gone[entry.ino] = (one, entry)
+        moved = False
+        for one in compared if gone else ():
+            for section in (one.changes.bulk, one.changes.large):
+                for entry in listing.entries(section):
+                    pair = gone.get(entry.ino)
+                    if pair is not None and same_file(entry, pair[1]):
+                        moved |= self.move(pair[1], pair[0].ino, one.ino, entry)
+        return moved
+
+    def moved_from(self, entry: Entry) -> tuple[int, bytes] | None:
+        """Where the target holds this inode, if it is known to hold it under another name."""
+        if not entry.ino or entry.flags & MOUNT:
+            return None
+        if not self.journal.places(entry.ino):
+            return None
+        self.draft.settle()
+        for parent, name in self.journal.places(entry.ino):
+            held = self.draft.held(parent, name)
+            if held is not None and same_file(held, entry):
+                return parent, name
+        return None
+
+    def move(self, old: Entry, old_dir: int, new_dir: int, entry: Entry) -> bool:
+        """Sends the rename of what the target holds as old to entry's name. False: not possible."""
+        root = self.root
+        source, target = self.journal.path(old_dir, root), self.journal.path(new_dir, root)
+        if source is None or target is None:
+            return False
+        here, there = join(source, old.name), join(target, entry.name)
+        if there == here or there.startswith(here + b"/"):
+            return False
+        in_way = self.draft.held(new_dir, entry.name)
+        self.draft.flush()
+        work = self.draft.batch
+        self.draft.dir(old_dir, source)
+        self.draft.dir(new_dir, target)
+        moved = replace(old, name=entry.name)
+        work.suspects.append((new_dir, entry.name))
+        if in_way is not None and (in_way.kind == Kind.DIR or old.kind == Kind.DIR):
+            work.before.append(batch.step(Op.EXCHANGE, here, there, kind=old.kind))
+            displaced = replace(in_way, name=old.name)
+            work.suspects.append((old_dir, old.name))
+            work.before_edits.append(Put(old_dir, known(displaced)))
+            if not in_way.flags & PROBED:
+                work.before_edits += [
+                    Unplace(in_way.ino, new_dir, entry.name),
+                    self.draft.place(displaced, old_dir),
+                ]
+            self.dirty.add(old_dir, old.name, Touch.NAME | Touch.TREE, time.monotonic())
+            self.draft.gone.append((old_dir, source, known(displaced)))
+        else:
+            work.before.append(batch.step(Op.RENAME, here, there, kind=old.kind))
+            work.before_edits.append(Put(old_dir, tombstone(old.name)))
+            if in_way is not None and not in_way.flags & PROBED:
+                work.before_edits.append(Unplace(in_way.ino, new_dir, entry.name))
+        work.before_edits += [
+            Unplace(old.ino, old_dir, old.name),
+            Put(new_dir, known(moved)),
+        ]
+        if self.draft.placed(old):
+            work.before_edits.append(self.draft.place(moved, new_dir))
+        if old.kind == Kind.DIR or (in_way is not None and in_way.kind == Kind.DIR):
+            self.count += 1
+        self.draft.late[old_dir] = source
+        self.draft.late[new_dir] = target
+        self.draft.settle()
+        return True
