@@ -105,6 +105,10 @@ class Links:
             work.dirs[parent] = directory
             self.draft.late[parent] = directory
         self.draft.count(1, min(entry.size, self.draft.frame_bytes))
+        if others:
+            # Within a batch files go first; a name that is given to another file from here on
+            # must come behind the link.
+            self.draft.flush()
 
     def _places(self, entry: Entry) -> list[tuple[int, bytes]]:
         """Where the target holds names of this inode, as far as that is still so."""
