@@ -17,7 +17,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-
 _PR_SET_PDEATHSIG = 1
 
 
