@@ -7,12 +7,15 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from deeds import Deeds
 from hosts import Hosts, until
 from nursery import Nursery
+
+from i2node.repl.journal import Journal
 
 pytestmark = [
     pytest.mark.root,
@@ -135,6 +138,83 @@ def test_a_problem_ends_with_its_cause(scene: Scene) -> None:
     assert scene.problems() == 0
 
 
+def test_a_comparison_that_was_interrupted_is_still_owed(scene: Scene) -> None:
+    """The session that began it has said to the target which state the two have in common."""
+    scene.deeds.write(scene.source / "f", 9000)
+    scene.equal()
+    assert scene.hosts.stop_source() == 0
+    rot(scene.target / "f")
+    (database,) = (scene.hosts.homes["here"] / "var").rglob("index.db")
+    journal = Journal(database)
+    journal.doubt_all("strict")
+    journal.close()
+    scene.equal()
+    assert scene.hosts.stop_source() == 0
+    # Paid: content is not read again for nothing.
+    journal = Journal(database)
+    assert journal.all_doubt == ""
+    journal.close()
+
+
+@pytest.mark.parametrize("options", [(), ("--adopt",)])
+def test_a_journal_that_was_lost_is_made_up_for_by_content(
+    scene: Scene, options: tuple[str, ...]
+) -> None:
+    scene.deeds.write(scene.source / "f", 9000)
+    scene.deeds.write(scene.source / "g", 100)
+    scene.equal()
+    scene.hosts.kill_source()
+    for name in ("f", "g"):
+        rot(scene.target / name)
+    (database,) = (scene.hosts.homes["here"] / "var").rglob("index.db")
+    database.with_name("index.db-wal").unlink(missing_ok=True)
+    database.write_bytes(b"rubbish" * 4000)
+    scene.hosts.start_source(*options)
+    scene.equal()
+
+
+def rot(path: Path) -> None:
+    """Other bytes, and neither size nor time tells of it."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.write(b"ROT")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_lost_events_cost_a_look_at_everything_and_no_change(scene: Scene) -> None:
+    scene.deeds.make(scene.source / "old" / "deep")
+    with shortened_queue():
+        scene.hosts.start_target()
+        scene.hosts.start_source()
+        until("no replication", lambda: scene.hosts.in_sync())
+    for n in range(20):
+        scene.deeds.make(scene.source / "new" / f"{n}" / "below")
+        scene.deeds.write(scene.source / "new" / f"{n}" / "below" / "f", 10)
+        scene.deeds.write(scene.source / "old" / "deep" / f"{n}", 10)
+    until("nothing was lost", lambda: _overflows(scene) > 0)
+    scene.equal()
+    # What appeared meanwhile is watched.
+    scene.deeds.write(scene.source / "new" / "7" / "below" / "g", 10)
+    scene.equal()
+
+
+@contextmanager
+def shortened_queue() -> Iterator[None]:
+    """Watches that begin in here lose events from the fourth on."""
+    limit = Path("/proc/sys/fs/inotify/max_queued_events")
+    usual = limit.read_text()
+    limit.write_text("4")
+    try:
+        yield
+    finally:
+        limit.write_text(usual)
+
+
+def _overflows(scene: Scene) -> int:
+    report = scene.hosts.report()
+    return report.watch.overflows if report else 0
+
+
 def test_names_linked_otherwise_at_the_target_are_linked_anew(scene: Scene) -> None:
     """An adopted tree of equal files that are not equal names."""
     for side in (scene.source, scene.target):
@@ -160,6 +240,25 @@ def test_a_name_that_is_linked_later_and_written_through(scene: Scene) -> None:
     for name in ("a", "x"):
         scene.deeds.change(scene.source / name, 3, 20)
         scene.equal()
+
+
+def test_a_linked_file_that_changes_as_it_moves(scene: Scene) -> None:
+    """Its name is new, so it is linked; what else changed must not be taken for done by that."""
+    for name in ("x", "y"):
+        scene.deeds.write(scene.source / name, 100)
+        scene.deeds.leave(scene.source / name)
+        kept = max(scene.deeds.elsewhere.iterdir())
+        os.link(kept, scene.source / name)
+    scene.deeds.node(scene.source / "p")
+    scene.deeds.link(scene.source / "p", scene.source / "q")
+    scene.equal()
+    scene.deeds.move(scene.source / "x", scene.source / "a")
+    scene.deeds.mode(scene.source / "a", 0o600)
+    scene.deeds.move(scene.source / "y", scene.source / "b")
+    scene.deeds.change(scene.source / "b", 5, 10)
+    scene.deeds.link(scene.source / "p", scene.source / "c")
+    scene.deeds.owner(scene.source / "q", 1, 2)
+    scene.equal()
 
 
 def test_a_tree_that_grew_while_the_wire_was_down(scene: Scene) -> None:

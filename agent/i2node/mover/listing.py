@@ -22,6 +22,7 @@ Data = bytes | bytearray | memoryview
 
 HEAD: Final = struct.Struct("<IHBBIIIIQQQqIHHqqQQ16s")
 NAME_MAX: Final = 255
+_UP_TO_INO: Final = struct.Struct("<IHBBIIIIQ")
 
 _KINDS: Final = {int(k): k for k in Kind}
 _VERDICTS: Final = {int(v): v for v in Verdict}
@@ -205,6 +206,18 @@ def decode(record: Data) -> Entry:
 def kept(listing: Data, kind: Kind) -> Iterator[Entry]:
     """The entries of one kind."""
     return _decode(_pick(listing, lib.I2_PICK_KIND, kind)[0])
+
+
+def single(listing: Data) -> list[int]:
+    """The inode numbers of files with one name."""
+    found: list[int] = []
+    at = 0
+    while at < len(listing):
+        length, _, kind, _, _, _, _, nlink, ino = _UP_TO_INO.unpack_from(listing, at)
+        if nlink == 1 and kind != Kind.DIR:
+            found.append(ino)
+        at += length
+    return found
 
 
 def troubled(listing: Data) -> Iterator[Entry]:

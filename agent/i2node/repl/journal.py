@@ -11,6 +11,7 @@ import os
 import sqlite3
 import struct
 import threading
+from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -298,6 +299,14 @@ class Journal:
             for entry in listings.entries(records)
             if entry.ino == ino and not entry.flags & PROBED
         ]
+
+    def inodes(self) -> array[int]:
+        """The inode numbers of all files that are kept with one name, sorted."""
+        found: array[int] = array("Q")
+        with self._using("reading") as db:
+            for (records,) in db.execute("SELECT records FROM listing"):
+                found.extend(listings.single(records))
+        return array("Q", sorted(found))
 
     def lists(self, ino: int) -> bool:
         """Whether a listing is kept, be it an empty one."""

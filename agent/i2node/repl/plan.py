@@ -6,7 +6,8 @@ and writes down, in the same order, what the target is then expected to hold:
     before   directories made, names moved or removed
     files    small files, symlinks, nodes: read many at a time, among each other in no order
     large    files that go block by block, in order
-    after    further names of hard-linked files, once the first stands
+    linked   files with several names, each with what makes its other names
+    after    new names of files that the target holds under another
     metas    directories whose content is complete: owner, mode, attributes, times
 """
 
@@ -108,6 +109,15 @@ class Large:
     trusted: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """A file with several names: its content goes under one of them, the others (directory, name,
+    path) then become links to that, if it could be read."""
+
+    first: Large
+    others: tuple[tuple[int, bytes, bytes], ...]
+
+
 @dataclass(slots=True)
 class Batch:
     """What goes to the sender at a time. `dirs` are the directories it changes: inode → path."""
@@ -116,6 +126,7 @@ class Batch:
     before_edits: list[Edit] = field(default_factory=list)
     files: list[tuple[int, bytes, bytes]] = field(default_factory=list)
     large: list[Large] = field(default_factory=list)
+    linked: list[Linked] = field(default_factory=list)
     after: list[bytes] = field(default_factory=list)
     after_edits: list[Edit] = field(default_factory=list)
     metas: list[tuple[int, bytes, bytes]] = field(default_factory=list)
@@ -132,6 +143,7 @@ class Batch:
             or self.before_edits
             or self.files
             or self.large
+            or self.linked
             or self.after
             or self.after_edits
             or self.metas

@@ -12,6 +12,8 @@ from __future__ import annotations
 import errno
 import os
 import time
+from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -21,7 +23,7 @@ from i2node.fs.coalesce import Dirty, Touch, Work
 from i2node.fs.pathset import PathSet
 from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
-from i2node.model import MOUNT, PROBED, Entry, Kind, Verdict
+from i2node.model import MOUNT, PROBED, RACY, Entry, Kind, Verdict
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op
 from i2node.repl.journal import UNTIL_ASKED, Journal
@@ -30,6 +32,7 @@ from i2node.repl.plan import (
     Batch,
     Forget,
     Large,
+    Linked,
     Place,
     Put,
     Rekey,
@@ -129,7 +132,9 @@ class Planner:
         self._gone: list[tuple[int, bytes, bytes]] = []
         self._late: dict[int, bytes] = {}
         self._batch = Batch()
-        self._shipped_links: dict[int, int] = {}
+        self._linking: set[int] = set()
+        self._inodes: array[int] | None = None
+        self._walking = False
         self._visiting: list[Visit] = []
         self._changed_dirs: set[int] = set()
         self._moves = 0
@@ -141,7 +146,9 @@ class Planner:
         """The whole tree is to be compared."""
         self._stack = [Visit(b"", self.root.identity.ino, 0, b"", True, False)]
         self._gone.clear()
-        self._shipped_links.clear()
+        self._linking.clear()
+        self._inodes = None
+        self._walking = True
         self._changed_dirs.clear()
         self._twins.clear()
         self._moves = 0
@@ -160,7 +167,8 @@ class Planner:
     def live(self, works: list[Work], stop: Callable[[], bool]) -> bool:
         """Compares the dirty names that the watch gave."""
         self.sink.settle()
-        self._shipped_links.clear()
+        self._linking.clear()
+        self._walking = False
         self._changed_dirs.clear()
         self._twins.clear()
         self._moves = 0
@@ -725,63 +733,75 @@ class Planner:
 
     def _linked(self, found: Compared, entry: Entry) -> None:
         """One name of a file that has several: its content once, the other names as links."""
+        if entry.ino in self._linking or (found.touches is not None and self._batch):
+            # What this round already did to the file's names must stand in the journal, and live
+            # also what it did to files that had one name until a moment ago.
+            self._flush()
+            self.sink.settle()
+            self._linking.clear()
+        self._linking.add(entry.ino)
+        held = self._held(found.ino, entry.name)
+        here = held is not None and same_file(held, entry)
+        if here and held is not None and held.ctime == entry.ctime and not held.flags & RACY:
+            return
         path = join(found.path, entry.name)
-        root = self.root.identity.ino
-        others = [(d, n) for d, n in self._link_places(entry) if (d, n) != (found.ino, entry.name)]
-        leader = None
-        if entry.verdict != Verdict.DATA or self._ino_held(found.ino, entry.name) != entry.ino:
-            leader = next(iter(others), None)
+        others = [
+            (parent, name, join(base, name))
+            for parent, name in self._link_places(entry)
+            if (parent, name) != (found.ino, entry.name)
+            and (base := self.journal.path(parent, self.root.identity.ino)) is not None
+        ]
         work = self._dir(found.ino, found.path)
         place = Place(entry.ino, found.ino, entry.name)
-        if leader is not None:
-            base = self.journal.path(leader[0], root)
-            held = self._held(*leader)
-            if base is not None and held is not None:
-                step = batch.step(Op.LINK, path, join(base, leader[1]), kind=entry.kind)
-                work.after.append(step)
-                record = replace(entry, attrs=held.attrs, content=held.content)
-                # The first name was not kept while it was the only one.
-                first = Place(entry.ino, *leader)
-                work.after_edits += [Put(found.ino, known(record)), place, first]
-                self._count(1, 0)
-                return
-        if self._shipped_links.get(entry.ino) == entry.ctime:
-            work.after_edits += [Put(found.ino, known(entry)), place]
+        self._late[found.ino] = found.path
+        if others and not here:
+            parent, name, base = others[0]
+            known_as = self._held(parent, name)
+            assert known_as is not None
+            work.after.append(batch.step(Op.LINK, path, base, kind=entry.kind))
+            # As it is known there: what it has become since is told under a name of its own. And
+            # the first name was not kept while it was the only one.
+            work.after_edits += [
+                Put(found.ino, known(replace(known_as, name=entry.name))),
+                place,
+                Place(entry.ino, parent, name),
+            ]
+            self._count(1, 0)
             return
-        self._shipped_links[entry.ino] = entry.ctime
         self._changed(1, entry.size)
-        if entry.kind == Kind.FILE and entry.size > self.small_max:
-            work.large.append(Large(found.ino, path, entry))
-        else:
-            work.files.append((found.ino, found.path, listing.encode(entry)))
-        for parent, name in others:
-            base = self.journal.path(parent, root)
-            if base is not None:
-                work.dirs[parent] = base
-                self._late[parent] = base
-                work.after.append(batch.step(Op.LINK, join(base, name), path, kind=entry.kind))
+        work.linked.append(Linked(Large(found.ino, path, entry), tuple(others)))
+        work.before_edits.append(place)
+        for parent, name, other in others:
+            directory = other[: -len(name) - 1]
+            work.dirs[parent] = directory
+            self._late[parent] = directory
         self._count(1, min(entry.size, self.frame_bytes))
-        # The next name of the same inode must find this one.
-        work.after_edits.append(place)
-        self._flush()
-        self.sink.settle()
 
     def _link_places(self, entry: Entry) -> list[tuple[int, bytes]]:
         """Where the target holds names of this inode; those that no longer hold it are passed
         over."""
-        for places in (self.journal.places, self.journal.find_inode):
-            found = [
-                (parent, name)
-                for parent, name in places(entry.ino)
-                if (held := self._held(parent, name)) is not None and same_file(held, entry)
-            ]
-            if found:
-                return found
-        return []
+        found = self._holding(self.journal.places(entry.ino), entry)
+        if not found and self._may_hold(entry.ino):
+            found = self._holding(self.journal.find_inode(entry.ino), entry)
+        return found
 
-    def _ino_held(self, parent: int, name: bytes) -> int | None:
-        held = self._held(parent, name)
-        return held.ino if held is not None and not held.flags & PROBED else None
+    def _holding(self, places: list[tuple[int, bytes]], entry: Entry) -> list[tuple[int, bytes]]:
+        return [
+            (parent, name)
+            for parent, name in places
+            if (held := self._held(parent, name)) is not None and same_file(held, entry)
+        ]
+
+    def _may_hold(self, ino: int) -> bool:
+        """Whether the journal may know an inode of which it keeps no place: a file that had one
+        name when it was sent. A walk asks a snapshot of all numbers, since a search for each group
+        of a tree full of links would take forever; live, the journal itself is searched."""
+        if not self._walking:
+            return True
+        if self._inodes is None:
+            self._inodes = self.journal.inodes()
+        at = bisect_left(self._inodes, ino)
+        return at < len(self._inodes) and self._inodes[at] == ino
 
     def _meta(
         self, parent: int, parent_path: bytes, entry: Entry, doubt: int, doubt_path: bytes

@@ -17,6 +17,8 @@ Paths and listings are bytes; a listing or signature longer than PART goes in se
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -33,6 +35,7 @@ from i2node.errors import (
     TargetFault,
     UsageError,
 )
+from i2node.model import show
 from i2node.mover import listing
 from i2node.net.channel import Channel
 from i2node.repl.large import Basis
@@ -43,6 +46,11 @@ durable."""
 
 PART = 1 << 20
 """Bytes of a listing or signature in one message."""
+
+OF_ONE_PATH = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.EACCES, errno.ENAMETOOLONG}
+)
+"""Why one directory cannot be listed that says nothing of the others: a mount on it, for one."""
 
 ANSWER_TIMEOUT = 600.0
 """Seconds for one answer: a strict probe of a large directory reads all of it."""
@@ -147,7 +155,8 @@ class Remote:
     def probe(
         self, dirs: list[tuple[bytes, tuple[bytes, ...]]], content: bool
     ) -> list[bytes | None]:
-        """What the target holds in directories; None where it holds no such directory."""
+        """What the target holds in directories; None where it holds no such directory, or something
+        is in the way there: then what is sent below it is refused, path by path."""
         n = self._ask({"t": "probe", "content": content, "dirs": [[p, list(s)] for p, s in dirs]})
         found: list[bytes | None] = [None] * len(dirs)
         parts: list[bytes] = []
@@ -166,8 +175,11 @@ class Remote:
             if status == 0:
                 listing.check(told)
                 found[i] = told
-            elif status not in (2, 20):
-                raise SessionError(f"the target cannot list a directory: errno {status}")
+            elif status not in OF_ONE_PATH:
+                cause = os.strerror(status) if isinstance(status, int) else "no status"
+                raise SessionError(
+                    f"the target cannot list {show(dirs[i][0]) or 'its root'}: {cause}"
+                )
         return found
 
     def sign(self, path: bytes) -> Basis | None:

@@ -28,7 +28,7 @@ from i2node.net.seal import Buffer, Sealer
 from i2node.net.stream import DataStream
 from i2node.repl.journal import Journal
 from i2node.repl.large import LargeReader
-from i2node.repl.plan import Batch, Edit, Large, join, known, unsettled
+from i2node.repl.plan import Batch, Edit, Large, Linked, join, known, unsettled
 from i2node.repl.remote import FLUSH, STEPS
 
 QUEUED_BATCHES = 4
@@ -283,6 +283,8 @@ class Sender:
         self._pack(work.files, work.large)
         for item in work.large:
             self._ship(item)
+        for group in work.linked:
+            self._ship_linked(group)
         self._steps(work.after, work.after_edits)
         self._pack([m for m in work.metas if m[0]], [])
         for parent, _, record in work.metas:
@@ -410,6 +412,25 @@ class Sender:
             self._stray(item.dir, item.path.rpartition(b"/")[0], (item.entry.name,))
         elif self.large.outcome is not None:
             self._shipped(item, self.large.outcome)
+
+    def _ship_linked(self, group: Linked) -> None:
+        """A file under the first of its names; the others follow only if it could be read."""
+        first = group.first
+        directory, _, name = first.path.rpartition(b"/")
+        large = [first] if first.entry.size > self.small_max else []
+        if not large:
+            self._pack([(first.dir, directory, listing.encode(first.entry))], large)
+        for item in large:
+            self._ship(item)
+        found = self.journal.select(first.dir, [name])
+        now = next(iter(listing.entries(found)), None)
+        if now is None or now.ino != first.entry.ino or now.ctime < first.entry.ctime:
+            for parent, other, _ in group.others:
+                self.again(parent, other)
+            return
+        for parent, other, path in group.others:
+            self.journal.put(parent, known(replace(now, name=other)))
+            self._append(batch.step(Op.LINK, path, first.path, kind=now.kind))
 
     def _suspect(self, seq: int) -> None:
         """The file under way is in doubt until its last frame has arrived."""

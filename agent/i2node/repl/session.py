@@ -346,7 +346,7 @@ class Session:
         owed = journal.all_doubt
         strict = opened.status != "fresh" and (
             (self.options.check == "strict" and not self._walked)
-            or (opened.status == "unknown" and not self.options.adopt)
+            or (opened.status == "unknown" and (journal.rebuilt or not self.options.adopt))
             or owed == "strict"
         )
         quick = opened.status != "fresh" and (
