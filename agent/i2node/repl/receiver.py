@@ -33,6 +33,7 @@ from i2node.net.seal import Opener
 from i2node.net.stream import DataStream
 from i2node.repl.large import SIGNED_MAX
 from i2node.repl.ledger import Ledger
+from i2node.repl.plan import named_root
 from i2node.repl.remote import FLUSH, PART, STEPS, error_message
 from i2node.repl.windows import Signing, windows
 
@@ -351,7 +352,9 @@ class Receiver:
             if not path:
                 skip = (*skip, *self.tree.skip)
             (answer,) = batch.list_dirs(root.fd, root.dev, [(path, skip)])
-            told = b""
+            told = own = b""
+            if not answer.status and not path:
+                own = named_root(listing.decode(answer.own))
             if not answer.status and answer.entries:
                 group = bytearray(batch.group(path, answer.entries))
                 batch.digest_files(root.fd, root.dev, group, content=content, threads=2)
@@ -367,6 +370,7 @@ class Receiver:
                         "n": n,
                         "i": i,
                         "status": answer.status,
+                        "own": own,
                         "part": told[at : at + PART],
                         "last": at + PART >= len(told),
                     }
