@@ -304,3 +304,18 @@ def test_a_delta_costs_what_changed(disk: Path, tmp_path: Path) -> None:
     assert differences(seen(source), seen(target)) == []
     for tree in (source, target):
         shutil.rmtree(tree)
+
+
+def test_a_target_that_drifted_is_not_patched(tmp_path: Path) -> None:
+    """Somebody wrote to a large file of the target: the delta is refused, and made anew."""
+    source, target = trees(tmp_path, "drift")
+    (source / "f").write_bytes(os.urandom(8 << 20))
+    mirror(tmp_path / "home", source, target)
+    for tree, at in ((target, 5 << 20), (source, 3 << 20)):
+        with open(tree / "f", "r+b") as file:
+            file.seek(at)
+            file.write(b"written")
+    done = mirror(tmp_path / "home", source, target)
+    assert done["problem_count"] == 0
+    assert isinstance(done["bytes_sent"], int) and done["bytes_sent"] < 1 << 20
+    assert differences(seen(source), seen(target)) == []
