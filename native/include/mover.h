@@ -275,14 +275,14 @@ struct i2_fault {
  * flags: I2_APPLY_NO_OWNER: the process may not chown, do not try.
  * Returns the number of steps gone through, with or without a fault: fewer than there are after a fatal
  * one; *faults in: room, out: noted (never more than room; the rest
- * is lost but counted in *more). -EINVAL: the payload is not sound, nothing was done. */
+ * is lost but counted in *more, except that a fatal one takes the last place). -EINVAL: the payload is not sound, nothing was done. */
 int64_t i2_apply(int root, int stage, const uint8_t *steps, size_t len, int flags,
                  struct i2_fault *fault, uint64_t *faults, uint64_t *more);
 #define I2_APPLY_NO_OWNER 1
 #define I2_APPLY_VERIFY 2 /* contents with a digest are checked against it; a staged file is read back */
 
-/* Opens a file beneath root for reading, following no link. Returns a descriptor, the caller's, or
- * -errno. */
+/* Opens a regular file beneath root for reading, following no link. Returns a descriptor, the caller's,
+ * or -errno: ENOENT where something else stands, ELOOP a symlink. */
 int64_t i2_open(int root, uint64_t dev, const uint8_t *path, size_t len);
 
 /* syncfs(2): returns when the file system that fd is on has everything on disk. 0 or -errno. */

@@ -31,7 +31,9 @@ void i2_fault(struct i2_site *site, int what, int err)
     if (fatal) site->fatal = 1;
     if (site->noted == site->room) {
         site->more++;
-        return;
+        /* A fatal fault is told whatever the room: the caller must know that it is not through. */
+        if (!fatal || !site->room) return;
+        site->noted--;
     }
     site->fault[site->noted++] = (struct i2_fault){
         .step = site->index, .status = -err, .what = (uint32_t)what, .fatal = (uint32_t)fatal};

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "mover.h"
@@ -23,10 +24,11 @@ int64_t i2_open(int root, uint64_t dev, const uint8_t *path, size_t len)
     int dir = i2_open_dir(&k, root, dev, path, parent_len, &self);
     if (dir < 0)
         return dir;
-    int flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
-    int fd = i2_open_in(&k, dir, name, flags | O_NOATIME);
-    if (fd == -EPERM)
-        fd = i2_open_in(&k, dir, name, flags);
+    /* A peer may ask for any name: opening a device or a pipe can do something already. */
+    struct stat st;
+    int fd = fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) < 0 ? -errno : 0;
+    if (!fd && !S_ISREG(st.st_mode)) fd = S_ISLNK(st.st_mode) ? -ELOOP : -ENOENT;
+    if (!fd) fd = i2_open_in(&k, dir, name, O_RDONLY | O_NONBLOCK | O_NOATIME);
     close(dir);
     return fd;
 }

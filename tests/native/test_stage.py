@@ -371,3 +371,16 @@ def test_an_attribute_too_large_is_no_full_disk(tmp_path: Path) -> None:
         target.close()
     finally:
         subprocess.run(["umount", mount], check=True)
+
+
+def test_only_a_regular_file_is_opened(target: Target) -> None:
+    os.mkfifo(target.root / "fifo")
+    (target.root / "link").symlink_to("f")
+    (target.root / "d").mkdir()
+    (target.root / "f").write_bytes(b"x")
+    dev = os.fstat(target.fds[0]).st_dev
+    for name, status in ((b"fifo", errno.ENOENT), (b"link", errno.ELOOP), (b"d", errno.ENOENT)):
+        with pytest.raises(OSError) as told:
+            batch.open_file(target.fds[0], dev, name)
+        assert told.value.errno == status
+    os.close(batch.open_file(target.fds[0], dev, b"f"))

@@ -43,7 +43,7 @@ class Wire:
         ledger = Ledger(place / "var" / "targets")
 
         def serve(channel: Channel) -> None:
-            Receiver(channel, ledger, place / "var", [place]).run()
+            Receiver(channel, ledger, place / "var", [place], checkpoint_s=1.0).run()
 
         self.listener = Listener("127.0.0.1", 0, there, on_channel=serve)
         self.listener.start()

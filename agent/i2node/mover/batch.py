@@ -357,13 +357,19 @@ def steps_check(payload: bytes | bytearray | memoryview) -> int:
 
 def step_at(payload: bytes | bytearray | memoryview, i: int) -> tuple[Op, bytes, bytes]:
     """Op, path and other path (or symlink target) of step `i` of a sound payload, for messages."""
-    at = 0
-    for _ in range(i):
-        at += STEP.unpack_from(payload, at)[0]
+    at = step_offset(payload, i)
     fields = STEP.unpack_from(payload, at)
     start = at + STEP.size
     middle = start + fields[4]
     return Op(fields[1]), bytes(payload[start:middle]), bytes(payload[middle : middle + fields[5]])
+
+
+def step_offset(payload: bytes | bytearray | memoryview, i: int) -> int:
+    """Where step `i` of a sound payload begins."""
+    at = 0
+    for _ in range(i):
+        at += int(STEP.unpack_from(payload, at)[0])
+    return at
 
 
 def apply(

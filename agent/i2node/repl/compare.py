@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from i2node.config import Config
@@ -89,6 +89,8 @@ def _walk(
             if answer.status:
                 cause = os.strerror(answer.status)
                 raise SessionError(f"cannot list {show(path) or 'the source'}: {cause}")
+            if not path:
+                found += _roots(answer.own, remote.root)
             if theirs is None:
                 found.append(Difference(path, "missing", "no such directory on the target"))
                 continue
@@ -99,7 +101,7 @@ def _walk(
                 if a is not None:
                     counts["directories" if a.kind == Kind.DIR else "files"] += 1
                     counts["bytes"] += a.size if a.kind == Kind.FILE else 0
-                found += _judge(full, a, b)
+                found += _judge(full, a, b, strict)
                 if a is not None and b is not None:
                     if a.kind == b.kind == Kind.DIR and not a.flags & MOUNT:
                         stack.append(full)
@@ -133,7 +135,16 @@ def _pairs(
         yield name, a.get(name), b.get(name)
 
 
-def _judge(path: bytes, a: Entry | None, b: Entry | None) -> Iterator[Difference]:
+def _roots(own: bytes, told: bytes | None) -> Iterator[Difference]:
+    """What differs between the two roots themselves; their attributes are not told."""
+    theirs = next(listing.entries(told), None) if told else None
+    if theirs is not None:
+        yield from _judge(b".", replace(listing.decode(own), attrs=0), replace(theirs, attrs=0))
+
+
+def _judge(
+    path: bytes, a: Entry | None, b: Entry | None, strict: bool = False
+) -> Iterator[Difference]:
     """What differs between the two entries of one name."""
     if a is None or b is None:
         side = a or b
@@ -147,6 +158,9 @@ def _judge(path: bytes, a: Entry | None, b: Entry | None) -> Iterator[Difference
         return
     if a.kind == Kind.FILE and a.size != b.size:
         yield Difference(path, "size", f"{a.size} / {b.size}")
+    elif strict and a.kind == Kind.FILE and not (any(a.content) and any(b.content)):
+        where = "there" if any(a.content) else "here"
+        yield Difference(path, "content", f"could not be read {where}")
     elif a.content != b.content and any(a.content) and any(b.content):
         yield Difference(path, "content", "same size, other bytes")
     if a.mode != b.mode and a.kind != Kind.SYMLINK:

@@ -33,6 +33,7 @@ from i2node.net.seal import Opener
 from i2node.net.stream import DataStream
 from i2node.repl.large import SIGNED_MAX
 from i2node.repl.ledger import Ledger
+from i2node.repl.plan import named_root
 from i2node.repl.remote import FLUSH, PART, STEPS, error_message
 from i2node.repl.windows import Signing, windows
 
@@ -41,7 +42,8 @@ _log = logging.getLogger(__name__)
 QUEUED_FRAMES = 6
 RETRY_S = 1.0
 """Between two attempts to apply what the disk refused."""
-FAULTS_A_FRAME = 256
+FAULTS_A_STEP = 8
+"""One step can fail at its owner, mode, attributes, times and more."""
 
 
 class Receiver:
@@ -255,20 +257,30 @@ class Receiver:
                 told = now
 
     def _apply_frame(self, seq: int, payload: bytes | memoryview, flags: int) -> None:
-        """Applies one frame, as often as the disk refuses it."""
+        """Applies one frame; where the disk refuses, it goes on with the step that was refused,
+        since doing some steps twice (a rename, an exchange) is not doing them once."""
         assert self.tree is not None
+        done = 0
+        rest = memoryview(payload)
         while not self._over:
             with self._disk:
                 stage = self.tree.stage()
                 result = batch.apply(
-                    self.tree.root.fd, stage, payload, flags=flags, room=FAULTS_A_FRAME
+                    self.tree.root.fd,
+                    stage,
+                    rest,
+                    flags=flags,
+                    room=FAULTS_A_STEP * (len(rest) // batch.STEP.size),
                 )
             fatal = next((f for f in result.faults if f.fatal), None)
+            noted = [replace(f, step=f.step + done) for f in result.faults if not f.fatal]
+            if noted:
+                self._report(seq, payload, noted)
             if fatal is None:
-                if result.faults:
-                    self._report(seq, payload, result.faults)
                 return
-            op, path, _ = batch.step_at(payload, fatal.step)
+            op, path, _ = batch.step_at(rest, fatal.step)
+            done += result.done
+            rest = rest[batch.step_offset(rest, result.done) :]
             cause = f"{os.strerror(fatal.status)} at {op.name.lower()} of {show(path)}"
             log.event(_log, logging.WARNING, "target-stalled", rule=self.rule, cause=cause)
             self.channel.send({"t": "stalled", "cause": cause, "remedy": remedy_for(fatal.status)})
@@ -276,11 +288,18 @@ class Receiver:
                 self._wake.wait_for(lambda: self._over, RETRY_S)
 
     def _report(self, seq: int, payload: bytes | memoryview, faults: Sequence[batch.Fault]) -> None:
-        rows = []
+        """Tells the source of every one: what it does not hear of it takes for done."""
+        rows: list[list[object]] = []
+        size = step = at = 0
         for fault in faults:
-            op, path, other = batch.step_at(payload, fault.step)
+            at += batch.step_offset(memoryview(payload)[at:], fault.step - step)
+            step = fault.step
+            op, path, other = batch.step_at(memoryview(payload)[at:], 0)
             rows.append([path, other, int(op), fault.status, int(fault.what)])
-        self.channel.send({"t": "faults", "seq": seq, "faults": rows})
+            size += len(path) + len(other) + 32
+            if size >= PART or fault is faults[-1]:
+                self.channel.send({"t": "faults", "seq": seq, "faults": rows})
+                rows, size = [], 0
 
     def _commit(self, opener: Opener) -> None:
         """Durability by the group: at once when the source has nothing more, else every few
@@ -333,7 +352,9 @@ class Receiver:
             if not path:
                 skip = (*skip, *self.tree.skip)
             (answer,) = batch.list_dirs(root.fd, root.dev, [(path, skip)])
-            told = b""
+            told = own = b""
+            if not answer.status and not path:
+                own = named_root(listing.decode(answer.own))
             if not answer.status and answer.entries:
                 group = bytearray(batch.group(path, answer.entries))
                 batch.digest_files(root.fd, root.dev, group, content=content, threads=2)
@@ -349,6 +370,7 @@ class Receiver:
                         "n": n,
                         "i": i,
                         "status": answer.status,
+                        "own": own,
                         "part": told[at : at + PART],
                         "last": at + PART >= len(told),
                     }

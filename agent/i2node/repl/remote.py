@@ -4,7 +4,7 @@
     open   {rule, root, tokens,       → opened  {status, token, parts, owner}
             next, adopt, read_only}   → error   {code, cause, remedy}
     stream {number, encrypt, secret}    (a data stream is opened beside; frames flow one way)
-    probe  {n, content, dirs}         → probed  {n, i, status, part, last}
+    probe  {n, content, dirs}         → probed  {n, i, status, own, part, last}
     sign   {n, path}                  → signed  {n, size, mtime: [s, ns], block, part, last}
                                       ← applied {seq}            done, visible
                                       ← durable {seq}            will survive a power cut
@@ -107,6 +107,8 @@ class Remote:
         self.on_stalled: Callable[[str, str], None] = lambda cause, remedy: None
         self.on_lost: Callable[[I2Error], None] = lambda error: None
         self.error: I2Error | None = None
+        self.root: bytes | None = None
+        """The target root's own record, as the last probe of it told."""
         self._lock = threading.Condition()
         self._asked = 0
         self._answers: dict[int, list[dict[str, object]]] = {}
@@ -167,6 +169,8 @@ class Remote:
             if not (isinstance(i, int) and 0 <= i < len(dirs) and isinstance(part, bytes)):
                 raise ProtocolError("the target's answer to a probe is malformed")
             parts.append(part)
+            if not dirs[i][0] and isinstance(own := answer.get("own"), bytes) and own:
+                self.root = own
             if not answer.get("last"):
                 continue
             told = b"".join(parts)

@@ -334,6 +334,16 @@ class Session:
             adopt=self.options.adopt,
             source=f"{os.uname().nodename}:{show(self._source)}",
         )
+        if not opened.owner:
+            # Once, not for every file: it is the same cause and the same remedy for all of them.
+            log.event(
+                _log,
+                logging.WARNING,
+                "owners-not-kept",
+                rule=self.rule,
+                cause="the target's agent is not root: what it writes belongs to its own user",
+                remedy="run the target's agent as root",
+            )
         if opened.status == "fresh":
             identity = journal.get("identity")
             journal.wipe()
