@@ -121,6 +121,26 @@ def test_a_number_used_again_does_not_cost_its_new_owner_anything(scene: Scene) 
     scene.equal()
 
 
+def test_a_directory_made_anew_with_its_old_number(scene: Scene) -> None:
+    path = scene.source / "d"
+    scene.deeds.make(path)
+    scene.deeds.write(path / "f", 100)
+    scene.equal()
+    scene.hosts.kill_source()
+    number = path.stat().st_ino
+    scene.deeds.remove(path)
+    for n in range(3000):
+        other = scene.deeds.elsewhere / f"{n}"
+        other.mkdir()
+        if other.stat().st_ino == number:
+            break
+    else:
+        pytest.skip("this file system does not use numbers again soon")
+    other.rename(path)
+    scene.deeds.write(path / "g", 100)
+    scene.equal()
+
+
 def test_a_new_directory_under_an_old_name_while_the_old_one_moves_in_there(scene: Scene) -> None:
     scene.deeds.make(scene.source / "data" / "deep")
     scene.deeds.write(scene.source / "data" / "deep" / "f", 100_000)

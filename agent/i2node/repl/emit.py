@@ -110,7 +110,7 @@ class Emitter:
                 self.draft.late[entry.ino] = path
             return
         held = self.draft.held(found.ino, entry.name) if entry.verdict != Verdict.NEW else None
-        swapped = held is not None and held.kind == Kind.DIR and held.ino != entry.ino
+        swapped = held is not None and entry.verdict == Verdict.SWAPPED
         ours = swapped and (found.ino, entry.name) in self.journal.places(held.ino if held else 0)
         work = self.draft.dir(found.ino, found.path)
         if held is not None and ours and not held.flags & PROBED:
