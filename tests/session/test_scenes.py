@@ -283,6 +283,20 @@ def test_names_linked_otherwise_at_the_target_are_linked_anew(scene: Scene) -> N
     scene.equal()
 
 
+def test_a_third_name_joins_two_that_were_adopted(scene: Scene) -> None:
+    for side in (scene.source, scene.target):
+        (side / "d").mkdir()
+        (side / "d" / "b").write_bytes(bytes(9000))
+        os.link(side / "d" / "b", side / "d" / "e")
+    for name in ("d/c", "z"):
+        os.link(scene.source / "d" / "b", scene.source / name)
+    for side in (scene.source, scene.target):
+        os.utime(side / "d" / "b", ns=(1, 1))
+    scene.hosts.start_target()
+    scene.hosts.start_source("--adopt")
+    scene.equal()
+
+
 def test_a_name_that_is_linked_later_and_written_through(scene: Scene) -> None:
     scene.deeds.write(scene.source / "x", 100)
     scene.equal()
