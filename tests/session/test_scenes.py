@@ -283,6 +283,16 @@ def test_names_linked_otherwise_at_the_target_are_linked_anew(scene: Scene) -> N
     scene.equal()
 
 
+def test_a_linked_name_that_went_to_another_file_stays_with_it(scene: Scene) -> None:
+    scene.deeds.node(scene.source / "b")
+    scene.deeds.link(scene.source / "b", scene.source / "e")
+    scene.equal()
+    scene.hosts.kill_source()
+    scene.deeds.symlink("e", scene.source / "c")
+    scene.deeds.exchange(scene.source / "c", scene.source / "b")
+    scene.equal()
+
+
 def test_a_third_name_joins_two_that_were_adopted(scene: Scene) -> None:
     for side in (scene.source, scene.target):
         (side / "d").mkdir()

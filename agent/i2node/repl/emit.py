@@ -180,12 +180,15 @@ class Emitter:
         """One name of a file that has several: its content once, the other names as links."""
         path = join(found.path, entry.name)
         root = self.root.identity.ino
-        others = [
-            (d, n) for d, n in self.draft.link_places(entry) if (d, n) != (found.ino, entry.name)
-        ]
+        here = (found.ino, entry.name)
+        names = [n for n in self.draft.link_places(entry) if n != here]
+        seen = [self._number_at(*n) for n in names]
+        # Of a name that has gone to another file the journal may not have heard yet.
+        others = [n for n, ino in zip(names, seen, strict=True) if ino == entry.ino]
+        parting = [n for n, ino in zip(names, seen, strict=True) if ino == 0]
         leader = None
         if entry.verdict != Verdict.DATA or self._ino_held(found.ino, entry.name) != entry.ino:
-            leader = next(iter(others), None)
+            leader = next(iter(others or parting), None)
         work = self.draft.dir(found.ino, found.path)
         place = Place(entry.ino, found.ino, entry.name)
         held = self.draft.held(*leader) if leader is not None else None
@@ -238,6 +241,16 @@ class Emitter:
         # The next name of the same inode must find this one.
         work.after_edits.append(place)
         self.draft.settle()
+
+    def _number_at(self, parent: int, name: bytes) -> int:
+        """The inode that the source has under a name now; 0 where there is none."""
+        path = self.journal.path(parent, self.root.identity.ino)
+        if path is None:
+            return 0
+        answer = batch.stat_names(self.root.fd, self.root.dev, path, [name])
+        if answer.status or listing.decode(answer.own).ino != parent:
+            return 0
+        return next((e.ino for e in listing.entries(answer.entries)), 0)
 
     def _ino_held(self, parent: int, name: bytes) -> int | None:
         held = self.draft.held(parent, name)
