@@ -15,7 +15,12 @@ from deeds import Deeds
 from hosts import Hosts, until
 from nursery import Nursery
 
+from i2node.fs.coalesce import Dirty
+from i2node.fs.pathset import PathSet
+from i2node.fs.tree import Root
 from i2node.repl.journal import Journal
+from i2node.repl.plan import Batch, Place
+from i2node.repl.planner import Planner
 
 pytestmark = [
     pytest.mark.root,
@@ -75,6 +80,52 @@ def test_directories_that_change_places_take_their_changes_along(scene: Scene) -
     scene.deeds.write(scene.source / "a" / "same" / "new", 100)
     scene.deeds.write(scene.source / "b" / "new", 100)
     scene.equal()
+
+
+def test_the_times_of_a_directory_are_not_taken_from_the_one_that_replaced_it(
+    tmp_path: Path,
+) -> None:
+    """The exchange falls between the look at what is in a directory and that at its own times."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    root = Root(os.fsencode(tmp_path))
+    journal = Journal(tmp_path / "state" / "index.db")
+    sent: list[Batch] = []
+
+    class Kept:
+        def submit(self, work: Batch) -> None:
+            for edit in work.before_edits:
+                edit.note(journal)
+            sent.append(work)
+
+        def settle(self) -> None:
+            pass
+
+        def arrive(self) -> int | None:
+            return None
+
+    planner = Planner(
+        root, journal, Kept(), PathSet(root.path, [b"state"]), Dirty(), None, _asked, _asked, 9, 9
+    )
+    number = (tmp_path / "a").stat().st_ino
+    Place(number, root.identity.ino, b"a", True).note(journal)
+    planner.draft.late[number] = b"a"
+    (tmp_path / "a").rename(tmp_path / "c")
+    (tmp_path / "b").rename(tmp_path / "a")
+    planner.emitter.finish()
+    assert [work.metas for work in sent] == [[]]
+    assert planner.dirty.count() == 1
+    (tmp_path / "a").rename(tmp_path / "b")
+    (tmp_path / "c").rename(tmp_path / "a")
+    planner.draft.late[number] = b"a"
+    planner.emitter.finish()
+    assert len(sent[-1].metas) == 1
+    journal.close()
+    root.close()
+
+
+def _asked(*_: object) -> list[bytes | None]:
+    raise AssertionError("nothing is to be asked")
 
 
 @pytest.mark.parametrize("at_once", [True, False])

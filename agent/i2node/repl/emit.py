@@ -305,6 +305,10 @@ class Emitter:
         if answer.status:
             return
         own = listing.decode(answer.own)
+        if own.ino != ino:
+            # Another stands there since; each is looked at again under the name it has now.
+            self.dirty.add_dir(ino, False, time.monotonic())
+            return
         if ino == self.root.identity.ino:
             self.draft.meta(0, b"", own, ino, path)
             return
