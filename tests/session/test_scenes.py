@@ -15,7 +15,12 @@ from deeds import Deeds
 from hosts import Hosts, until
 from nursery import Nursery
 
+from i2node.fs.coalesce import Dirty
+from i2node.fs.pathset import PathSet
+from i2node.fs.tree import Root
 from i2node.repl.journal import Journal
+from i2node.repl.plan import Batch, Place
+from i2node.repl.planner import Planner
 
 pytestmark = [
     pytest.mark.root,
@@ -77,6 +82,52 @@ def test_directories_that_change_places_take_their_changes_along(scene: Scene) -
     scene.equal()
 
 
+def test_the_times_of_a_directory_are_not_taken_from_the_one_that_replaced_it(
+    tmp_path: Path,
+) -> None:
+    """The exchange falls between the look at what is in a directory and that at its own times."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    root = Root(os.fsencode(tmp_path))
+    journal = Journal(tmp_path / "state" / "index.db")
+    sent: list[Batch] = []
+
+    class Kept:
+        def submit(self, work: Batch) -> None:
+            for edit in work.before_edits:
+                edit.note(journal)
+            sent.append(work)
+
+        def settle(self) -> None:
+            pass
+
+        def arrive(self) -> int | None:
+            return None
+
+    planner = Planner(
+        root, journal, Kept(), PathSet(root.path, [b"state"]), Dirty(), None, _asked, _asked, 9, 9
+    )
+    number = (tmp_path / "a").stat().st_ino
+    Place(number, root.identity.ino, b"a", True).note(journal)
+    planner.draft.late[number] = b"a"
+    (tmp_path / "a").rename(tmp_path / "c")
+    (tmp_path / "b").rename(tmp_path / "a")
+    planner.emitter.finish()
+    assert [work.metas for work in sent] == [[]]
+    assert planner.dirty.count() == 1
+    (tmp_path / "a").rename(tmp_path / "b")
+    (tmp_path / "c").rename(tmp_path / "a")
+    planner.draft.late[number] = b"a"
+    planner.emitter.finish()
+    assert len(sent[-1].metas) == 1
+    journal.close()
+    root.close()
+
+
+def _asked(*_: object) -> list[bytes | None]:
+    raise AssertionError("nothing is to be asked")
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 def test_directories_of_one_shape_that_were_to_change_places(scene: Scene, at_once: bool) -> None:
     """The exchange was written down, and lost on its way: names, sizes and times of the two are the
@@ -118,6 +169,26 @@ def test_a_number_used_again_does_not_cost_its_new_owner_anything(scene: Scene) 
     scene.deeds.write(scene.source / "new" / "below" / "g", 100)
     scene.equal()
     scene.deeds.write(scene.source / "new" / "below" / "h", 100)
+    scene.equal()
+
+
+def test_a_directory_made_anew_with_its_old_number(scene: Scene) -> None:
+    path = scene.source / "d"
+    scene.deeds.make(path)
+    scene.deeds.write(path / "f", 100)
+    scene.equal()
+    scene.hosts.kill_source()
+    number = path.stat().st_ino
+    scene.deeds.remove(path)
+    for n in range(3000):
+        other = scene.deeds.elsewhere / f"{n}"
+        other.mkdir()
+        if other.stat().st_ino == number:
+            break
+    else:
+        pytest.skip("this file system does not use numbers again soon")
+    other.rename(path)
+    scene.deeds.write(path / "g", 100)
     scene.equal()
 
 
@@ -258,6 +329,30 @@ def test_names_linked_otherwise_at_the_target_are_linked_anew(scene: Scene) -> N
     for side in (scene.source, scene.target):
         for name in ("a", "b", "c", "d"):
             os.utime(side / name, ns=(1, 1))
+    scene.hosts.start_target()
+    scene.hosts.start_source("--adopt")
+    scene.equal()
+
+
+def test_a_linked_name_that_went_to_another_file_stays_with_it(scene: Scene) -> None:
+    scene.deeds.node(scene.source / "b")
+    scene.deeds.link(scene.source / "b", scene.source / "e")
+    scene.equal()
+    scene.hosts.kill_source()
+    scene.deeds.symlink("e", scene.source / "c")
+    scene.deeds.exchange(scene.source / "c", scene.source / "b")
+    scene.equal()
+
+
+def test_a_third_name_joins_two_that_were_adopted(scene: Scene) -> None:
+    for side in (scene.source, scene.target):
+        (side / "d").mkdir()
+        (side / "d" / "b").write_bytes(bytes(9000))
+        os.link(side / "d" / "b", side / "d" / "e")
+    for name in ("d/c", "z"):
+        os.link(scene.source / "d" / "b", scene.source / name)
+    for side in (scene.source, scene.target):
+        os.utime(side / "d" / "b", ns=(1, 1))
     scene.hosts.start_target()
     scene.hosts.start_source("--adopt")
     scene.equal()

@@ -127,6 +127,9 @@ class Belief:
         self.journal.replace(ino, heard)
         self.in_doubt.discard(ino)
         self.journal.certain(ino)
+        if not path:
+            # No listing tells what the target's root itself looks like: it is set anew.
+            self.journal.set("root", b"")
         if pending is not None:
             self.journal.doubt(ino, path, pending)
         return heard
@@ -182,11 +185,11 @@ class Belief:
             # It is there, whatever its own attributes are: what goes into it must find the way.
             if entry.verdict == Verdict.META and entry.ino and not entry.flags & MOUNT:
                 work.before_edits.append(self.draft.place(entry, visit.ino))
+        if any(e.nlink > 1 and e.kind != Kind.DIR for e in agreed):
+            # Further names of the same file, here or elsewhere, are to find this one.
+            self.draft.settle()
         if not split and not joined:
             return changes
-        if joined:
-            # The name that they are to join must be found.
-            self.draft.settle()
         large = [e for e in split if e.kind == Kind.FILE and e.size > self.small_max]
         bulk = [e for e in split if e not in large]
         c = changes or listing.Changes(b"", b"", b"", b"", b"")

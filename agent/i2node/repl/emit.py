@@ -57,7 +57,7 @@ class Emitter:
         self.watch = watch
         self.visit = visit
         self.small_max = draft.small_max
-        self.links = Links(root.identity.ino, journal, draft)
+        self.links = Links(root, journal, draft)
 
     def emit(self, found: Compared, visiting: Iterable[bytes]) -> None:
         """Puts what differs in one directory into batches."""
@@ -110,7 +110,7 @@ class Emitter:
                 self.draft.late[entry.ino] = path
             return
         held = self.draft.held(found.ino, entry.name) if entry.verdict != Verdict.NEW else None
-        swapped = held is not None and held.kind == Kind.DIR and held.ino != entry.ino
+        swapped = held is not None and entry.verdict == Verdict.SWAPPED
         ours = swapped and (found.ino, entry.name) in self.journal.places(held.ino if held else 0)
         work = self.draft.dir(found.ino, found.path)
         if held is not None and ours and not held.flags & PROBED:
@@ -225,6 +225,10 @@ class Emitter:
         if answer.status:
             return
         own = listing.decode(answer.own)
+        if own.ino != ino:
+            # Another stands there since; each is looked at again under the name it has now.
+            self.dirty.add_dir(ino, False, time.monotonic())
+            return
         if ino == self.root.identity.ino:
             self.draft.meta(0, b"", own, ino, path)
             return

@@ -11,8 +11,9 @@ from bisect import bisect_left
 from dataclasses import replace
 
 from i2node.fs.coalesce import Touch
+from i2node.fs.tree import Root
 from i2node.model import RACY, Entry, Verdict
-from i2node.mover import batch
+from i2node.mover import batch, listing
 from i2node.mover.batch import Op
 from i2node.repl.draft import Draft
 from i2node.repl.journal import Journal
@@ -32,7 +33,7 @@ from i2node.repl.plan import (
 class Links:
     """The hard links of one rule, as the planner meets them."""
 
-    def __init__(self, root: int, journal: Journal, draft: Draft) -> None:
+    def __init__(self, root: Root, journal: Journal, draft: Draft) -> None:
         self.root = root
         self.journal = journal
         self.draft = draft
@@ -44,7 +45,7 @@ class Links:
     def begin(self, walking: bool) -> None:
         """A walk or a live round begins."""
         self._walking = walking
-        self._first = walking and not self.journal.lists(self.root)
+        self._first = walking and not self.journal.lists(self.root.identity.ino)
         self._met.clear()
         self._single = None
 
@@ -66,7 +67,7 @@ class Links:
             (parent, name, join(base, name))
             for parent, name in self._places(entry)
             if (parent, name) != (found.ino, entry.name)
-            and (base := self.journal.path(parent, self.root)) is not None
+            and (base := self.journal.path(parent, self.root.identity.ino)) is not None
         )
         work = self.draft.dir(found.ino, found.path)
         self.draft.late[found.ino] = found.path
@@ -97,6 +98,8 @@ class Links:
                 attrs=here.attrs,
                 content=here.content if same else bytes(16),
             )
+        # Of a name that has gone to another file the journal may not have heard yet.
+        others = tuple(other for other in others if self._still(entry.ino, *other))
         self.draft.changed(1, entry.size)
         work.linked.append(Linked(Large(found.ino, path, entry, trusted), others))
         work.before_edits.append(place)
@@ -109,6 +112,14 @@ class Links:
             # Within a batch files go first; a name that is given to another file from here on
             # must come behind the link.
             self.draft.flush()
+
+    def _still(self, ino: int, parent: int, name: bytes, path: bytes) -> bool:
+        """Whether the source has this inode under the name now."""
+        directory = path[: -len(name) - 1]
+        answer = batch.stat_names(self.root.fd, self.root.dev, directory, [name])
+        if answer.status or listing.decode(answer.own).ino != parent:
+            return False
+        return any(e.ino == ino for e in listing.entries(answer.entries))
 
     def _places(self, entry: Entry) -> list[tuple[int, bytes]]:
         """Where the target holds names of this inode, as far as that is still so."""
