@@ -19,7 +19,7 @@ from typing import ClassVar
 
 import pytest
 from deeds import Deeds, torn
-from hosts import Hosts
+from ends import Hosts
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from deeds import Deeds
-from hosts import Hosts, until
+from ends import Hosts, until
 from nursery import Nursery
 
 from i2node.fs.coalesce import Dirty

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hosts import until
+from ends import until
 
 from i2node.errors import PeerLost
 from i2node.fs.tree import Root

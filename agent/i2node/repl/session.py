@@ -466,7 +466,8 @@ class Session:
         has it: that is told."""
         for work in self._dirty.take(1 << 30, math.inf):
             directory = planner.journal.path(work.ino, planner.root.identity.ino)
-            for name in work.names or (b"",):
+            # A whole directory is dirty because something failed in it, which is told already.
+            for name in work.names or ():
                 self._problem(
                     join(directory or b"", name),
                     "changed while it was read, in each pass",
