@@ -22,7 +22,7 @@ from i2node.net.transport import Listener, connect, open_stream
 from i2node.repl.journal import Journal
 from i2node.repl.large import LargeReader
 from i2node.repl.ledger import Ledger
-from i2node.repl.plan import Batch, Put, known, make_dir
+from i2node.repl.plan import Batch, Large, Put, known, make_dir
 from i2node.repl.receiver import Receiver
 from i2node.repl.remote import Remote
 from i2node.repl.sender import Sender
@@ -219,6 +219,26 @@ def test_another_directory_under_the_name_is_not_noted_as_this_one(wire: Wire) -
     assert ("strayed", b"d") in wire.told
     held = wire.held("d")
     assert held is not None and held.ino == meant.ino
+
+
+@pytest.mark.parametrize("size", [10, SMALL + 1])
+def test_a_linked_file_that_came_under_a_name_is_looked_at_again(wire: Wire, size: int) -> None:
+    """It was sent as a file of its own; noted as it was read it would never be linked."""
+    (wire.source / "a").write_bytes(b"1" * size)
+    work = wire.batch("a")
+    if size > SMALL:
+        (_, _, record) = work.files.pop()
+        work.large = [Large(wire.ino, b"a", listing.decode(record))]
+    (wire.source / "x").write_bytes(b"2" * size)
+    os.link(wire.source / "x", wire.source / "y")
+    (wire.source / "x").rename(wire.source / "a")
+    wire.send(work)
+    assert ("again", b"a") in wire.told
+    held = wire.held("a")
+    now = batch.stat_names(wire.root.fd, wire.root.dev, b"", [b"a"]).entries
+    assert held is not None and held.ino == listing.decode(now).ino
+    changes = listing.diff(listing.encode(held), now, SMALL)
+    assert changes is not None and changes.linked
 
 
 def test_what_vanished_is_looked_at_again(wire: Wire) -> None:
