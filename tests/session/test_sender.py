@@ -241,6 +241,30 @@ def test_a_linked_file_that_came_under_a_name_is_looked_at_again(wire: Wire, siz
     assert changes is not None and changes.linked
 
 
+@pytest.mark.parametrize("size", [9000, 40_000])
+def test_trust_in_a_large_file_ends_when_it_changes(wire: Wire, size: int) -> None:
+    """When it was looked at only its mode had changed; by the time it is read it was written to."""
+    path = wire.source / "a"
+    path.write_bytes(b"1" * 9000)
+
+    def seen(verdict: Verdict) -> Large:
+        found = batch.stat_names(wire.root.fd, wire.root.dev, b"", [b"a"])
+        return Large(wire.ino, b"a", replace(listing.decode(found.entries), verdict=verdict))
+
+    wire.send(Batch(large=[seen(Verdict.NEW)], dirs={wire.ino: b""}, last=True))
+    path.chmod(0o600)
+    item = replace(seen(Verdict.DATA), trusted=True)
+    path.write_bytes(b"2" * size)
+    wire.send(Batch(large=[item], dirs={wire.ino: b""}, last=True))
+    assert (wire.target / "a").read_bytes() == b"2" * size
+    path.chmod(0o644)
+    wire.send(
+        Batch(large=[replace(seen(Verdict.DATA), trusted=True)], dirs={wire.ino: b""}, last=True)
+    )
+    assert (wire.target / "a").stat().st_mode & 0o7777 == 0o644
+    assert (wire.target / "a").read_bytes() == b"2" * size
+
+
 def test_what_vanished_is_looked_at_again(wire: Wire) -> None:
     (wire.source / "a").write_text("one")
     work = wire.batch("a")

@@ -101,7 +101,8 @@ class LargeReader:
             self.outcome = replace(entry, status=errno.ENOENT)
             return
         basis = self._basis(item, entry)
-        if item.trusted and basis is not None:
+        # What was seen of writes was seen up to the moment of the entry, not of now.
+        if item.trusted and basis is not None and _same_moment(entry, item.entry):
             yield from self._meta(item, entry)
             self._keep(entry, basis.signature, basis.block)
             return
