@@ -115,6 +115,8 @@ class Deeds:
 
     def make(self, path: Path) -> None:
         self._note("make", path)
+        if path.parent.is_symlink():
+            return  # it may lead out of the tree, and what is made there is not the mirror's doing
         with suppress(OSError):
             path.mkdir(parents=True)
 

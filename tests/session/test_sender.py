@@ -22,7 +22,7 @@ from i2node.net.transport import Listener, connect, open_stream
 from i2node.repl.journal import Journal
 from i2node.repl.large import LargeReader
 from i2node.repl.ledger import Ledger
-from i2node.repl.plan import Batch, Put, known, make_dir
+from i2node.repl.plan import Batch, Large, Put, known, make_dir
 from i2node.repl.receiver import Receiver
 from i2node.repl.remote import Remote
 from i2node.repl.sender import Sender
@@ -219,6 +219,50 @@ def test_another_directory_under_the_name_is_not_noted_as_this_one(wire: Wire) -
     assert ("strayed", b"d") in wire.told
     held = wire.held("d")
     assert held is not None and held.ino == meant.ino
+
+
+@pytest.mark.parametrize("size", [10, SMALL + 1])
+def test_a_linked_file_that_came_under_a_name_is_looked_at_again(wire: Wire, size: int) -> None:
+    """It was sent as a file of its own; noted as it was read it would never be linked."""
+    (wire.source / "a").write_bytes(b"1" * size)
+    work = wire.batch("a")
+    if size > SMALL:
+        (_, _, record) = work.files.pop()
+        work.large = [Large(wire.ino, b"a", listing.decode(record))]
+    (wire.source / "x").write_bytes(b"2" * size)
+    os.link(wire.source / "x", wire.source / "y")
+    (wire.source / "x").rename(wire.source / "a")
+    wire.send(work)
+    assert ("again", b"a") in wire.told
+    held = wire.held("a")
+    now = batch.stat_names(wire.root.fd, wire.root.dev, b"", [b"a"]).entries
+    assert held is not None and held.ino == listing.decode(now).ino
+    changes = listing.diff(listing.encode(held), now, SMALL)
+    assert changes is not None and changes.linked
+
+
+@pytest.mark.parametrize("size", [9000, 40_000])
+def test_trust_in_a_large_file_ends_when_it_changes(wire: Wire, size: int) -> None:
+    """When it was looked at only its mode had changed; by the time it is read it was written to."""
+    path = wire.source / "a"
+    path.write_bytes(b"1" * 9000)
+
+    def seen(verdict: Verdict) -> Large:
+        found = batch.stat_names(wire.root.fd, wire.root.dev, b"", [b"a"])
+        return Large(wire.ino, b"a", replace(listing.decode(found.entries), verdict=verdict))
+
+    wire.send(Batch(large=[seen(Verdict.NEW)], dirs={wire.ino: b""}, last=True))
+    path.chmod(0o600)
+    item = replace(seen(Verdict.DATA), trusted=True)
+    path.write_bytes(b"2" * size)
+    wire.send(Batch(large=[item], dirs={wire.ino: b""}, last=True))
+    assert (wire.target / "a").read_bytes() == b"2" * size
+    path.chmod(0o644)
+    wire.send(
+        Batch(large=[replace(seen(Verdict.DATA), trusted=True)], dirs={wire.ino: b""}, last=True)
+    )
+    assert (wire.target / "a").stat().st_mode & 0o7777 == 0o644
+    assert (wire.target / "a").read_bytes() == b"2" * size
 
 
 def test_what_vanished_is_looked_at_again(wire: Wire) -> None:

@@ -115,7 +115,8 @@ class LargeReader:
             self.outcome = replace(entry, status=errno.ENOENT)
             return
         kept = self._kept(item)
-        if item.trusted and kept is not None and _same_content(entry, item.entry):
+        # What was seen of writes was seen up to the moment of the entry, not of now.
+        if item.trusted and kept is not None and _same_moment(entry, item.entry):
             yield from self._meta(item, entry)
             self._keep(entry, kept.signature, kept.block)
             return
@@ -358,10 +359,6 @@ def _refreshed(entry: Entry, fd: int) -> Entry:
         ctime=st.st_ctime_ns,
         blocks=st.st_blocks,
     )
-
-
-def _same_content(a: Entry, b: Entry) -> bool:
-    return (a.size, a.mtime_s, a.mtime_ns) == (b.size, b.mtime_s, b.mtime_ns)
 
 
 def _mtime(entry: Entry) -> int:

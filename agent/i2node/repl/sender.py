@@ -15,7 +15,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -37,6 +37,9 @@ STEP_ROOM = 512
 """Bytes of a step beyond its content and paths: header, padding, a few attributes."""
 ATTRIBUTES_MAX = (4 << 20) + (64 << 10)
 """Bytes beyond the content that are packed at once: what the attributes of one file may take."""
+
+
+_NUMBERS = struct.Struct("<I16xIQ")  # of an entry: length, nlink, ino
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,6 +363,7 @@ class Sender:
         if not self._stands(owner, path):
             self._stray(owner, path, (e.name for e in listing.entries(asked)))
             return b""
+        joined = [e for e in _exchanged(asked, entries) if not e.status]
         meant = {e.name: e.ino for e in listing.kept(asked, Kind.DIR)}
         others = {
             e.name
@@ -384,7 +388,15 @@ class Sender:
             else:
                 self.trouble(join(path, entry.name), entry.status)
         self.journal.put(owner, entries)
+        for entry in joined:
+            self._unlinked(owner, entry)
         return b"".join(rest)
+
+    def _unlinked(self, owner: int, entry: Entry) -> None:
+        """Another file came under this name meanwhile, one that has more names: they are still to
+        be made one on the target."""
+        self.journal.put(owner, known(replace(entry, ctime=0)))
+        self.again(owner, entry.name)
 
     def _root_meta(self, own: Entry) -> None:
         """The root has no directory of ours to be read from; it is read by its descriptor."""
@@ -453,6 +465,8 @@ class Sender:
             self.trouble(item.path, entry.status)
         else:
             self.journal.put(item.dir, known(replace(entry, verdict=Verdict.SAME)))
+            if entry.nlink > 1 and entry.ino != item.entry.ino:
+                self._unlinked(item.dir, entry)
 
     def _append(self, steps: bytes | memoryview) -> None:
         if not steps:
@@ -519,6 +533,18 @@ class Sender:
             self.stream.send(buffers)
             with self._lock:
                 self._bytes_sent += size
+
+
+def _exchanged(asked: bytes, read: bytes) -> Iterator[Entry]:
+    """Entries with more names than one that are of another file than the one asked for."""
+    at = 0
+    while at < len(read):
+        length, nlink, ino = _NUMBERS.unpack_from(read, at)
+        if nlink > 1 and ino != _NUMBERS.unpack_from(asked, at)[2]:
+            entry = listing.decode(read[at : at + length])
+            if entry.kind != Kind.DIR:
+                yield entry
+        at += length
 
 
 def _xattrs(fd: int) -> bytes:
