@@ -147,6 +147,20 @@ def test_directories_of_one_shape_that_were_to_change_places(scene: Scene, at_on
     scene.equal()
 
 
+def test_directories_made_anew_that_change_places_while_the_wire_is_down(scene: Scene) -> None:
+    for name in ("a", "c"):
+        scene.deeds.make(scene.source / name / "b")
+        scene.deeds.write(scene.source / name / "d", 9000)
+    scene.equal()
+    scene.hosts.relay.pause()
+    for name in ("a", "c"):
+        scene.deeds.renew(scene.source / name, 9000)
+    until("the change was not taken up", lambda: _in_flight(scene))
+    scene.deeds.exchange(scene.source / "a", scene.source / "c")
+    scene.hosts.relay.cut()
+    scene.equal()
+
+
 def test_a_directory_made_anew_whose_making_was_lost(scene: Scene) -> None:
     scene.deeds.make(scene.source / "d" / "old")
     scene.deeds.write(scene.source / "d" / "old" / "f", 100)

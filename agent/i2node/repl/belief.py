@@ -65,9 +65,13 @@ class Belief:
             return False
         self._suspects.discard(named)
         self._unsure.add(entry.ino)
-        self.in_doubt.add(entry.ino)
-        self.journal.doubt(entry.ino, path, UNTIL_ASKED)
+        self.ask(entry.ino, path)
         return True
+
+    def ask(self, ino: int, path: bytes) -> None:
+        """The target is to be asked for a directory when that is visited."""
+        self.in_doubt.add(ino)
+        self.journal.doubt(ino, path, UNTIL_ASKED)
 
     def doubt(self, path: bytes, ancestors: bool, look: bool = True) -> None:
         """The target may not hold what is written down for the directory that path stands in, and
