@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -303,10 +304,13 @@ def test_lost_events_cost_a_look_at_everything_and_no_change(scene: Scene) -> No
         scene.hosts.start_target()
         scene.hosts.start_source()
         until("no replication", lambda: scene.hosts.in_sync())
+    assert scene.hosts.mirror is not None
+    scene.hosts.mirror.signal(signal.SIGSTOP)
     for n in range(20):
         scene.deeds.make(scene.source / "new" / f"{n}" / "below")
         scene.deeds.write(scene.source / "new" / f"{n}" / "below" / "f", 10)
         scene.deeds.write(scene.source / "old" / "deep" / f"{n}", 10)
+    scene.hosts.mirror.signal(signal.SIGCONT)
     until("nothing was lost", lambda: _overflows(scene) > 0)
     scene.equal()
     # What appeared meanwhile is watched.

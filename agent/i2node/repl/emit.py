@@ -20,6 +20,7 @@ from i2node.repl.moves import Moves
 from i2node.repl.plan import (
     Batch,
     Compared,
+    Edit,
     Forget,
     Large,
     Place,
@@ -32,6 +33,7 @@ from i2node.repl.plan import (
     known,
     make_dir,
     same_content,
+    same_file,
     tombstone,
 )
 
@@ -57,7 +59,7 @@ class Emitter:
         self.watch = watch
         self.visit = visit
         self.small_max = draft.small_max
-        self.shipped_links: dict[int, int] = {}
+        self.shipped_links: dict[int, tuple[int, bytes]] = {}
 
     def emit(self, found: Compared, visiting: Iterable[bytes]) -> None:
         """Puts what differs in one directory into batches."""
@@ -181,6 +183,9 @@ class Emitter:
         path = join(found.path, entry.name)
         root = self.root.identity.ino
         here = (found.ino, entry.name)
+        place = Place(entry.ino, *here)
+        if self._joins_shipped(found, entry, path):
+            return
         names = [n for n in self.draft.link_places(entry) if n != here]
         seen = [self._number_at(*n) for n in names]
         # Of a name that has gone to another file the journal may not have heard yet.
@@ -190,29 +195,26 @@ class Emitter:
         if entry.verdict != Verdict.DATA or self._ino_held(found.ino, entry.name) != entry.ino:
             leader = next(iter(others or parting), None)
         work = self.draft.dir(found.ino, found.path)
-        place = Place(entry.ino, found.ino, entry.name)
         held = self.draft.held(*leader) if leader is not None else None
         base = self.journal.path(leader[0], root) if leader is not None else None
         trusted = False
         if leader is not None and base is not None and held is not None:
             step = batch.step(Op.LINK, path, join(base, leader[1]), kind=entry.kind)
-            # The first name was not kept while it was the only one.
-            first = Place(entry.ino, *leader)
-            shipped = self.shipped_links.get(entry.ino) == entry.ctime
-            if shipped or (held.ctime == entry.ctime and not held.flags & RACY):
+            edits: list[Edit] = [
+                Put(found.ino, known(replace(held, name=entry.name))),
+                place,
+                # The first name was not kept while it was the only one.
+                Place(entry.ino, *leader),
+            ]
+            if held.ctime == entry.ctime and not held.flags & RACY:
                 work.after.append(step)
-                record = replace(entry, attrs=held.attrs, content=held.content)
-                work.after_edits += [Put(found.ino, known(record)), place, first]
+                work.after_edits += edits
                 self.draft.count(1, 0)
                 return
             # The file that the target has is older: it gets its new name, and is brought up to
             # date under that.
             work.before.append(step)
-            work.before_edits += [
-                Put(found.ino, known(replace(held, name=entry.name))),
-                place,
-                first,
-            ]
+            work.before_edits += edits
             same = held.size == entry.size
             entry = replace(
                 entry,
@@ -222,10 +224,7 @@ class Emitter:
             )
             touch = found.touches.get(entry.name, Touch.DATA) if found.touches else Touch.DATA
             trusted = not touch & Touch.DATA and same_content(held, entry)
-        if self.shipped_links.get(entry.ino) == entry.ctime:
-            work.after_edits += [Put(found.ino, known(entry)), place]
-            return
-        self.shipped_links[entry.ino] = entry.ctime
+        self.shipped_links[entry.ino] = here
         self.draft.changed(1, entry.size)
         if entry.kind == Kind.FILE and entry.size > self.small_max:
             work.large.append(Large(found.ino, path, entry, trusted))
@@ -241,6 +240,31 @@ class Emitter:
         # The next name of the same inode must find this one.
         work.after_edits.append(place)
         self.draft.settle()
+
+    def _joins_shipped(self, found: Compared, entry: Entry, path: bytes) -> bool:
+        """Links a name to the one under which its file was sent in this round, if that went well
+        and was not before the entry was seen."""
+        shipped = self.shipped_links.get(entry.ino)
+        if shipped is None or shipped == (found.ino, entry.name):
+            return False
+        held = self.draft.held(*shipped)
+        base = self.journal.path(shipped[0], self.root.identity.ino)
+        if (
+            held is None
+            or base is None
+            or not same_file(held, entry)
+            or held.ctime < entry.ctime
+            or held.flags & RACY & ~entry.flags
+        ):
+            return False
+        work = self.draft.dir(found.ino, found.path)
+        work.after.append(batch.step(Op.LINK, path, join(base, shipped[1]), kind=entry.kind))
+        work.after_edits += [
+            Put(found.ino, known(replace(held, name=entry.name))),
+            Place(entry.ino, found.ino, entry.name),
+        ]
+        self.draft.count(1, 0)
+        return True
 
     def _number_at(self, parent: int, name: bytes) -> int:
         """The inode that the source has under a name now; 0 where there is none."""
