@@ -352,6 +352,27 @@ def test_names_linked_otherwise_at_the_target_are_linked_anew(scene: Scene) -> N
     scene.equal()
 
 
+def test_links_that_were_lost_with_what_they_lead_to(scene: Scene) -> None:
+    """Each of the two is written down and not there: neither may be made from the other."""
+    scene.deeds.make(scene.source / "c")
+    scene.equal()
+    scene.hosts.relay.pause()
+    scene.deeds.write(scene.source / "e", 100)
+    scene.deeds.link(scene.source / "e", scene.source / "c" / "e")
+    until("the change was not taken up", lambda: _written_down(scene))
+    scene.hosts.kill_source()
+    scene.hosts.relay.cut()
+    scene.hosts.relay.resume()
+    assert scene.hosts.once() == 0
+    assert scene.hosts.differences() == []
+
+
+def _written_down(scene: Scene) -> bool:
+    """Everything has been looked at, and waits for the wire."""
+    report = scene.hosts.report()
+    return report is not None and report.in_flight > 0 and report.dirty == 0
+
+
 def test_a_linked_name_that_went_to_another_file_stays_with_it(scene: Scene) -> None:
     scene.deeds.node(scene.source / "b")
     scene.deeds.link(scene.source / "b", scene.source / "e")

@@ -39,7 +39,8 @@ from i2node.repl.plan import (
 
 
 class Emitter:
-    """Drafts one round; visit(v) is told of directories that are to be listed with all below."""
+    """Drafts one round; visit(v) is told of directories that are to be listed with all below;
+    doubted(ino) tells whether the target is to be asked for a directory."""
 
     def __init__(
         self,
@@ -50,6 +51,7 @@ class Emitter:
         dirty: Dirty,
         watch: Watch | None,
         visit: Callable[[Visit], None],
+        doubted: Callable[[int], bool],
     ) -> None:
         self.root = root
         self.journal = journal
@@ -58,6 +60,7 @@ class Emitter:
         self.dirty = dirty
         self.watch = watch
         self.visit = visit
+        self.doubted = doubted
         self.small_max = draft.small_max
         self.shipped_links: dict[int, tuple[int, bytes]] = {}
 
@@ -193,7 +196,9 @@ class Emitter:
         parting = [n for n, ino in zip(names, seen, strict=True) if ino == 0]
         leader = None
         if entry.verdict != Verdict.DATA or self._ino_held(found.ino, entry.name) != entry.ino:
-            leader = next(iter(others or parting), None)
+            # Whether the target has it is not sure where it is still to be asked.
+            sure = [n for n in (*others, *parting) if not self.doubted(n[0])]
+            leader = next(iter(sure), None)
         work = self.draft.dir(found.ino, found.path)
         held = self.draft.held(*leader) if leader is not None else None
         base = self.journal.path(leader[0], root) if leader is not None else None

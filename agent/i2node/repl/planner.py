@@ -64,7 +64,14 @@ class Planner:
         self._stack: list[Visit] = []
         self._visiting: list[Visit] = []
         self.emitter = Emitter(
-            root, journal, self.draft, self.moves, dirty, watch, self._stack.append
+            root,
+            journal,
+            self.draft,
+            self.moves,
+            dirty,
+            watch,
+            self._stack.append,
+            self.belief.doubted,
         )
         self.examined_files = 0
         self.examined_bytes = 0
