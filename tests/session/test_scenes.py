@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -143,6 +144,20 @@ def test_directories_of_one_shape_that_were_to_change_places(scene: Scene, at_on
     until("the change was not taken up", lambda: _in_flight(scene))
     if at_once:
         scene.hosts.kill_source()
+    scene.hosts.relay.cut()
+    scene.equal()
+
+
+def test_directories_made_anew_that_change_places_while_the_wire_is_down(scene: Scene) -> None:
+    for name in ("a", "c"):
+        scene.deeds.make(scene.source / name / "b")
+        scene.deeds.write(scene.source / name / "d", 9000)
+    scene.equal()
+    scene.hosts.relay.pause()
+    for name in ("a", "c"):
+        scene.deeds.renew(scene.source / name, 9000)
+    until("the change was not taken up", lambda: _in_flight(scene))
+    scene.deeds.exchange(scene.source / "a", scene.source / "c")
     scene.hosts.relay.cut()
     scene.equal()
 
@@ -289,10 +304,13 @@ def test_lost_events_cost_a_look_at_everything_and_no_change(scene: Scene) -> No
         scene.hosts.start_target()
         scene.hosts.start_source()
         until("no replication", lambda: scene.hosts.in_sync())
+    assert scene.hosts.mirror is not None
+    scene.hosts.mirror.signal(signal.SIGSTOP)
     for n in range(20):
         scene.deeds.make(scene.source / "new" / f"{n}" / "below")
         scene.deeds.write(scene.source / "new" / f"{n}" / "below" / "f", 10)
         scene.deeds.write(scene.source / "old" / "deep" / f"{n}", 10)
+    scene.hosts.mirror.signal(signal.SIGCONT)
     until("nothing was lost", lambda: _overflows(scene) > 0)
     scene.equal()
     # What appeared meanwhile is watched.
@@ -332,6 +350,27 @@ def test_names_linked_otherwise_at_the_target_are_linked_anew(scene: Scene) -> N
     scene.hosts.start_target()
     scene.hosts.start_source("--adopt")
     scene.equal()
+
+
+def test_links_that_were_lost_with_what_they_lead_to(scene: Scene) -> None:
+    """Each of the two is written down and not there: neither may be made from the other."""
+    scene.deeds.make(scene.source / "c")
+    scene.equal()
+    scene.hosts.relay.pause()
+    scene.deeds.write(scene.source / "e", 100)
+    scene.deeds.link(scene.source / "e", scene.source / "c" / "e")
+    until("the change was not taken up", lambda: _written_down(scene))
+    scene.hosts.kill_source()
+    scene.hosts.relay.cut()
+    scene.hosts.relay.resume()
+    assert scene.hosts.once() == 0
+    assert scene.hosts.differences() == []
+
+
+def _written_down(scene: Scene) -> bool:
+    """Everything has been looked at, and waits for the wire."""
+    report = scene.hosts.report()
+    return report is not None and report.in_flight > 0 and report.dirty == 0
 
 
 def test_a_linked_name_that_went_to_another_file_stays_with_it(scene: Scene) -> None:

@@ -211,7 +211,7 @@ class Belief:
         if (
             twin is None
             and entry.ino not in self.twins.values()
-            and not self.draft.link_places(entry)
+            and all(self.doubted(parent) for parent, _ in self.draft.link_places(entry))
         ):
             self.twins[theirs.ino] = twin = entry.ino
         return twin == entry.ino

@@ -37,7 +37,8 @@ from i2node.repl.plan import (
 
 
 class Emitter:
-    """Drafts one round; visit(v) is told of directories that are to be listed with all below."""
+    """Drafts one round; visit(v) is told of directories that are to be listed with all below;
+    doubted(ino) tells whether the target is to be asked for a directory."""
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class Emitter:
         dirty: Dirty,
         watch: Watch | None,
         visit: Callable[[Visit], None],
+        doubted: Callable[[int], bool],
     ) -> None:
         self.root = root
         self.journal = journal
@@ -57,7 +59,7 @@ class Emitter:
         self.watch = watch
         self.visit = visit
         self.small_max = draft.small_max
-        self.links = Links(root, journal, draft)
+        self.links = Links(root, journal, draft, doubted)
 
     def emit(self, found: Compared, visiting: Iterable[bytes]) -> None:
         """Puts what differs in one directory into batches."""
@@ -222,11 +224,10 @@ class Emitter:
     def _own_meta(self, ino: int, path: bytes) -> None:
         """A directory whose names changed after its content was sent gets its times once more."""
         answer = batch.stat_names(self.root.fd, self.root.dev, path, [])
-        if answer.status:
-            return
-        own = listing.decode(answer.own)
-        if own.ino != ino:
-            # Another stands there since; each is looked at again under the name it has now.
+        own = None if answer.status else listing.decode(answer.own)
+        if own is None or own.ino != ino:
+            # It moved or went, and perhaps another stands there since; each is looked at again
+            # under the name it has now.
             self.dirty.add_dir(ino, False, time.monotonic())
             return
         if ino == self.root.identity.ino:

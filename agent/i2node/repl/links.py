@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import replace
 
 from i2node.fs.coalesce import Touch
@@ -31,12 +32,16 @@ from i2node.repl.plan import (
 
 
 class Links:
-    """The hard links of one rule, as the planner meets them."""
+    """The hard links of one rule, as the planner meets them. doubted(ino) tells whether the target
+    is still to be asked what it holds in a directory."""
 
-    def __init__(self, root: Root, journal: Journal, draft: Draft) -> None:
+    def __init__(
+        self, root: Root, journal: Journal, draft: Draft, doubted: Callable[[int], bool]
+    ) -> None:
         self.root = root
         self.journal = journal
         self.draft = draft
+        self.doubted = doubted
         self._first = False
         self._walking = False
         self._met: set[int] = set()
@@ -72,8 +77,9 @@ class Links:
         work = self.draft.dir(found.ino, found.path)
         self.draft.late[found.ino] = found.path
         place = Place(entry.ino, found.ino, entry.name)
-        if here is None and others:
-            parent, name, base = others[0]
+        sure = [other for other in others if not self.doubted(other[0])]
+        if here is None and sure:
+            parent, name, base = sure[0]
             here = self.draft.held(parent, name)
             assert here is not None
             work.before.append(batch.step(Op.LINK, path, base, kind=entry.kind))

@@ -20,7 +20,7 @@ from i2node.fs.coalesce import Dirty, Touch, Work
 from i2node.fs.pathset import PathSet
 from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
-from i2node.model import MOUNT, Entry, Kind, Verdict
+from i2node.model import MOUNT, PROBED, Entry, Kind, Verdict
 from i2node.mover import batch, listing
 from i2node.repl.belief import Belief, Probe
 from i2node.repl.draft import Draft, Sink
@@ -64,7 +64,14 @@ class Planner:
         self._stack: list[Visit] = []
         self._visiting: list[Visit] = []
         self.emitter = Emitter(
-            root, journal, self.draft, self.moves, dirty, watch, self._stack.append
+            root,
+            journal,
+            self.draft,
+            self.moves,
+            dirty,
+            watch,
+            self._stack.append,
+            self.belief.doubted,
         )
         self.examined_files = 0
         self.examined_bytes = 0
@@ -186,6 +193,7 @@ class Planner:
         if changes is not None:
             differing = {e.name: Verdict(e.verdict) for e in listing.entries(changes.dirs)}
         below: list[Visit] = []
+        theirs = {e.name for e in listing.kept(old, Kind.DIR) if e.flags & PROBED} if told else ()
         for entry in listing.kept(now, Kind.DIR) if answer.dirs else ():
             path = join(visit.path, entry.name)
             verdict = differing.get(entry.name, Verdict.SAME)
@@ -193,14 +201,20 @@ class Planner:
                 self.mounts.add(path)
                 continue
             unsure = self.belief.unsure(visit, entry, path)
-            if (
+            strange = entry.name in theirs
+            if strange:
+                # It is as the target tells, not as was written down: what was written down of its
+                # content, by its number at the source, may be that of another one.
+                self.belief.ask(entry.ino, path)
+            deep = (
                 visit.deep
                 or unsure
                 or verdict not in (Verdict.SAME, Verdict.META)
                 or not self._stands(entry.ino, visit.ino, entry.name, asof)
-            ):
+            )
+            if deep or strange:
                 touched = verdict != Verdict.SAME
-                below.append(Visit(path, entry.ino, visit.ino, entry.name, True, touched, unsure))
+                below.append(Visit(path, entry.ino, visit.ino, entry.name, deep, touched, unsure))
         if changes is not None:
             found = Compared(visit.ino, visit.path, now, changes, None, asof)
             self.emitter.emit(found, {v.name for v in below})
