@@ -40,7 +40,7 @@ from i2node.repl.plan import (
 
 class Emitter:
     """Drafts one round; visit(v) is told of directories that are to be listed with all below;
-    doubted(ino) tells whether the target is to be asked for a directory."""
+    pending(ino) tells whether the target is to be asked for a directory."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Emitter:
         dirty: Dirty,
         watch: Watch | None,
         visit: Callable[[Visit], None],
-        doubted: Callable[[int], bool],
+        pending: Callable[[int], bool],
     ) -> None:
         self.root = root
         self.journal = journal
@@ -60,7 +60,7 @@ class Emitter:
         self.dirty = dirty
         self.watch = watch
         self.visit = visit
-        self.doubted = doubted
+        self.pending = pending
         self.small_max = draft.small_max
         self.shipped_links: dict[int, tuple[int, bytes]] = {}
 
@@ -197,7 +197,7 @@ class Emitter:
         leader = None
         if entry.verdict != Verdict.DATA or self._ino_held(found.ino, entry.name) != entry.ino:
             # Whether the target has it is not sure where it is still to be asked.
-            sure = [n for n in (*others, *parting) if not self.doubted(n[0])]
+            sure = [n for n in (*others, *parting) if not self.pending(n[0])]
             leader = next(iter(sure), None)
         work = self.draft.dir(found.ino, found.path)
         held = self.draft.held(*leader) if leader is not None else None
