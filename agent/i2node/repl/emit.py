@@ -14,6 +14,7 @@ from i2node.fs.watch import Watch
 from i2node.model import MOUNT, PROBED, RACY, Entry, Kind, Verdict
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op
+from i2node.repl.belief import Belief
 from i2node.repl.draft import BATCH_ENTRIES, Draft
 from i2node.repl.journal import Journal
 from i2node.repl.moves import Moves
@@ -39,8 +40,7 @@ from i2node.repl.plan import (
 
 
 class Emitter:
-    """Drafts one round; visit(v) is told of directories that are to be listed with all below;
-    pending(ino) tells whether the target is to be asked for a directory."""
+    """Drafts one round; visit(v) is told of directories that are to be listed with all below."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Emitter:
         dirty: Dirty,
         watch: Watch | None,
         visit: Callable[[Visit], None],
-        pending: Callable[[int], bool],
+        belief: Belief,
     ) -> None:
         self.root = root
         self.journal = journal
@@ -60,7 +60,7 @@ class Emitter:
         self.dirty = dirty
         self.watch = watch
         self.visit = visit
-        self.pending = pending
+        self.belief = belief
         self.small_max = draft.small_max
         self.shipped_links: dict[int, tuple[int, bytes]] = {}
 
@@ -123,6 +123,9 @@ class Emitter:
                 Unplace(held.ino, found.ino, entry.name),
                 Rekey(held.ino, entry.ino),
             ]
+            if self.belief.pending(held.ino):
+                # The question whether its content is right goes to its successor.
+                self.belief.ask(entry.ino, path)
         else:
             if self.journal.listing(entry.ino):
                 self.draft.settle()
@@ -197,7 +200,7 @@ class Emitter:
         leader = None
         if entry.verdict != Verdict.DATA or self._ino_held(found.ino, entry.name) != entry.ino:
             # Whether the target has it is not sure where it is still to be asked.
-            sure = [n for n in (*others, *parting) if not self.pending(n[0])]
+            sure = [n for n in (*others, *parting) if not self.belief.pending(n[0])]
             leader = next(iter(sure), None)
         work = self.draft.dir(found.ino, found.path)
         held = self.draft.held(*leader) if leader is not None else None
