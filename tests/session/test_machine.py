@@ -333,7 +333,7 @@ def test_equal_after_whatever_happens(capsys: pytest.CaptureFixture[str]) -> Non
     # Kept where it failed: the journals and logs in it are what there is to learn from.
     Mirrored.place = Path(tempfile.mkdtemp(prefix="i2node-machine-"))
     bound = settings(
-        max_examples=100_000 if SECONDS > 100 else 40,
+        max_examples=max(40, int(SECONDS)),
         stateful_step_count=40,
         deadline=None,
         database=None,

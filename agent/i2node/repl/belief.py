@@ -44,10 +44,15 @@ class Belief:
         self.strict = False
         self.twins: dict[int, int] = {}
         self._unsure: set[int] = set()
+        self._answered: set[int] = set()
         self._suspects: set[tuple[int, bytes]] = set()
 
     def doubted(self, ino: int) -> bool:
         return self.all_in_doubt or ino in self.in_doubt
+
+    def pending(self, ino: int) -> bool:
+        """Whether the target is to be asked for a directory, and was not yet."""
+        return ino in self.in_doubt or (self.all_in_doubt and ino not in self._answered)
 
     def visited(self, ino: int) -> None:
         """A directory was compared, and those in it are asked for if need be."""
@@ -130,6 +135,8 @@ class Belief:
             heard = believe(heard, self.journal.listing(ino), suspects)
         self.journal.replace(ino, heard)
         self.in_doubt.discard(ino)
+        if self.all_in_doubt:
+            self._answered.add(ino)
         self.journal.certain(ino)
         if not path:
             # No listing tells what the target's root itself looks like: it is set anew.
@@ -211,7 +218,7 @@ class Belief:
         if (
             twin is None
             and entry.ino not in self.twins.values()
-            and all(self.doubted(parent) for parent, _ in self.draft.link_places(entry))
+            and all(self.pending(parent) for parent, _ in self.draft.link_places(entry))
         ):
             self.twins[theirs.ino] = twin = entry.ino
         return twin == entry.ino

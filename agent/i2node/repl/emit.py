@@ -14,6 +14,7 @@ from i2node.fs.watch import Watch
 from i2node.model import MOUNT, PROBED, Entry, Kind, Verdict
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op
+from i2node.repl.belief import Belief
 from i2node.repl.draft import BATCH_ENTRIES, Draft
 from i2node.repl.journal import Journal
 from i2node.repl.links import Links
@@ -37,8 +38,7 @@ from i2node.repl.plan import (
 
 
 class Emitter:
-    """Drafts one round; visit(v) is told of directories that are to be listed with all below;
-    doubted(ino) tells whether the target is to be asked for a directory."""
+    """Drafts one round; visit(v) is told of directories that are to be listed with all below."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Emitter:
         dirty: Dirty,
         watch: Watch | None,
         visit: Callable[[Visit], None],
-        doubted: Callable[[int], bool],
+        belief: Belief,
     ) -> None:
         self.root = root
         self.journal = journal
@@ -58,8 +58,9 @@ class Emitter:
         self.dirty = dirty
         self.watch = watch
         self.visit = visit
+        self.belief = belief
         self.small_max = draft.small_max
-        self.links = Links(root, journal, draft, doubted)
+        self.links = Links(root, journal, draft, belief.pending)
 
     def emit(self, found: Compared, visiting: Iterable[bytes]) -> None:
         """Puts what differs in one directory into batches."""
@@ -120,6 +121,9 @@ class Emitter:
                 Unplace(held.ino, found.ino, entry.name),
                 Rekey(held.ino, entry.ino),
             ]
+            if self.belief.pending(held.ino):
+                # The question whether its content is right goes to its successor.
+                self.belief.ask(entry.ino, path)
         else:
             if self.journal.listing(entry.ino):
                 self.draft.settle()

@@ -32,16 +32,16 @@ from i2node.repl.plan import (
 
 
 class Links:
-    """The hard links of one rule, as the planner meets them. doubted(ino) tells whether the target
+    """The hard links of one rule, as the planner meets them. pending(ino) tells whether the target
     is still to be asked what it holds in a directory."""
 
     def __init__(
-        self, root: Root, journal: Journal, draft: Draft, doubted: Callable[[int], bool]
+        self, root: Root, journal: Journal, draft: Draft, pending: Callable[[int], bool]
     ) -> None:
         self.root = root
         self.journal = journal
         self.draft = draft
-        self.doubted = doubted
+        self.pending = pending
         self._first = False
         self._walking = False
         self._met: set[int] = set()
@@ -77,7 +77,7 @@ class Links:
         work = self.draft.dir(found.ino, found.path)
         self.draft.late[found.ino] = found.path
         place = Place(entry.ino, found.ino, entry.name)
-        sure = [other for other in others if not self.doubted(other[0])]
+        sure = [other for other in others if not self.pending(other[0])]
         if here is None and sure:
             parent, name, base = sure[0]
             here = self.draft.held(parent, name)

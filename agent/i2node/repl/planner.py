@@ -71,7 +71,7 @@ class Planner:
             dirty,
             watch,
             self._stack.append,
-            self.belief.doubted,
+            self.belief,
         )
         self.examined_files = 0
         self.examined_bytes = 0
