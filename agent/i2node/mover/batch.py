@@ -253,6 +253,8 @@ def pack(
 
     Raises SessionError when the call as a whole fails.
     """
+    if not groups:
+        return memoryview(b"")
     out = _raw("uint8_t[]", cap)
     used = lib.i2_pack(
         root_fd,
@@ -276,6 +278,8 @@ def digest_files(
 ) -> None:
     """Fills attrs of all entries of packed groups and, with `content`, the digest of regular files
     of any size; status as `pack` gives it. Raises SessionError when the call as a whole fails."""
+    if not groups:
+        return
     used = lib.i2_digest_files(
         root_fd,
         dev,
