@@ -1,33 +1,27 @@
 """The journal: what the source expects its target to hold, and where it is not sure of that.
 
-SQLite in WAL mode, one connection, one process. Nothing is kept until `commit`; a kill at any
-moment leaves the last commit. A power cut may take the last commits too (synchronous=NORMAL):
-`unclean_boot` tells, and then everything is in doubt. See sqlite.org/wal.html and pragma.html.
+Nothing is kept until `commit`; a kill at any moment leaves the last commit. A power cut may take
+the last commits too: `unclean_boot` tells, and then everything is in doubt.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import struct
-import threading
 from array import array
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from i2node.errors import Halt, SessionError
 from i2node.model import PROBED, Kind
 from i2node.mover import listing as listings
+from i2node.repl.database import Database
 from i2node.repl.signatures import Signature, Signatures
 
-SCHEMA = 1
 PAGE = 448  # entries in a page of a listing: about 64 KiB with names of usual length
 
-_APPLICATION = 0x69326E6A
 _TABLES = """
-CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE listing(dir INTEGER, first BLOB, n INTEGER NOT NULL, records BLOB NOT NULL,
                      PRIMARY KEY(dir, first)) WITHOUT ROWID;
 CREATE TABLE place(ino INTEGER, dir INTEGER, name BLOB, PRIMARY KEY(ino, dir, name)) WITHOUT ROWID;
@@ -45,11 +39,9 @@ _KEYED = (
     ("doubt", "dir"),
     ("suspect", "dir"),
 )
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _HEAD = struct.Struct("<IH")  # of a record: length, name_len
 _ANY = 1 << 63  # bytes: no limit
 _FLAGS = 4  # of what follows the inode number in it
-_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,134 +56,24 @@ class JournalStatus:
     disk_bytes: int
 
 
-class _DamagedError(Exception):
-    """The database cannot be trusted."""
-
-
 UNTIL_ASKED = (1 << 62) - 1
 """The seq of a doubt that no frame settles, only an answer of the target."""
 
 
-class Journal:
+class Journal(Database):
     """The journal of one rule at the source, in a file of its own. Inode numbers are those of the
-    source, unsigned 64 bit. Methods may be called from any thread.
+    source, unsigned 64 bit. When it was `rebuilt`, both sides have to be compared by content. The
+    key all_doubt is the journal's own."""
 
-    Opening sets aside (as *.damaged) a database that is corrupt, or that a run found to be so, and
-    starts an empty one: `rebuilt` is True then, and both sides have to be compared by content.
-
-    Every method raises SessionError when the state directory is full, cannot be used, or the
-    database turns out to be damaged (the next opening rebuilds it); what was not committed is then
-    undone. Opening raises Halt for a database that a newer release wrote.
-    """
+    SCHEMA = 1
+    TABLES = _TABLES
 
     def __init__(self, path: Path, boot_id: str | None = None) -> None:
         """path: the database; signatures go to `sig` beside it. boot_id: this boot's, for tests."""
-        self.file = path
-        self.rebuilt = False
-        self._lock = threading.RLock()
-        self._closed = False
-        self._suspect = path.with_name(path.name + ".suspect")
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            boot = boot_id or _BOOT_ID.read_text().strip()
-            if self._suspect.exists():
-                self._set_aside()
-        except OSError as e:
-            raise SessionError(f"opening the journal {path}: {e.strerror}") from e
         self.signatures = Signatures(path.parent / "sig")
-        try:
-            self._db = self._open(boot)
-        except _DamagedError:
-            self._set_aside()
-            self._db = self._open(boot)
+        super().__init__(path, boot_id)
         if self.rebuilt:
             self.signatures.clear()
-
-    # ------------------------------------------------------------------------ open and close
-
-    def _open(self, boot: str) -> sqlite3.Connection:
-        try:
-            os.close(os.open(self.file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-            db = sqlite3.connect(
-                self.file, timeout=1.0, isolation_level=None, check_same_thread=False
-            )
-        except (OSError, sqlite3.Error) as e:
-            raise SessionError(f"opening the journal {self.file}: {e}") from e
-        try:
-            # One process owns the journal; without others there is no shared memory file either.
-            db.execute("PRAGMA locking_mode=EXCLUSIVE")
-            db.execute("PRAGMA page_size=8192")
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=NORMAL")
-            db.execute("PRAGMA journal_size_limit=67108864")
-            self._check_schema(db)
-            found = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('boot', 'clean')"))
-            self.clean = found.get("clean", b"1") == b"1"
-            self.unclean_boot = not self.clean and found.get("boot") != boot.encode()
-            if self.unclean_boot and db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-                raise _DamagedError
-            db.execute("BEGIN IMMEDIATE")
-            db.executemany(
-                "INSERT OR REPLACE INTO meta VALUES(?, ?)",
-                [("boot", boot.encode()), ("clean", b"0")],
-            )
-            db.execute("COMMIT")
-        except sqlite3.Error as e:
-            db.close()
-            if isinstance(e, sqlite3.DatabaseError) and _code(e) in _DAMAGE:
-                raise _DamagedError from e
-            raise self._fault("opening", e) from e
-        except BaseException:
-            db.close()
-            raise
-        return db
-
-    def _check_schema(self, db: sqlite3.Connection) -> None:
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        (application,) = db.execute("PRAGMA application_id").fetchone()
-        (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if not tables:
-            db.executescript(
-                f"BEGIN; {_TABLES} PRAGMA application_id={_APPLICATION};"
-                f"PRAGMA user_version={SCHEMA}; COMMIT;"
-            )
-        elif application != _APPLICATION or version < 1:
-            raise _DamagedError
-        elif version > SCHEMA:
-            raise Halt(
-                f"the journal {self.file} was written by a newer release (schema {version}, "
-                f"this one knows {SCHEMA})",
-                f"install that release again, or remove {self.file} and mirror anew",
-            )
-
-    def _set_aside(self) -> None:
-        try:
-            for end in ("", "-wal", "-shm"):
-                part = self.file.with_name(self.file.name + end)
-                if part.exists():
-                    part.replace(self.file.with_name(f"{self.file.name}.damaged{end}"))
-            self._suspect.unlink(missing_ok=True)
-        except OSError as e:
-            raise SessionError(f"setting aside the journal {self.file}: {e.strerror}") from e
-        self.rebuilt = True
-
-    def close(self) -> None:
-        """Commits, and notes that the end was an orderly one. Closing twice is fine."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            try:
-                self.set("clean", b"1")
-                self.commit()
-            finally:
-                self._db.close()
-
-    def commit(self) -> None:
-        """Keeps all that was written since the last commit."""
-        with self._using("committing to") as db:
-            if db.in_transaction:
-                db.execute("COMMIT")
 
     def wipe(self) -> None:
         """Forgets all but the meta values, and commits."""
@@ -200,55 +82,6 @@ class Journal:
                 db.execute(f"DELETE FROM {table}")
             self.signatures.clear()
             self.commit()
-
-    @contextmanager
-    def _using(self, operation: str) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                yield self._db
-            except sqlite3.Error as e:
-                raise self._fault(operation, e) from e
-
-    @contextmanager
-    def _writing(self, operation: str) -> Iterator[sqlite3.Connection]:
-        with self._using(operation) as db:
-            if not db.in_transaction:
-                db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-            except sqlite3.Error:
-                # Half of an operation must not be committed with the next one.
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
-
-    def _fault(self, operation: str, error: sqlite3.Error) -> SessionError:
-        code = _code(error)
-        state = self.file.parent
-        if code in _DAMAGE:
-            with suppress(OSError):
-                self._suspect.touch(mode=0o600)
-            remedy = "it is set aside and rebuilt at the next start of the rule"
-        elif code == sqlite3.SQLITE_FULL:
-            remedy = f"make room in {state}"
-        elif code == sqlite3.SQLITE_BUSY:
-            remedy = "another process has it open"
-        else:
-            remedy = f"check {state}"
-        return SessionError(f"{operation} the journal {self.file}: {error}", remedy)
-
-    # ------------------------------------------------------------------------ meta
-
-    def get(self, key: str) -> bytes | None:
-        """A value kept by `set`, or None."""
-        with self._using("reading") as db:
-            row = db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
-            return None if row is None else bytes(row[0])
-
-    def set(self, key: str, value: bytes) -> None:
-        """Keeps a value. The keys boot, clean and all_doubt are the journal's own."""
-        with self._writing("writing") as db:
-            db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (key, value))
 
     # ------------------------------------------------------------------------ listings
 
@@ -566,11 +399,6 @@ class Journal:
             with suppress(FileNotFoundError):
                 size += self.file.with_name(self.file.name + end).stat().st_size
         return JournalStatus(entries, dirs, places, doubts, size)
-
-
-def _code(error: sqlite3.Error) -> int:
-    """The primary result code (sqlite.org/rescode.html)."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _signed(ino: int) -> int:

@@ -1,0 +1,198 @@
+"""A SQLite file that may be damaged, full, or of another release, and says so in our errors.
+
+WAL mode, one connection, one process. Nothing is kept until `commit`; a kill at any moment leaves
+the last commit. A power cut may take the last commits too (synchronous=NORMAL): `unclean_boot`
+tells. See sqlite.org/wal.html and pragma.html.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from i2node.errors import Halt, SessionError
+
+_APPLICATION = 0x69326E6A
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_META = "CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;"
+
+
+class _DamagedError(Exception):
+    """The database cannot be trusted."""
+
+
+class Database:
+    """One file, with the tables of its kind and the values of `get` and `set`. Methods may be
+    called from any thread.
+
+    Opening sets aside (as *.damaged) a database that is corrupt, or that a run found to be so, and
+    starts an empty one: `rebuilt` is True then.
+
+    Every method raises SessionError when the state directory is full, cannot be used, or the
+    database turns out to be damaged (the next opening rebuilds it); what was not committed is then
+    undone. Opening raises Halt for a database that a newer release wrote.
+    """
+
+    SCHEMA = 0
+    TABLES = ""
+
+    def __init__(self, path: Path, boot_id: str | None = None) -> None:
+        """boot_id: this boot's, for tests."""
+        self.file = path
+        self.rebuilt = False
+        self._lock = threading.RLock()
+        self._closed = False
+        self._suspect = path.with_name(path.name + ".suspect")
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            boot = boot_id or _BOOT_ID.read_text().strip()
+            if self._suspect.exists():
+                self._set_aside()
+        except OSError as e:
+            raise SessionError(f"opening the journal {path}: {e.strerror}") from e
+        try:
+            self._db = self._open(boot)
+        except _DamagedError:
+            self._set_aside()
+            self._db = self._open(boot)
+
+    def _open(self, boot: str) -> sqlite3.Connection:
+        try:
+            os.close(os.open(self.file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            db = sqlite3.connect(
+                self.file, timeout=1.0, isolation_level=None, check_same_thread=False
+            )
+        except (OSError, sqlite3.Error) as e:
+            raise SessionError(f"opening the journal {self.file}: {e}") from e
+        try:
+            # One process owns the journal; without others there is no shared memory file either.
+            db.execute("PRAGMA locking_mode=EXCLUSIVE")
+            db.execute("PRAGMA page_size=8192")
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")
+            db.execute("PRAGMA journal_size_limit=67108864")
+            self._check_schema(db)
+            found = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('boot', 'clean')"))
+            self.clean = found.get("clean", b"1") == b"1"
+            self.unclean_boot = not self.clean and found.get("boot") != boot.encode()
+            if self.unclean_boot and db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                raise _DamagedError
+            db.execute("BEGIN IMMEDIATE")
+            db.executemany(
+                "INSERT OR REPLACE INTO meta VALUES(?, ?)",
+                [("boot", boot.encode()), ("clean", b"0")],
+            )
+            db.execute("COMMIT")
+        except sqlite3.Error as e:
+            db.close()
+            if isinstance(e, sqlite3.DatabaseError) and _code(e) in _DAMAGE:
+                raise _DamagedError from e
+            raise self._fault("opening", e) from e
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _check_schema(self, db: sqlite3.Connection) -> None:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        (application,) = db.execute("PRAGMA application_id").fetchone()
+        (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if not tables:
+            db.executescript(
+                f"BEGIN; {_META}{self.TABLES} PRAGMA application_id={_APPLICATION};"
+                f"PRAGMA user_version={self.SCHEMA}; COMMIT;"
+            )
+        elif application != _APPLICATION or version < 1:
+            raise _DamagedError
+        elif version > self.SCHEMA:
+            raise Halt(
+                f"the journal {self.file} was written by a newer release (schema {version}, "
+                f"this one knows {self.SCHEMA})",
+                f"install that release again, or remove {self.file} and mirror anew",
+            )
+
+    def _set_aside(self) -> None:
+        try:
+            for end in ("", "-wal", "-shm"):
+                part = self.file.with_name(self.file.name + end)
+                if part.exists():
+                    part.replace(self.file.with_name(f"{self.file.name}.damaged{end}"))
+            self._suspect.unlink(missing_ok=True)
+        except OSError as e:
+            raise SessionError(f"setting aside the journal {self.file}: {e.strerror}") from e
+        self.rebuilt = True
+
+    def close(self) -> None:
+        """Commits, and notes that the end was an orderly one. Closing twice is fine."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                self.set("clean", b"1")
+                self.commit()
+            finally:
+                self._db.close()
+
+    def commit(self) -> None:
+        """Keeps all that was written since the last commit."""
+        with self._using("committing to") as db:
+            if db.in_transaction:
+                db.execute("COMMIT")
+
+    @contextmanager
+    def _using(self, operation: str) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                yield self._db
+            except sqlite3.Error as e:
+                raise self._fault(operation, e) from e
+
+    @contextmanager
+    def _writing(self, operation: str) -> Iterator[sqlite3.Connection]:
+        with self._using(operation) as db:
+            if not db.in_transaction:
+                db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+            except sqlite3.Error:
+                # Half of an operation must not be committed with the next one.
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+
+    def _fault(self, operation: str, error: sqlite3.Error) -> SessionError:
+        code = _code(error)
+        state = self.file.parent
+        if code in _DAMAGE:
+            with suppress(OSError):
+                self._suspect.touch(mode=0o600)
+            remedy = "it is set aside and rebuilt at the next start of the rule"
+        elif code == sqlite3.SQLITE_FULL:
+            remedy = f"make room in {state}"
+        elif code == sqlite3.SQLITE_BUSY:
+            remedy = "another process has it open"
+        else:
+            remedy = f"check {state}"
+        return SessionError(f"{operation} the journal {self.file}: {error}", remedy)
+
+    def get(self, key: str) -> bytes | None:
+        """A value kept by `set`, or None."""
+        with self._using("reading") as db:
+            row = db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
+            return None if row is None else bytes(row[0])
+
+    def set(self, key: str, value: bytes) -> None:
+        """Keeps a value. The keys boot and clean are taken."""
+        with self._writing("writing") as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (key, value))
+
+
+def _code(error: sqlite3.Error) -> int:
+    """The primary result code (sqlite.org/rescode.html)."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
