@@ -77,6 +77,26 @@ class State(StrEnum):
     UNKNOWN = "UNKNOWN"
 
 
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.UNKNOWN: frozenset({State.MIRROR, State.EXCEPTION, State.STOP, State.M_STOP}),
+    State.MIRROR: frozenset({State.SWITCH, State.EXCEPTION, State.STOP, State.M_STOP}),
+    State.SWITCH: frozenset(
+        {State.REPLICATION, State.FINISH, State.EXCEPTION, State.STOP, State.M_STOP}
+    ),
+    State.REPLICATION: frozenset({State.MIRROR, State.EXCEPTION, State.STOP, State.M_STOP}),
+    State.EXCEPTION: frozenset(
+        {State.STALE, State.MIRROR, State.REPLICATION, State.FINISH, State.STOP, State.M_STOP}
+    ),
+    State.STALE: frozenset(
+        {State.EXCEPTION, State.MIRROR, State.REPLICATION, State.FINISH, State.STOP, State.M_STOP}
+    ),
+    State.STOP: frozenset({State.MIRROR, State.M_STOP}),
+    State.M_STOP: frozenset(),
+    State.FINISH: frozenset(),
+}
+"""Where a rule may go from each state."""
+
+
 def show(path: bytes) -> str:
     """A path for people and logs: control and undecodable bytes escaped; it cannot fake a line."""
     text = path.decode("utf-8", "backslashreplace")

@@ -7,11 +7,26 @@ last compared. `in_sync` is said only when all of them allow it.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from i2node.model import State
+
+
+class Rate:
+    """Bytes a second over the last few seconds."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def at(self, now: float, total: int) -> float:
+        self._seen.append((now, total))
+        while len(self._seen) > 2 and now - self._seen[0][0] > 5.0:
+            self._seen.popleft()
+        (then, before) = self._seen[0]
+        return (total - before) / (now - then) if now - then > 0.05 else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+from contextlib import ExitStack
 from pathlib import Path
+
+from i2node.errors import UsageError
 
 
 def rule_id(node: str, source: bytes, target: str) -> str:
@@ -16,6 +20,19 @@ def rule_id(node: str, source: bytes, target: str) -> str:
 def rule_home(state: Path, rule: str) -> Path:
     """The directory of a rule's state at its source."""
     return state / "rules" / rule
+
+
+def lock_rule(home: Path, held: ExitStack) -> None:
+    """One process runs a rule; makes its directory. Given back when held is closed."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    held.callback(os.close, fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise UsageError(
+            "this mirror is already running", "see i2node status; stop it first"
+        ) from error
 
 
 def keep_excludes(home: Path, excludes: tuple[bytes, ...]) -> None:

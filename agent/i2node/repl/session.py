@@ -10,19 +10,15 @@ reading, sending, receiving) only fill queues and counters that a report takes a
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import logging
 import math
 import os
 import secrets
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime
-from pathlib import Path
 
 from i2node import log
 from i2node.config import Config
@@ -30,10 +26,9 @@ from i2node.errors import Halt, I2Error, SafetyStop, SessionError, UsageError
 from i2node.fs.coalesce import Dirty, Touch, Work
 from i2node.fs.inotify import InotifyWatch
 from i2node.fs.pathset import PathSet
-from i2node.fs.tree import Root, remedy_for
+from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
-from i2node.model import MirrorOptions, State, show
-from i2node.mover.batch import At, Op
+from i2node.model import TRANSITIONS, MirrorOptions, State, show
 from i2node.net.identity import Identity
 from i2node.net.throttle import Bucket, parse_plan
 from i2node.net.transport import connect, open_stream
@@ -43,10 +38,11 @@ from i2node.repl.journal import Journal
 from i2node.repl.large import Basis, LargeReader
 from i2node.repl.plan import join
 from i2node.repl.planner import Planner
-from i2node.repl.remote import Fault, Remote
-from i2node.repl.report import Outcome, PathProblem, Problems, RuleReport, WatchReport
-from i2node.repl.rules import keep_excludes, rule_home, rule_id
+from i2node.repl.remote import Remote
+from i2node.repl.report import Outcome, Rate, RuleReport, WatchReport
+from i2node.repl.rules import keep_excludes, lock_rule, rule_home, rule_id
 from i2node.repl.sender import Flow, Sender
+from i2node.repl.trouble import Troubles
 
 _log = logging.getLogger(__name__)
 
@@ -56,27 +52,6 @@ ONCE_PATIENCE_S = 60.0
 """How long a mirror that is to end by itself keeps trying to reach a peer it once had."""
 ONCE_PASSES = 3
 DRAIN_S = 15.0
-RETRY_PATHS_S = (1.0, 2.0, 5.0, 10.0, 30.0)
-"""Between the trials of paths in trouble."""
-PROBLEMS_KEPT = 1000
-
-TRANSITIONS: dict[State, frozenset[State]] = {
-    State.UNKNOWN: frozenset({State.MIRROR, State.EXCEPTION, State.STOP, State.M_STOP}),
-    State.MIRROR: frozenset({State.SWITCH, State.EXCEPTION, State.STOP, State.M_STOP}),
-    State.SWITCH: frozenset(
-        {State.REPLICATION, State.FINISH, State.EXCEPTION, State.STOP, State.M_STOP}
-    ),
-    State.REPLICATION: frozenset({State.MIRROR, State.EXCEPTION, State.STOP, State.M_STOP}),
-    State.EXCEPTION: frozenset(
-        {State.STALE, State.MIRROR, State.REPLICATION, State.FINISH, State.STOP, State.M_STOP}
-    ),
-    State.STALE: frozenset(
-        {State.EXCEPTION, State.MIRROR, State.REPLICATION, State.FINISH, State.STOP, State.M_STOP}
-    ),
-    State.STOP: frozenset({State.MIRROR, State.M_STOP}),
-    State.M_STOP: frozenset(),
-    State.FINISH: frozenset(),
-}
 
 
 class Session:
@@ -95,20 +70,14 @@ class Session:
         self._source = source
         self._dirty = Dirty()
         self._stop = threading.Event()
-        self._lock = threading.Lock()
         self._state = State.UNKNOWN
         self._phase = "start"
         self._since = time.time()
         self._cause: I2Error | None = None
         self._blocked = ""
-        self._problems: dict[bytes, PathProblem] = {}
-        self._problem_count = 0
-        self._faults: deque[Fault] = deque()
-        self._strays: deque[bytes] = deque()
-        self._retries = 0
+        self._troubles = Troubles(self._dirty.wake)
         self._left = False
         self._drain_until = math.inf
-        self._retry_at: float | None = None
         self._busy_since: float | None = None
         self._walked = False
         self._sent_before = Flow(0, 0, 0, 0, None)
@@ -118,7 +87,7 @@ class Session:
         self._planner: Planner | None = None
         self._sender: Sender | None = None
         self._census: Census | None = None
-        self._rate = _Rate()
+        self._rate = Rate()
 
     # ------------------------------------------------------------------ from any thread
 
@@ -153,8 +122,7 @@ class Session:
         watch = self._watch.statistics() if self._watch else None
         error = self._cause
         eta = (bytes_total - bytes_done) / rate if rate and not mirrored else None
-        with self._lock:
-            problems = Problems(self._problem_count, tuple(list(self._problems.values())[:10]))
+        problems = self._troubles.shown()
         return RuleReport(
             rule=self.rule,
             source=show(self._source),
@@ -178,8 +146,7 @@ class Session:
             and not dirty
             and not in_flight
             and self._busy_since is None
-            and not self._faults
-            and not self._strays
+            and not self._troubles.waiting
             and not problems.count
             and watch is not None
             and watch.coverage >= 1.0,
@@ -200,7 +167,7 @@ class Session:
         that outlasted patience."""
         with ExitStack() as held:
             home = rule_home(self.config.var, self.rule)
-            _lock_rule(home, held)
+            lock_rule(home, held)
             keep_excludes(home, self.options.excludes)
             root = Root(self._source)
             held.callback(root.close)
@@ -244,7 +211,7 @@ class Session:
                     if self.options.target.host is None and (agent is None or not agent.alive()):
                         if agent is not None:
                             agent.close()
-                        agent = EmbeddedAgent(_home(self.config), self.options.target.path)
+                        agent = EmbeddedAgent(self.config.etc.parent, self.options.target.path)
                     self._attempt(root, journal, agent)
                     return
                 except SessionError as error:
@@ -304,15 +271,15 @@ class Session:
                 window=self.config.window_bytes,
                 pace=lambda size: self._pace(bucket, size),
                 again=lambda ino, name: self._dirty.add(ino, name, Touch.DATA, time.monotonic()),
-                trouble=self._trouble,
-                strayed=self._strayed,
+                trouble=self._troubles.unreadable,
+                strayed=self._troubles.strayed,
             )
             held.callback(self._detach)
             held.callback(sender.close)
             self._sender = sender
             remote.on_applied = self._unblocked(sender.applied)
             remote.on_durable = sender.durable
-            remote.on_faults = self._faulted
+            remote.on_faults = self._troubles.faulted
             remote.on_stalled = self._stalled
             remote.on_lost = sender.fail
             planner = self._plan(root, journal, sender, remote)
@@ -397,7 +364,7 @@ class Session:
             self._dirty,
             self._watch,
             remote.probe,
-            self._trouble,
+            self._troubles.unreadable,
             self.config.small_file_max,
             self.config.frame_bytes,
         )
@@ -433,13 +400,13 @@ class Session:
         self._census = census
         for attempt in range(ONCE_PASSES):
             planner.examined_files = planner.examined_bytes = 0
-            self._forgive()
+            self._troubles.forgive()
             planner.start_walk()
             if not planner.walk(self._stopped):
                 break
             planner.belief.all_in_doubt = False
             self._wait(sender)
-            self._settle_faults(planner)
+            self._troubles.settle(planner)
             if not self.options.once or not self._dirty.count():
                 break
             if attempt + 1 == ONCE_PASSES:
@@ -455,12 +422,6 @@ class Session:
             journal.set("complete", b"1")
             journal.commit()
 
-    def _forgive(self) -> None:
-        """Problems of an earlier pass are found again in this one, or are none any more."""
-        with self._lock:
-            self._problems.clear()
-            self._problem_count = 0
-
     def _unsettled(self, planner: Planner) -> None:
         """What still changed in the last pass of a mirror that ends by itself is not as the source
         has it: that is told."""
@@ -468,7 +429,7 @@ class Session:
             directory = planner.journal.path(work.ino, planner.root.identity.ino)
             # A whole directory is dirty because something failed in it, which is told already.
             for name in work.names or ():
-                self._problem(
+                self._troubles.problem(
                     join(directory or b"", name),
                     "changed while it was read, in each pass",
                     "run again when it is quiet, or replicate without --once",
@@ -497,11 +458,11 @@ class Session:
                 )
             if sender.error is not None:
                 raise sender.error
-            self._settle_faults(planner)
-            self._retry_paths(planner)
+            self._troubles.settle(planner)
+            self._troubles.retry(planner)
             if self._stop.is_set():
                 self._drain_until = min(self._drain_until, time.monotonic() + DRAIN_S)
-                if not self._dirty.count() and not self._faults and sender.drained():
+                if not self._dirty.count() and not self._troubles.waiting and sender.drained():
                     return
                 if self._drained_long_enough():
                     self._left = True
@@ -562,19 +523,17 @@ class Session:
 
     def _outcome(self) -> Outcome:
         report = self.report()
-        with self._lock:
-            problems = tuple(self._problems.values())
-            count = self._problem_count
+        problems = self._troubles.kept()
         return Outcome(
-            exit_status=1 if count else 0,
-            problem_count=count,
-            problems=problems,
+            exit_status=1 if problems.count else 0,
+            problem_count=problems.count,
+            problems=problems.first,
             files=report.files_total,
             changed=self._sent_before.files_applied,
             bytes_read=self._sent_before.bytes_applied,
             bytes_sent=self._sent_before.bytes_sent,
             elapsed_s=time.monotonic() - self._started,
-            in_sync=not count
+            in_sync=not problems.count
             and self._state in (State.FINISH, State.M_STOP)
             and self._walked
             and not self._left
@@ -611,89 +570,3 @@ class Session:
         if not self._blocked:
             log.event(_log, logging.WARNING, "target-stalled", rule=self.rule, cause=cause)
         self._blocked = f"target: {cause}" + (f" ({remedy})" if remedy else "")
-
-    def _faulted(self, faults: list[Fault]) -> None:
-        self._faults.extend(faults)
-        self._dirty.wake()
-
-    def _strayed(self, path: bytes) -> None:
-        self._strays.append(path)
-        self._dirty.wake()
-
-    def _trouble(self, path: bytes, status: int) -> None:
-        self._problem(path, f"cannot be read: {os.strerror(status)}", remedy_for(status))
-
-    def _problem(self, path: bytes, cause: str, remedy: str) -> None:
-        with self._lock:
-            if path not in self._problems:
-                self._problem_count += 1
-                if len(self._problems) >= PROBLEMS_KEPT:
-                    return
-            self._problems[path] = PathProblem(show(path), cause, remedy)
-        wait = RETRY_PATHS_S[min(self._retries, len(RETRY_PATHS_S) - 1)]
-        self._retry_at = self._retry_at or time.monotonic() + wait
-
-    def _settle_faults(self, planner: Planner) -> None:
-        """A step that failed leaves its directory in doubt: it is asked for and compared again, now
-        or, where it failed before, when its problem is tried again."""
-        while self._strays:
-            planner.belief.doubt(self._strays[0], ancestors=False)
-            self._strays.popleft()
-        while self._faults:
-            fault = self._faults[0]
-            again = self._retries > 0 or fault.path in self._problems
-            what = Op(fault.op).name.lower().replace("_", " ")
-            where = At(fault.at).name.lower()
-            self._problem(
-                fault.path,
-                f"{what} failed at {where}: {os.strerror(fault.status)}",
-                remedy_for(fault.status),
-            )
-            for path in (fault.path, fault.other) if fault.other else (fault.path,):
-                missing = fault.status in (errno.ENOENT, errno.ENOTDIR)
-                planner.belief.doubt(path, ancestors=missing, look=not again)
-            self._faults.popleft()
-
-    def _retry_paths(self, planner: Planner) -> None:
-        """Paths in trouble are tried again now and then; what works is no problem any more."""
-        if self._retry_at is None or time.monotonic() < self._retry_at:
-            return
-        # First dirty, then forgiven: in between it must not look as if all were well.
-        for path in list(self._problems):
-            planner.retry(path)
-        planner.retry_doubts()
-        self._retries = self._retries + 1 if self._problems else 0
-        self._forgive()
-        # Looked at once more after that: nothing new by then, and the count begins anew.
-        wait = RETRY_PATHS_S[min(self._retries, len(RETRY_PATHS_S) - 1)]
-        self._retry_at = time.monotonic() + wait if self._retries else None
-
-
-class _Rate:
-    """Bytes a second over the last few seconds."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque()
-
-    def at(self, now: float, total: int) -> float:
-        self._seen.append((now, total))
-        while len(self._seen) > 2 and now - self._seen[0][0] > 5.0:
-            self._seen.popleft()
-        (then, before) = self._seen[0]
-        return (total - before) / (now - then) if now - then > 0.05 else 0.0
-
-
-def _lock_rule(home: Path, held: ExitStack) -> None:
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    held.callback(os.close, fd)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise UsageError(
-            "this mirror is already running", "see i2node status; stop it first"
-        ) from error
-
-
-def _home(config: Config) -> Path:
-    return config.etc.parent

@@ -1,0 +1,126 @@
+"""Paths in trouble: told by the threads that meet them, tried again by the thread that plans.
+
+A path that the source cannot read is a problem. So is one where the target could not do a step; its
+directory is then in doubt too, since the target does not hold what was written down. A stray is a
+step that was read from another directory than was meant: no problem, but a doubt.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from i2node.fs.tree import remedy_for
+from i2node.model import show
+from i2node.mover.batch import At, Op
+from i2node.repl.planner import Planner
+from i2node.repl.remote import Fault
+from i2node.repl.report import PathProblem, Problems
+
+RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
+"""Between the trials of paths in trouble."""
+KEPT = 1000
+"""Problems that are kept with their cause; beyond it they are counted."""
+SHOWN = 10
+
+
+class Troubles:
+    """Of one rule. wake() is called when there is something to `settle`."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._problems: dict[bytes, PathProblem] = {}
+        self._count = 0
+        self._faults: deque[Fault] = deque()
+        self._strays: deque[bytes] = deque()
+        self._retries = 0
+        self._retry_at: float | None = None
+
+    # ------------------------------------------------------------------ told, by any thread
+
+    def problem(self, path: bytes, cause: str, remedy: str) -> None:
+        with self._lock:
+            if path not in self._problems:
+                self._count += 1
+                if len(self._problems) >= KEPT:
+                    return
+            self._problems[path] = PathProblem(show(path), cause, remedy)
+        self._retry_at = self._retry_at or time.monotonic() + self._wait()
+
+    def unreadable(self, path: bytes, status: int) -> None:
+        self.problem(path, f"cannot be read: {os.strerror(status)}", remedy_for(status))
+
+    def faulted(self, faults: list[Fault]) -> None:
+        """Steps that the target could not do."""
+        self._faults.extend(faults)
+        self._wake()
+
+    def strayed(self, path: bytes) -> None:
+        self._strays.append(path)
+        self._wake()
+
+    # ------------------------------------------------------------------ shown
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to `settle`."""
+        return bool(self._faults or self._strays)
+
+    def shown(self) -> Problems:
+        with self._lock:
+            return Problems(self._count, tuple(list(self._problems.values())[:SHOWN]))
+
+    def kept(self) -> Problems:
+        """With all that are kept."""
+        with self._lock:
+            return Problems(self._count, tuple(self._problems.values()))
+
+    # ------------------------------------------------------------------ by the planning thread
+
+    def forgive(self) -> None:
+        """Problems of an earlier pass are found again in this one, or are none any more."""
+        with self._lock:
+            self._problems.clear()
+            self._count = 0
+
+    def settle(self, planner: Planner) -> None:
+        """A step that failed leaves its directory in doubt: it is asked for and compared again, now
+        or, where it failed before, when its problem is tried again."""
+        while self._strays:
+            planner.belief.doubt(self._strays[0], ancestors=False)
+            self._strays.popleft()
+        while self._faults:
+            fault = self._faults[0]
+            again = self._retries > 0 or fault.path in self._problems
+            what = Op(fault.op).name.lower().replace("_", " ")
+            where = At(fault.at).name.lower()
+            self.problem(
+                fault.path,
+                f"{what} failed at {where}: {os.strerror(fault.status)}",
+                remedy_for(fault.status),
+            )
+            for path in (fault.path, fault.other) if fault.other else (fault.path,):
+                missing = fault.status in (errno.ENOENT, errno.ENOTDIR)
+                planner.belief.doubt(path, ancestors=missing, look=not again)
+            self._faults.popleft()
+
+    def retry(self, planner: Planner) -> None:
+        """Paths in trouble are tried again now and then; what works is no problem any more."""
+        if self._retry_at is None or time.monotonic() < self._retry_at:
+            return
+        # First dirty, then forgiven: in between it must not look as if all were well.
+        for path in list(self._problems):
+            planner.retry(path)
+        planner.retry_doubts()
+        self._retries = self._retries + 1 if self._problems else 0
+        self.forgive()
+        # Looked at once more after that: nothing new by then, and the count begins anew.
+        self._retry_at = time.monotonic() + self._wait() if self._retries else None
+
+    def _wait(self) -> float:
+        return RETRY_S[min(self._retries, len(RETRY_S) - 1)]
