@@ -16,7 +16,8 @@ from deeds import Deeds
 from ends import Hosts, until
 from nursery import Nursery
 
-from i2node.fs.coalesce import Dirty
+from i2node.fs.coalesce import Dirty, Work
+from i2node.fs.inotify import InotifyWatch
 from i2node.fs.pathset import PathSet
 from i2node.fs.tree import Root
 from i2node.repl.journal import Journal
@@ -83,6 +84,25 @@ def test_directories_that_change_places_take_their_changes_along(scene: Scene) -
     scene.equal()
 
 
+class Kept:
+    """A sink that sends nothing and writes down what a reader would."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.sent: list[Batch] = []
+
+    def submit(self, work: Batch) -> None:
+        for edit in work.before_edits:
+            edit.note(self.journal)
+        self.sent.append(work)
+
+    def settle(self) -> None:
+        pass
+
+    def arrive(self) -> int | None:
+        return None
+
+
 def test_the_times_of_a_directory_are_not_taken_from_the_one_that_replaced_it(
     tmp_path: Path,
 ) -> None:
@@ -91,22 +111,9 @@ def test_the_times_of_a_directory_are_not_taken_from_the_one_that_replaced_it(
     (tmp_path / "b").mkdir()
     root = Root(os.fsencode(tmp_path))
     journal = Journal(tmp_path / "state" / "index.db")
-    sent: list[Batch] = []
-
-    class Kept:
-        def submit(self, work: Batch) -> None:
-            for edit in work.before_edits:
-                edit.note(journal)
-            sent.append(work)
-
-        def settle(self) -> None:
-            pass
-
-        def arrive(self) -> int | None:
-            return None
-
+    sink = Kept(journal)
     planner = Planner(
-        root, journal, Kept(), PathSet(root.path, [b"state"]), Dirty(), None, _asked, _asked, 9, 9
+        root, journal, sink, PathSet(root.path, [b"state"]), Dirty(), None, _asked, _asked, 9, 9
     )
     number = (tmp_path / "a").stat().st_ino
     Place(number, root.identity.ino, b"a", True).note(journal)
@@ -114,13 +121,41 @@ def test_the_times_of_a_directory_are_not_taken_from_the_one_that_replaced_it(
     (tmp_path / "a").rename(tmp_path / "c")
     (tmp_path / "b").rename(tmp_path / "a")
     planner.emitter.finish()
-    assert [work.metas for work in sent] == [[]]
+    assert [work.metas for work in sink.sent] == [[]]
     assert planner.dirty.count() == 1
     (tmp_path / "a").rename(tmp_path / "b")
     (tmp_path / "c").rename(tmp_path / "a")
     planner.draft.late[number] = b"a"
     planner.emitter.finish()
-    assert len(sent[-1].metas) == 1
+    assert len(sink.sent[-1].metas) == 1
+    journal.close()
+    root.close()
+
+
+class _Leaving(InotifyWatch):
+    """Of which a directory goes between two questions."""
+
+    def place(self, ino: int) -> tuple[int, bytes] | None:
+        return None
+
+
+def test_a_directory_that_goes_while_it_is_asked_for_is_not_taken_for_the_root(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a").mkdir()
+    root = Root(os.fsencode(tmp_path))
+    journal = Journal(tmp_path / "state" / "index.db")
+    number = (tmp_path / "a").stat().st_ino
+    Place(number, root.identity.ino, b"a", True).note(journal)
+    paths, dirty, sink = PathSet(root.path, [b"state"]), Dirty(), Kept(journal)
+    watch = _Leaving(root.identity.ino, dirty, paths)
+    watch.placed(-1, root.identity.ino, 0, b"", watch.mark())
+    watch.placed(-1, number, root.identity.ino, b"a", watch.mark())
+    planner = Planner(root, journal, sink, paths, dirty, watch, _asked, _asked, 9, 9)
+    (tmp_path / "a").rmdir()
+    planner.live([Work(number, None, False, frozenset(), 0.0)], lambda: False)
+    assert dirty.count() == 1
+    watch.close()
     journal.close()
     root.close()
 

@@ -266,7 +266,7 @@ class Planner:
             self._settle_path(work.ino)
             return None
         if work.names is None or work.ino in self.belief.in_doubt:
-            self._revisit(work.ino, path, work.recursive)
+            self._revisit(work, path)
             return None
         if b"" in work.names:
             self.draft.late[work.ino] = path
@@ -299,11 +299,15 @@ class Planner:
         if not self.watch.stands(ino, parent, name, asof):
             self._stack.append(Visit(path, ino, parent, name, True, False))
 
-    def _revisit(self, ino: int, path: bytes, deep: bool) -> None:
+    def _revisit(self, work: Work, path: bytes) -> None:
         assert self.watch is not None
-        where = self.watch.place(ino)
-        parent, name = where if where else (0, b"")
-        self._stack.append(Visit(path, ino, parent, name, deep, True))
+        where = self.watch.place(work.ino)
+        if where is None or where[1] != path.rpartition(b"/")[2]:
+            # It moved or went since its path was asked for; a name of another place, or none,
+            # which is the root's, must not go with this path.
+            self.dirty.put_back(work, time.monotonic())
+            return
+        self._stack.append(Visit(path, work.ino, *where, work.recursive, True))
 
     def _settle_path(self, ino: int) -> None:
         """An ancestor moved and its new name has not been looked at: that comes first, then
