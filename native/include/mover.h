@@ -211,7 +211,7 @@ struct i2_step {
 #define I2_STEP_CLONE 1   /* STAGE */
 #define I2_STEP_SPARSE 2  /* PUT_FILE: no data, all hole */
 #define I2_STEP_NO_XATTR 4 /* the source could not tell the attributes: leave them alone */
-#define I2_STEP_KEEP 8    /* STAGE: go on where an earlier session stopped; the file is not emptied */
+#define I2_STEP_KEEP 8    /* STAGE: go on with what an earlier session staged, which must be there */
 #define I2_STEP_DROP 16   /* STAGE: the staged file is not wanted any more; not there: fine */
 
 /* Sound: every length fits, ops and kinds known, paths clean, flags known, limits held, xattr

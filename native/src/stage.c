@@ -277,7 +277,7 @@ void i2_do_stage(struct i2_site *site, const struct i2_step *s)
 {
     char name[I2_STAGE_NAME];
     struct stat st;
-    int what, err, from = -1, made = 1;
+    int what, err, from = -1;
     i2_let_go_staged(site);
     name_of(s->stage, name);
     if (!(s->flags & I2_STEP_KEEP) && unlinkat(site->stage, name, 0) < 0 && errno != ENOENT) {
@@ -285,26 +285,24 @@ void i2_do_stage(struct i2_site *site, const struct i2_step *s)
         return;
     }
     if (s->flags & I2_STEP_DROP) return;
-    if (s->flags & I2_STEP_CLONE) {
+    if ((s->flags & I2_STEP_CLONE) && !(s->flags & I2_STEP_KEEP)) {
         from = source(site, s, &st, &what, &err);
         if (from < 0) {
             spoil(site, s, what, err);
             return;
         }
     }
-    int flags = O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC;
+    /* What is to be gone on with must be there: a file begun here would lack what came before. */
+    int keep = s->flags & I2_STEP_KEEP;
+    int flags = O_RDWR | O_NOFOLLOW | O_CLOEXEC | (keep ? 0 : O_CREAT | O_EXCL);
     int fd = openat(site->stage, name, flags, 0600);
-    if (fd < 0 && errno == EEXIST && (s->flags & I2_STEP_KEEP)) {
-        made = 0;
-        fd = openat(site->stage, name, flags & ~(O_CREAT | O_EXCL));
-    }
     if (fd < 0) {
         spoil(site, s, I2_AT_CREATE, -errno);
         return;
     }
     site->staged = fd;
     site->staged_id = s->stage;
-    if (from < 0 || !made) return;
+    if (from < 0 || keep) return;
     if (!site->no_clone && ioctl(fd, FICLONE, from) == 0) return;
     if (!site->no_clone && is_not_had(-errno)) site->no_clone = 1;
     err = copy_range(site, from, 0, fd, 0, (uint64_t)st.st_size);

@@ -94,10 +94,14 @@ def test_staging_goes_on_after_a_break(target: Target) -> None:
     assert (target.stage / NAME).read_bytes() == b"first second"
     assert target.apply(stage(), write(0, b"anew"), staged(b"f", 4)) == []
     assert (target.root / "f").read_bytes() == b"anew"
-    clone = stage(b"f", STEP_KEEP | STEP_CLONE, (target.root / "f").stat())
-    assert target.apply(clone, write(0, b"A")) == []
-    assert target.apply(clone, write(3, b"W"), staged(b"f", 4)) == []
+    before = (target.root / "f").stat()
+    assert target.apply(stage(b"f", STEP_CLONE, before), write(0, b"A")) == []
+    again = stage(b"f", STEP_KEEP | STEP_CLONE, before)
+    assert target.apply(again, write(3, b"W"), staged(b"f", 4)) == []
     assert (target.root / "f").read_bytes() == b"AneW"
+    # Gone meanwhile: a file of which the beginning is missing must not come to be.
+    faults = target.apply(stage(flags=STEP_KEEP), write(5, b" second"), staged(b"f", 12))
+    assert faults and (target.root / "f").read_bytes() == b"AneW"
 
 
 REFUSED: dict[str, list[kernel.Refusal]] = {
