@@ -137,6 +137,10 @@ class Planner:
         if own is not None and (self.watch is None or self.watch.known(own)):
             self.dirty.add_dir(own, False, now)
 
+    def retry_all(self) -> None:
+        """Everything is looked at again."""
+        self.dirty.add_dir(self.root.identity.ino, True, time.monotonic())
+
     def retry_doubts(self) -> None:
         """All directories that the target is still to be asked for are looked at again."""
         for ino in self.belief.in_doubt:

@@ -24,7 +24,8 @@ from i2node.repl.report import PathProblem, Problems
 RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Between the trials of paths in trouble."""
 KEPT = 1000
-"""Problems that are kept with their cause; beyond it they are counted."""
+"""Problems that are kept with their path; beyond it they are counted, and found again by looking at
+everything."""
 SHOWN = 10
 
 
@@ -47,10 +48,10 @@ class Troubles:
         with self._lock:
             if path not in self._problems:
                 self._count += 1
+                self._retry_at = self._retry_at or time.monotonic() + self._wait()
                 if len(self._problems) >= KEPT:
                     return
             self._problems[path] = PathProblem(show(path), cause, remedy)
-        self._retry_at = self._retry_at or time.monotonic() + self._wait()
 
     def unreadable(self, path: bytes, status: int) -> None:
         self.problem(path, f"cannot be read: {os.strerror(status)}", remedy_for(status))
@@ -113,14 +114,25 @@ class Troubles:
         """Paths in trouble are tried again now and then; what works is no problem any more."""
         if self._retry_at is None or time.monotonic() < self._retry_at:
             return
+        with self._lock:
+            tried, beyond = dict(self._problems), self._count - len(self._problems)
         # First dirty, then forgiven: in between it must not look as if all were well.
-        for path in list(self._problems):
+        for path in tried:
             planner.retry(path)
+        if beyond:
+            planner.retry_all()
         planner.retry_doubts()
-        self._retries = self._retries + 1 if self._problems else 0
-        self.forgive()
-        # Looked at once more after that: nothing new by then, and the count begins anew.
-        self._retry_at = time.monotonic() + self._wait() if self._retries else None
+        with self._lock:
+            # What was told meanwhile stays.
+            for path, problem in tried.items():
+                if self._problems.get(path) is problem:
+                    del self._problems[path]
+                    self._count -= 1
+            self._count -= beyond
+            self._retries = self._retries + 1 if tried else 0
+            # Looked at once more after that: nothing new by then, and the count begins anew.
+            again = self._retries or self._problems
+            self._retry_at = time.monotonic() + self._wait() if again else None
 
     def _wait(self) -> float:
         return RETRY_S[min(self._retries, len(RETRY_S) - 1)]

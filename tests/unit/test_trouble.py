@@ -1,0 +1,85 @@
+"""Paths in trouble: what is kept of them, and that none is forgotten unseen."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from i2node.mover.batch import At, Op
+from i2node.repl import trouble
+from i2node.repl.remote import Fault
+from i2node.repl.trouble import KEPT, SHOWN, Troubles
+
+
+class Planner:
+    """Writes down what it is asked."""
+
+    def __init__(self) -> None:
+        self.retried: list[bytes] = []
+        self.all = 0
+        self.doubted: list[tuple[bytes, bool]] = []
+        self.belief = self
+
+    def retry(self, path: bytes) -> None:
+        self.retried.append(path)
+
+    def retry_all(self) -> None:
+        self.all += 1
+
+    def retry_doubts(self) -> None:
+        pass
+
+    def doubt(self, path: bytes, ancestors: bool, look: bool = True) -> None:
+        self.doubted.append((path, look))
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trouble, "RETRY_S", (0.0,))
+
+
+def test_what_is_beyond_the_kept_is_found_again_by_looking_at_everything(soon: None) -> None:
+    troubles, planner = Troubles(lambda: None), Planner()
+    for number in range(KEPT + 600):
+        troubles.unreadable(b"%d" % number, errno.EACCES)
+    assert troubles.shown().count == KEPT + 600 and len(troubles.shown().first) == SHOWN
+    troubles.retry(planner)  # type: ignore[arg-type]
+    assert (len(planner.retried), planner.all) == (KEPT, 1)
+    assert troubles.shown().count == 0
+    # One that stays is told again, and tried again.
+    troubles.unreadable(b"7", errno.EACCES)
+    troubles.retry(planner)  # type: ignore[arg-type]
+    assert planner.retried[KEPT:] == [b"7"] and planner.all == 1
+
+
+def test_what_is_told_while_others_are_tried_again_stays(soon: None) -> None:
+    troubles = Troubles(lambda: None)
+
+    class Telling(Planner):
+        def retry(self, path: bytes) -> None:
+            super().retry(path)
+            troubles.unreadable(b"new", errno.EIO)
+            troubles.problem(path, "another cause", "")
+
+    troubles.unreadable(b"old", errno.EACCES)
+    planner = Telling()
+    troubles.retry(planner)  # type: ignore[arg-type]
+    assert {p.path for p in troubles.kept().first} == {"new", "old"}
+    assert troubles.kept().count == 2
+    troubles.retry(Planner())  # type: ignore[arg-type]
+    assert troubles.kept().count == 0
+
+
+def test_a_step_that_failed_twice_waits_for_the_next_trial() -> None:
+    woken: list[bool] = []
+    troubles, planner = Troubles(lambda: woken.append(True)), Planner()
+    fault = Fault(b"a/b", b"", int(Op.PUT_FILE), errno.EBUSY, int(At.NAME))
+    troubles.faulted([fault])
+    assert troubles.waiting and woken
+    troubles.settle(planner)  # type: ignore[arg-type]
+    assert planner.doubted == [(b"a/b", True)] and not troubles.waiting
+    assert "put file failed at name" in troubles.shown().first[0].cause
+    troubles.faulted([fault])
+    troubles.settle(planner)  # type: ignore[arg-type]
+    assert planner.doubted[1:] == [(b"a/b", False)]
