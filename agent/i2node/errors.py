@@ -2,7 +2,7 @@
 
     I2Error
     ├── Problem            this path; the session goes on
-    ├── SessionError       this connection or this attempt; retried with backoff
+    ├── SessionError       this connection or this attempt; retried with backoff (exit 4)
     │   ├── PeerLost       connection cut, silent, or not to be had
     │   ├── TargetFault    the target's disk: full, read-only, failing
     │   └── ProtocolError  the peer said what the protocol does not allow
@@ -41,13 +41,13 @@ class SessionError(I2Error):
     """The attempt failed; the next may not."""
 
     code = "session"
+    exit_status = 4
 
 
 class PeerLost(SessionError):
     """The peer cannot be reached, or went silent."""
 
     code = "peer-lost"
-    exit_status = 4
 
 
 class TargetFault(SessionError):
@@ -60,7 +60,6 @@ class ProtocolError(SessionError):
     """The peer sent what the protocol does not allow."""
 
     code = "protocol"
-    exit_status = 4
 
 
 class Halt(I2Error):

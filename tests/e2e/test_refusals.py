@@ -70,6 +70,8 @@ def test_an_attribute_too_large_for_the_target_is_that_files_problem(hosts, tree
         ("mirror", "/usr/share", "host:/there", "--bwlimit", "12"),
         ("mirror", "/usr/share", "host:/there", "--compress", "23"),
         ("mirror", "/usr/share/none at all", "host:/there"),
+        ("mirror", "", "host:/there"),
+        ("agent", "--allow-root", ""),
         ("mirror", "/usr/share", "host:/there", "--exclude", "/usr"),
         ("mirror", "/usr/share", "host:/there", "--secret-key-file", "/none at all"),
         ("mirror",),
@@ -161,6 +163,89 @@ def test_a_source_that_is_not_mounted_deletes_nothing(hosts, trees, tmp_path):
         assert again["bytes_sent"] == 0
     finally:
         must("umount", trees.source)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("state", ["as it was", "lost"])
+def test_another_file_system_at_the_source_deletes_nothing(hosts, trees, tmp_path, state):
+    """The roots of two new file systems are alike to the last number: inode 2, born just now or,
+    with small inodes, at no known time. The target remembers where what it holds came from."""
+    for name in ("one", "other"):
+        with forest.loop_mount(tmp_path / name, trees.source, 16, "-I", "128"):
+            (trees.source / name).write_text("kept")
+            if name == "one":
+                hosts.once(trees.source, trees.target)
+                continue
+            if state == "lost":
+                for database in hosts.source.home.glob("var/rules/*/index.db"):
+                    database.write_bytes(b"damaged")
+            refused = said(hosts.once(trees.source, trees.target, status=3))
+            assert "not the directory" in refused["cause"]
+            assert (trees.target / "one").read_text() == "kept"
+            hosts.once(trees.source, trees.target, "--adopt")
+            assert_equal(trees.source, trees.target)
+
+
+@pytest.mark.root
+def test_a_target_whose_file_system_is_not_mounted_is_not_filled_anew(hosts, trees, tmp_path):
+    (trees.source / "file").write_text("kept")
+    with forest.loop_mount(tmp_path / "image", trees.target, 16):
+        hosts.once(trees.source, trees.target)
+    refused = said(hosts.once(trees.source, trees.target, status=3))
+    assert "not mounted" in refused["cause"] and list(trees.target.iterdir()) == []
+
+
+def test_a_target_that_is_moved_away_while_it_is_filled(hosts, trees):
+    (trees.source / "file").write_text("kept")
+    mirror = hosts.mirror(trees.source, trees.target)
+    until("in sync", lambda: mirror.last("state").get("in_sync"))
+    trees.target.rename(trees.target.with_name(trees.target.name + " away"))
+    (trees.source / "file").write_text("newer")
+    assert mirror.wait() == 3
+    assert "moved" in said(mirror)["cause"]
+
+
+def test_a_source_and_a_target_that_overlap(hosts, trees):
+    """Also where the target is on another host by its name, and the same by its mounts."""
+    (trees.source / "below").mkdir()
+    (trees.source / "below" / "file").write_text("kept")
+    inside = hosts.backup / trees.target.name
+    inside.mkdir()
+    (inside / "source").mkdir()
+    (inside / "source" / "file").write_text("kept")
+    for source, place in (
+        (trees.source, trees.source),
+        (trees.source, trees.source / "below"),
+        (trees.source, trees.source / "new"),
+        (trees.source / "below", trees.source),
+        (inside / "source", hosts.place(inside)),
+        (inside, hosts.place(inside / "new")),
+    ):
+        words = ("mirror", source, place, "--once", "--adopt", "--json")
+        refused = said(hosts.source.run(*words, status=3))
+        assert "overlap" in refused["cause"]
+    assert (trees.source / "below" / "file").read_text() == "kept"
+    assert (inside / "source" / "file").read_text() == "kept"
+    kept = ("mirror", trees.source, trees.source / "copies", "--exclude", "copies", "--once")
+    for _ in range(2):
+        hosts.source.run(*kept, "--json")
+    assert [p.name for p in (trees.source / "copies").iterdir()] == ["below"]
+
+
+@pytest.mark.root
+def test_what_is_mounted_below_the_source_is_left_out_and_named(hosts, trees):
+    (trees.source / "volume").mkdir()
+    must("mount", "-t", "tmpfs", "none", trees.source / "volume")
+    try:
+        (trees.source / "volume" / "file").write_text("elsewhere")
+        mirror = hosts.mirror(trees.source, trees.target)
+        until("in sync", lambda: mirror.last("state").get("in_sync"))
+        assert hosts.source.status().mounts == ("volume",)
+        assert "mount-left-out" in mirror.said()
+        assert mirror.end() == 0
+        assert list((trees.target / "volume").iterdir()) == []
+    finally:
+        must("umount", trees.source / "volume")
 
 
 # ---------------------------------------------------------------------- 4: peers

@@ -2,6 +2,7 @@
 
 import random
 import signal
+import time
 
 import forest
 import pytest
@@ -160,6 +161,25 @@ def test_a_full_target_says_so_and_goes_on_when_there_is_room(hosts, trees, tmp_
         assert hosts.source.status().blocked_on == ""
         assert mirror.end() == 0
         assert_equal(trees.source, target)
+        assert hosts.litter(target) == []
+
+
+def test_what_was_staged_for_a_file_that_went_makes_room(hosts, trees, tmp_path):
+    """A file that does not fit leaves what was staged of it; no later pass waits for that room."""
+    (trees.source / "large").write_bytes(random.Random(6).randbytes(40 * forest.MIB))
+    with forest.loop_mount(
+        tmp_path / "image", trees.target.parent / f"{trees.target.name} disk", 32
+    ) as disk:
+        target = disk / "mirror"
+        mirror = hosts.mirror(trees.source, target, "--once")
+        until("the stall", lambda: (r := hosts.source.status()) and r.blocked_on)
+        mirror.kill()
+        (trees.source / "large").unlink()
+        (trees.source / "other").write_bytes(random.Random(7).randbytes(16 * forest.MIB))
+        time.sleep(1.1)  # what is younger than the session by less may be in use
+        hosts.once(trees.source, target)
+        assert_equal(trees.source, target)
+        assert "room-made" in hosts.agent.said()
         assert hosts.litter(target) == []
 
 

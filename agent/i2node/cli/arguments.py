@@ -57,7 +57,6 @@ def _parser() -> argparse.ArgumentParser:
     agent.add_argument(
         "--allow-root",
         metavar="DIR",
-        type=Path,
         action="append",
         default=[],
         help="a peer may keep mirrors below DIR; may be repeated",
@@ -172,7 +171,10 @@ def _path(text: str, path: bytes) -> bytes:
 
 
 def source_of(text: str) -> Path:
-    """The source as an absolute path; a symlink in it is left to whoever opens it."""
+    """The source as an absolute path; a symlink in it is left to whoever opens it. UsageError for
+    an empty text: what a script's unset variable gives must not mean the current directory."""
+    if not text:
+        raise UsageError("an empty path for a directory", "name the directory")
     return Path(os.path.normpath(Path(text).absolute()))
 
 

@@ -82,8 +82,8 @@ def _agent_config(arguments: argparse.Namespace) -> Config:
     elif arguments.listen is not None:
         host, port = parse_listen(arguments.listen)
         config = replace(config, listen_host=host, listen_port=port)
-    roots: list[Path] = arguments.allow_root
-    more = tuple(source_of(str(root)) for root in roots)
+    roots: list[str] = arguments.allow_root
+    more = tuple(source_of(root) for root in roots)
     return replace(config, allow_roots=config.allow_roots + more)
 
 

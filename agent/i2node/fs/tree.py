@@ -3,15 +3,17 @@ changed.
 
 Both are held as descriptors; every path of the session is relative to one of them. A root is known
 by what survives a remount and a reboot but not a replacement: its inode number, its birth and the
-type of its file system. The number of the device is not part of it; the kernel gives those anew.
+identity of its file system. The number of the device is no part of it; the kernel gives those anew.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,13 +25,21 @@ from i2node.mover import batch, listing
 
 STAGE_PREFIX = ".i2node-stage-"
 
+_XFS_IOC_FSGEOMETRY_V1 = 2 << 30 | 112 << 16 | ord("X") << 8 | 100
+_XFS_UUID = slice(64, 80)  # of struct xfs_fsop_geom_v1 (xfs_fs.h)
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which directory a root is; equal exactly when it is the same one."""
+    """Which directory a root is; equal exactly when it is the same one. fs is empty where the file
+    system has nothing that outlives its mount."""
 
     ino: int
     birth: int
+    fs: str
+
+    def __str__(self) -> str:
+        return f"{self.ino}-{self.birth}-{self.fs}"
 
 
 class Root:
@@ -68,7 +78,42 @@ def _identity(fd: int, dev: int) -> Identity:
             "make it readable for the agent; nothing was deleted",
         )
     own = listing.decode(answer.own)
-    return Identity(own.ino, own.birth)
+    return Identity(own.ino, own.birth, _file_system(fd, dev))
+
+
+def _file_system(fd: int, dev: int) -> str:
+    """What tells this file system from another one: XFS gives its UUID, the others an fsid that
+    they make of theirs (statfs(2)), unless it is only the number of the device."""
+    geometry = bytearray(112)
+    with suppress(OSError):
+        fcntl.ioctl(fd, _XFS_IOC_FSGEOMETRY_V1, geometry)
+        return bytes(geometry[_XFS_UUID]).hex()
+    fsid = os.fstatvfs(fd).f_fsid
+    major, minor = os.major(dev), os.minor(dev)
+    encoded = (minor & 0xFF) | major << 8 | (minor & ~0xFF) << 12
+    return "" if fsid & 0xFFFFFFFF == encoded else f"{fsid:x}"
+
+
+def host_id() -> str:
+    """The same for two processes exactly when a path means the same to both: this boot, and this
+    mount namespace (namespaces(7))."""
+    try:
+        return f"{boot_id()}/{os.stat('/proc/self/ns/mnt').st_ino}"
+    except OSError:
+        return ""
+
+
+def boot_id() -> str:
+    """Which boot of the kernel this is (proc(5))."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def within(path: bytes, root: bytes) -> bool:
+    """Whether a path is root or lies below it; both absolute and resolved."""
+    return path == root or path.startswith(root.rstrip(b"/") + b"/")
 
 
 def resolve_target(path: bytes, allowed: Sequence[Path]) -> bytes:
@@ -81,7 +126,7 @@ def resolve_target(path: bytes, allowed: Sequence[Path]) -> bytes:
         raise Refused(f"target {show(path)} is not an absolute path", "give an absolute path")
     real = os.path.realpath(path)
     roots = [os.path.realpath(os.fsencode(a)) for a in allowed]
-    if not any(real == r or real.startswith(r.rstrip(b"/") + b"/") for r in roots):
+    if not any(within(real, r) for r in roots):
         raise Refused(
             f"target {show(path)} is not below a root this node allows",
             f"start its agent with --allow-root {show(path)}, or set allow_roots in i2node.toml",
@@ -120,6 +165,7 @@ class TargetTree:
         self._name = (STAGE_PREFIX + rule[:12]).encode()
         self._stage: int | None = None
         self._home: bytes | None = None
+        self._opened = time.time()
         for home in () if read_only else self._homes(state, allowed):
             if self._usable(home):
                 self._home = home
@@ -135,7 +181,7 @@ class TargetTree:
         yield os.fsencode(state / "stage")
         beside = os.path.dirname(self.root.path)
         roots = [os.path.realpath(os.fsencode(a)) for a in allowed]
-        if any(beside == r or beside.startswith(r.rstrip(b"/") + b"/") for r in roots):
+        if any(within(beside, r) for r in roots):
             yield beside
 
     def _usable(self, home: bytes) -> bool:
@@ -214,6 +260,19 @@ class TargetTree:
                 shutil.rmtree(name, dir_fd=stage)
             except FileNotFoundError:
                 pass
+
+    def make_room(self) -> int:
+        """Removes what earlier sessions staged and this one has not written to; gives the bytes. A
+        file that was to be built on it is told as a fault, and sent whole."""
+        freed = 0
+        stage = self.stage()
+        for name in os.listdir(stage):
+            with suppress(OSError):
+                found = os.lstat(name, dir_fd=stage)
+                if len(name) == 16 and found.st_mtime < self._opened - 1.0:
+                    os.unlink(name, dir_fd=stage)
+                    freed += found.st_blocks * 512
+        return freed
 
     def rest(self) -> None:
         """Called when nothing is under way: takes an inside staging directory away again."""

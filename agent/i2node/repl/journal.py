@@ -63,7 +63,7 @@ UNTIL_ASKED = (1 << 62) - 1
 class Journal(Database):
     """The journal of one rule at the source, in a file of its own. Inode numbers are those of the
     source, unsigned 64 bit. When it was `rebuilt`, both sides have to be compared by content. The
-    key all_doubt is the journal's own."""
+    key all_doubt is the journal's own; `wipe` takes root and compared along."""
 
     SCHEMA = 1
     TABLES = _TABLES
@@ -76,8 +76,9 @@ class Journal(Database):
             self.signatures.clear()
 
     def wipe(self) -> None:
-        """Forgets all but the meta values, and commits."""
+        """Forgets all that the target is expected to hold, and commits."""
         with self._writing("wiping") as db:
+            db.execute("DELETE FROM meta WHERE key IN ('root', 'compared')")
             for table in ("listing", "place", "doubt", "suspect"):
                 db.execute(f"DELETE FROM {table}")
             self.signatures.clear()

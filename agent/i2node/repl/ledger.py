@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from i2node.errors import SafetyStop, SessionError
-from i2node.fs.tree import TargetTree
+from i2node.fs.tree import TargetTree, boot_id, within
 from i2node.model import show
 
 HANDOVER_S = 10.0
@@ -26,14 +26,17 @@ HANDOVER_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A rule as the target knows it. root is text with undecodable bytes escaped as surrogates."""
+    """A rule as the target knows it. source is for people, origin tells which directory that is.
+    root is text with undecodable bytes escaped as surrogates."""
 
     rule: str
     peer: str
     source: str
+    origin: str
     root: str
     ino: int
     birth: int
+    fs: str
     token: str
     boot: str
 
@@ -90,11 +93,13 @@ class Ledger:
         *,
         adopt: bool,
         source: str,
+        origin: str,
     ) -> str:
         """Whether the rule may have this root, and how it starts: fresh, known or unknown.
 
-        Raises SafetyStop when the directory holds what this rule did not put there and `adopt` is
-        not asked for.
+        Raises SafetyStop, unless `adopt` is asked for, when the directory holds what this rule did
+        not put there, when the file system it was on is not mounted, and when the source is
+        another directory than before (what the source knows of that itself may be lost).
         """
         root = os.fsdecode(tree.root.path)
         record = self._read(rule)
@@ -110,8 +115,23 @@ class Ledger:
             record is not None
             and record.peer == peer
             and record.root == root
-            and (record.ino, record.birth) == (identity.ino, identity.birth)
+            and (record.ino, record.birth, record.fs) == (identity.ino, identity.birth, identity.fs)
         )
+        if record is not None and record.root == root and not adopt:
+            if record.fs != identity.fs:
+                raise SafetyStop(
+                    f"target {show(tree.root.path)} is on another file system than before: its "
+                    "own is not mounted, or it was replaced",
+                    "mount it; if it was replaced on purpose, run once with --adopt",
+                )
+            if record.peer == peer and record.origin != origin:
+                raise SafetyStop(
+                    f"{source} is not the directory that was mirrored to "
+                    f"{show(tree.root.path)} before: its file system is not mounted, or it was "
+                    "replaced",
+                    "mount it; if it was replaced on purpose, run once with --adopt. "
+                    "Nothing was deleted",
+                )
         if not held:
             status = "fresh"
         elif ours and record is not None:
@@ -125,20 +145,32 @@ class Ledger:
                 f"not put there: {some}{', ...' if len(held) > 3 else ''}",
                 "empty it, choose another directory, or compare and reuse it with --adopt",
             )
-        self._write(Record(rule, peer, source, root, identity.ino, identity.birth, following, boot))
+        self._write(
+            Record(
+                rule,
+                peer,
+                source,
+                origin,
+                root,
+                identity.ino,
+                identity.birth,
+                identity.fs,
+                following,
+                boot,
+            )
+        )
         return status
 
     def apart(self, rule: str, path: bytes) -> None:
         """SafetyStop when the roots of two rules would be one or nest: each would delete what the
         other puts there. Asked before the directory is made, which may be inside the other's."""
-        root = os.fsdecode(path)
         for other in self.records():
             if other.rule == rule:
                 continue
-            a, b = root.rstrip("/") + "/", other.root.rstrip("/") + "/"
-            if (a.startswith(b) or b.startswith(a)) and os.path.isdir(other.root):
+            theirs = os.fsencode(other.root)
+            if (within(path, theirs) or within(theirs, path)) and os.path.isdir(theirs):
                 raise SafetyStop(
-                    f"target {show(path)} overlaps {show(os.fsencode(other.root))}, "
+                    f"target {show(path)} overlaps {show(theirs)}, "
                     f"which belongs to rule {other.rule} of {other.source or other.peer[:12]}",
                     f"choose another directory, or remove {other.rule}.json from "
                     f"{self.directory} if that rule is no more",
@@ -176,11 +208,3 @@ class Ledger:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
-
-
-def boot_id() -> str:
-    """Which boot of the kernel this is (proc(5))."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""

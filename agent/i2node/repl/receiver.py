@@ -24,8 +24,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from i2node import log
-from i2node.errors import I2Error, PeerLost, ProtocolError, Refused, SessionError
-from i2node.fs.tree import FATAL, TargetTree, make_target, remedy_for, resolve_target
+from i2node.errors import (
+    I2Error,
+    PeerLost,
+    ProtocolError,
+    Refused,
+    SafetyStop,
+    SessionError,
+)
+from i2node.fs.tree import (
+    FATAL,
+    TargetTree,
+    host_id,
+    make_target,
+    remedy_for,
+    resolve_target,
+    within,
+)
 from i2node.model import PROBED, show
 from i2node.mover import batch, blocks, listing
 from i2node.net.channel import Channel
@@ -131,6 +146,7 @@ class Receiver:
         self.rule = rule
         self.read_only = bool(message.get("read_only"))
         path = resolve_target(root, self.allowed)
+        _apart(message, path)
         if self.read_only:
             self.tree = TargetTree(path, rule, self.state, self.allowed, read_only=True)
             self.channel.send({"t": "opened", "status": "known", "parts": [], "owner": True})
@@ -147,7 +163,8 @@ class Receiver:
                 [str(t) for t in tokens],
                 following,
                 adopt=bool(message.get("adopt")),
-                source=str(message.get("source") or ""),
+                source=show(str(message.get("source") or "").encode()),
+                origin=str(message.get("origin") or ""),
             )
             tree.clean(keep_parts=not self.ledger.rebooted)
         except BaseException:
@@ -281,7 +298,12 @@ class Receiver:
             op, path, _ = batch.step_at(rest, fatal.step)
             done += result.done
             rest = rest[batch.step_offset(rest, result.done) :]
-            cause = f"{os.strerror(fatal.status)} at {op.name.lower()} of {show(path)}"
+            if fatal.status in (errno.ENOSPC, errno.EDQUOT) and (freed := self.tree.make_room()):
+                log.event(_log, logging.INFO, "room-made", rule=self.rule, bytes=freed)
+                continue
+            # The path of a large file came with an earlier frame.
+            what = show(path) if path else "a large file"
+            cause = f"{os.strerror(fatal.status)} at {op.name.lower()} of {what}"
             log.event(_log, logging.WARNING, "target-stalled", rule=self.rule, cause=cause)
             self.channel.send({"t": "stalled", "cause": cause, "remedy": remedy_for(fatal.status)})
             with self._wake:
@@ -314,6 +336,7 @@ class Receiver:
                 if self._ended():
                     return
                 seq = self._applied
+            self._still_there()
             try:
                 self.tree.sync()
             except OSError as error:
@@ -333,6 +356,19 @@ class Receiver:
             with self._wake:
                 self._durable = seq
             self.channel.send({"t": "durable", "seq": seq})
+
+    def _still_there(self) -> None:
+        """Nothing is acknowledged that stands elsewhere than the rule says."""
+        assert self.tree is not None
+        root = self.tree.root
+        if root.still_there():
+            return
+        if not os.fstat(root.fd).st_nlink:
+            raise SessionError(f"target {show(root.path)} was removed", "it is made anew")
+        raise SafetyStop(
+            f"target {show(root.path)} was moved away, or something was mounted over it",
+            "put it back, then start the rule again",
+        )
 
     def _ended(self) -> bool:
         return self._over or self.error is not None
@@ -409,6 +445,20 @@ class Receiver:
                     "last": at + PART >= len(signature),
                 }
             )
+
+
+def _apart(message: dict[str, object], target: bytes) -> None:
+    """A source on this very host must not overlap its target: the one would be mirrored into
+    itself, or deleted as what the source does not have. A target inside the source is fine where
+    the source leaves it out."""
+    source = message.get("path")
+    if message.get("host") != host_id() or not isinstance(source, bytes) or not source:
+        return
+    if within(source, target) or (within(target, source) and not message.get("left_out")):
+        raise SafetyStop(
+            f"source {show(source)} and target {show(target)} overlap",
+            "choose a target outside the source, or --exclude it",
+        )
 
 
 def sign_file(fd: int, size: int, block: int) -> bytes:

@@ -35,6 +35,7 @@ from i2node.errors import (
     TargetFault,
     UsageError,
 )
+from i2node.fs.tree import host_id
 from i2node.model import show
 from i2node.mover import listing
 from i2node.net.channel import Channel
@@ -124,8 +125,15 @@ class Remote:
         adopt: bool = False,
         read_only: bool = False,
         source: str = "",
+        origin: str = "",
+        path: bytes = b"",
+        left_out: bool = False,
     ) -> Opened:
-        """Asks the target to take the rule. Raises SafetyStop or Refused with its reason."""
+        """Asks the target to take the rule. Raises SafetyStop or Refused with its reason.
+
+        source names the source for people, origin tells which directory it is; path is where, and
+        left_out whether the target's place is excluded from it, should both be on one host.
+        """
         self.channel.send(
             {
                 "t": "open",
@@ -136,6 +144,10 @@ class Remote:
                 "adopt": adopt,
                 "read_only": read_only,
                 "source": source,
+                "origin": origin,
+                "host": host_id(),
+                "path": path,
+                "left_out": left_out,
             }
         )
         answer = self.channel.recv(ANSWER_TIMEOUT)

@@ -90,6 +90,8 @@ class RuleReport:
     """Age of the oldest change that the target has not made durable."""
     in_sync: bool = False
     watch: WatchReport = field(default_factory=WatchReport)
+    mounts: tuple[str, ...] = ()
+    """File systems mounted below the source, which are not entered."""
     last_compare: float | None = None
     """When the content of both sides was last compared in full, seconds since 1970."""
 
@@ -136,6 +138,7 @@ def read(table: Mapping[str, Any]) -> RuleReport:
         PathProblem(**_known(PathProblem, item)) for item in problems.get("first", ())
     )
     values["problems"] = Problems(**problems)
+    values["mounts"] = tuple(values.get("mounts", ()))
     return RuleReport(**values)
 
 

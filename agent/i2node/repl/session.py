@@ -26,7 +26,7 @@ from i2node.errors import Halt, I2Error, SafetyStop, SessionError, UsageError
 from i2node.fs.coalesce import Dirty, Touch, Work
 from i2node.fs.inotify import InotifyWatch
 from i2node.fs.pathset import PathSet
-from i2node.fs.tree import Root
+from i2node.fs.tree import Root, within
 from i2node.fs.watch import Watch
 from i2node.model import TRANSITIONS, MirrorOptions, State, show
 from i2node.net.identity import Identity
@@ -67,6 +67,8 @@ class Session:
             raise UsageError(f"{show(source)} is not a directory", "name the directory to mirror")
         self.paths = PathSet(source, options.excludes)
         self.rule = rule_id(identity.node_id, source, str(options.target))
+        for path in self.paths.outside:
+            log.event(_log, logging.WARNING, "exclude-outside", rule=self.rule, path=show(path))
         self._source = source
         self._dirty = Dirty()
         self._stop = threading.Event()
@@ -80,6 +82,9 @@ class Session:
         self._drain_until = math.inf
         self._busy_since: float | None = None
         self._walked = False
+        self._booted = False
+        self._compare_all = self._strict = False
+        self._last_compare: float | None = None
         self._sent_before = Flow(0, 0, 0, 0, None)
         self._ended = Flow(0, 0, 0, 0, None)
         self._started = time.monotonic()
@@ -100,6 +105,8 @@ class Session:
         """The picture of this moment."""
         planner, sender, census = self._planner, self._sender, self._census
         before = self._sent_before
+        # In the order in which work goes on, so that none is passed over on its way.
+        dirty, busy_since, waiting = self._dirty.count(), self._busy_since, self._troubles.waiting
         now = sender.flow() if sender else self._ended
         examined_files = planner.examined_files if planner else 0
         examined_bytes = planner.examined_bytes if planner else 0
@@ -115,8 +122,8 @@ class Session:
         )
         applied = before.bytes_applied + (now.bytes_applied if sender else 0)
         rate = self._rate.at(time.monotonic(), applied)
-        dirty, in_flight = self._dirty.count(), now.in_flight
-        oldest = [t for t in (now.oldest, self._busy_since) if t is not None]
+        in_flight = now.in_flight
+        oldest = [t for t in (now.oldest, busy_since) if t is not None]
         lag = max([time.monotonic() - t for t in oldest], default=0.0)
         lag = max(lag, self._dirty.oldest(time.monotonic()))
         watch = self._watch.statistics() if self._watch else None
@@ -145,14 +152,16 @@ class Session:
             in_sync=self._state == State.REPLICATION
             and not dirty
             and not in_flight
-            and self._busy_since is None
-            and not self._troubles.waiting
+            and busy_since is None
+            and not waiting
             and not problems.count
             and watch is not None
             and watch.coverage >= 1.0,
             watch=WatchReport(watch.engine, watch.coverage, watch.overflows, watch.max_undetected_s)
             if watch
             else WatchReport(),
+            last_compare=self._last_compare,
+            mounts=tuple(show(path) for path in sorted(planner.mounts)) if planner else (),
             problems=problems,
             last_error=error.code if error else "",
             cause=error.cause if error else "",
@@ -187,7 +196,7 @@ class Session:
     def _bind(self, root: Root, journal: Journal) -> None:
         """A rule belongs to one directory, not to whatever stands under its path today."""
         bound = journal.get("identity")
-        now = b"%d %d" % (root.identity.ino, root.identity.birth)
+        now = str(root.identity).encode()
         if bound is not None and bound != now and not self.options.adopt:
             raise SafetyStop(
                 f"{show(self._source)} is not the directory this rule mirrored before: "
@@ -199,6 +208,7 @@ class Session:
             journal.wipe()
         journal.set("identity", now)
         journal.commit()
+        self._last_compare = float(journal.get("compared") or 0) or None
 
     def _attempts(self, root: Root, journal: Journal, held: ExitStack) -> None:
         failures = 0
@@ -250,7 +260,7 @@ class Session:
             channel = connect(host, port, self.identity, expected, beat=self.config.heartbeat_s)
             remote = Remote(channel)
             held.callback(remote.close)
-            parts = self._open(remote, journal)
+            parts = self._open(remote, root, journal)
             secret = self.options.secret_key or b""
             remote.stream(0, self.options.encrypt, secret)
             stream = open_stream(channel, 0)
@@ -286,7 +296,7 @@ class Session:
             self._replicate(root, journal, planner, sender)
             remote.bye()
 
-    def _open(self, remote: Remote, journal: Journal) -> dict[int, int]:
+    def _open(self, remote: Remote, root: Root, journal: Journal) -> dict[int, int]:
         """Agrees with the target on where this rule stands."""
         tokens = [t.decode() for key in ("token", "next") if (t := journal.get(key))]
         # One that was offered and not confirmed may have been taken: it is offered until it is.
@@ -300,6 +310,9 @@ class Session:
             following,
             adopt=self.options.adopt,
             source=f"{os.uname().nodename}:{show(self._source)}",
+            origin=str(root.identity),
+            path=self._source,
+            left_out=self._left_out(self.options.target.path),
         )
         if not opened.owner:
             # Once, not for every file: it is the same cause and the same remedy for all of them.
@@ -312,10 +325,7 @@ class Session:
                 remedy="run the target's agent as root",
             )
         if opened.status == "fresh":
-            identity = journal.get("identity")
             journal.wipe()
-            if identity is not None:
-                journal.set("identity", identity)
             self._walked = False
         journal.set("token", following.encode())
         journal.commit()
@@ -348,9 +358,12 @@ class Session:
         )
         return opened.parts
 
-    _compare_all = False
-    _strict = False
-    _booted = False
+    def _left_out(self, target: bytes) -> bool:
+        """Whether a path of this host lies in the source, and is excluded there."""
+        real = os.path.realpath(target)
+        return within(real, self._source) and self.paths.excluded(
+            os.path.relpath(real, self._source)
+        )
 
     def _plan(self, root: Root, journal: Journal, sender: Sender, remote: Remote) -> Planner:
         if self._watch is None and not self.options.once:
@@ -418,6 +431,11 @@ class Session:
             self._enter(State.SWITCH, "settle")
             self._wait(sender)
             self._walked = True
+            if self._strict:
+                self._last_compare = time.time()
+                journal.set("compared", b"%.3f" % self._last_compare)
+            for path in sorted(planner.mounts):
+                log.event(_log, logging.WARNING, "mount-left-out", rule=self.rule, path=show(path))
             journal.trust()
             journal.set("complete", b"1")
             journal.commit()
@@ -477,7 +495,7 @@ class Session:
             self._busy_since = None
             if not works:
                 due = self._dirty.next_due(now)
-                self._dirty.wait(min(1.0, max(0.0, due - now)) if due is not None else 1.0)
+                self._dirty.wait(min(1.0, due) if due is not None else 1.0)
 
     # ------------------------------------------------------------------ state
 
