@@ -75,7 +75,8 @@ int i2_parent(struct i2_site *site, const uint8_t *path, size_t len, struct i2_h
         return -EPERM; /* the stage is ours, even where it stands beneath the root */
     }
     if (oldest->fd >= 0) close(oldest->fd);
-    *oldest = (struct i2_held){fd, path, parent_len, ++site->ticks, -1};
+    *oldest = (struct i2_held){
+        .fd = fd, .path = path, .len = parent_len, .used = ++site->ticks, .bare = -1};
     *held = oldest;
     return 0;
 }
@@ -96,6 +97,19 @@ static void (*const ops[])(struct i2_site *, const struct i2_step *) = {
     [I2_HOLE] = i2_do_hole,         [I2_STAGED] = i2_do_staged,
 };
 
+/* The umask cannot be read without being changed, save here (proc(5), Linux 4.7); 0777 where it is not
+ * told: then no mode given at creation is relied on. */
+static unsigned read_umask(void)
+{
+    unsigned mask = 0777;
+    char line[128];
+    FILE *status = fopen("/proc/self/status", "re");
+    while (status && fgets(line, sizeof line, status))
+        if (sscanf(line, "Umask: %o", &mask) == 1) break;
+    if (status) fclose(status);
+    return mask;
+}
+
 static int open_site(struct i2_site *site)
 {
     struct stat root, stage;
@@ -104,6 +118,7 @@ static int open_site(struct i2_site *site)
     site->dev = root.st_dev;
     site->stage_ino = root.st_ino == stage.st_ino || root.st_dev != stage.st_dev ? 0 : stage.st_ino;
     site->privileged = geteuid() == 0;
+    site->umask = read_umask();
     site->staged = site->source = -1;
     for (int i = 0; i < I2_HELD; i++) site->held[i].fd = -1;
     return 0;

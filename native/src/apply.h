@@ -19,12 +19,15 @@ struct i2_held {
     const uint8_t *path;
     size_t len;
     uint64_t used; /* the younger the greater */
-    int bare;      /* new files in it begin without extended attributes: 1, 0, -1 not known yet */
+    /* What a new file in it is given, which the first one tells. */
+    int bare; /* no extended attributes: 1, 0, -1 not known yet */
+    uint32_t uid, gid;
 };
 
 struct i2_site {
     struct i2_kernel k;
     int root, stage, flags, privileged;
+    unsigned umask;
     uint64_t dev, stage_ino; /* stage_ino 0: the stage is the root itself */
     struct i2_held held[I2_HELD];
     uint64_t ticks;

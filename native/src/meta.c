@@ -45,8 +45,9 @@ void i2_meta(struct i2_site *site, int fd, int path_only, const struct i2_step *
         mode &= ~(unsigned)(S_ISUID | S_ISGID);
         if (site->flags & I2_APPLY_NO_OWNER) i2_fault(site, I2_AT_MODE, -EPERM);
     }
-    /* A change of owner clears set-id bits, so the mode is set again. */
-    if (s->kind != I2_SYMLINK && (owner > 0 || (now->stx_mode & 07777u) != mode)) {
+    /* A change of owner clears set-id bits. */
+    unsigned left = now->stx_mode & (owner > 0 ? 01777u : 07777u);
+    if (s->kind != I2_SYMLINK && left != mode) {
         if ((path_only ? chmod(path, mode) : fchmod(fd, mode)) < 0) i2_fault(site, I2_AT_MODE, -errno);
     }
     if (!(s->flags & I2_STEP_NO_XATTR)) {

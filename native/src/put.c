@@ -75,19 +75,41 @@ struct draft {
     char staged[I2_STAGE_NAME]; /* "" while it has no name */
 };
 
-static int begin(struct i2_site *site, struct i2_held *held, struct draft *d)
+static int begin(struct i2_site *site, struct i2_held *held, struct draft *d, unsigned mode)
 {
     d->staged[0] = 0;
     for (int again = 0; !site->no_tmpfile; again = 1) {
-        d->fd = openat(held->fd, ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
+        d->fd = openat(held->fd, ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, mode);
         if (d->fd >= 0) return 0;
         /* ENOENT: the held directory was removed. EISDIR: a kernel that does not know the flag. */
         if (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL) site->no_tmpfile = 1;
         else if (errno != EPERM || again || !i2_unlock(site, held->fd, ".")) return -errno;
     }
     i2_unique_name(site, d->staged);
-    d->fd = openat(site->stage, d->staged, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC, 0600);
+    d->fd = openat(site->stage, d->staged, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC, mode);
     return d->fd < 0 ? -errno : 0;
+}
+
+/* What a file that was begun with a mode is by now. In a directory whose new files have no attributes,
+ * and so no default ACL, all are given the same owner, and the mode less the umask. */
+static int begun(struct i2_site *site, struct i2_held *held, const struct draft *d, unsigned mode,
+                 struct statx *now)
+{
+    int told = !d->staged[0] && held->bare == 1;
+    memset(now, 0, sizeof *now);
+    int err = told ? 0 : i2_statx(&site->k, d->fd, "", AT_EMPTY_PATH, now);
+    if (told) {
+        now->stx_uid = held->uid;
+        now->stx_gid = held->gid;
+        now->stx_mode = (uint16_t)(mode & ~site->umask);
+    } else if (!err && !d->staged[0] && held->bare < 0) {
+        const struct i2_bearer of = {.fd = d->fd};
+        held->bare = !i2_xattr_any(&of);
+        held->uid = now->stx_uid;
+        held->gid = now->stx_gid;
+    }
+    now->stx_mtime.tv_nsec = UINT32_MAX; /* never what is wanted */
+    return err;
 }
 
 static int link_to(struct i2_site *site, int fd, int dir, const char *name)
@@ -142,7 +164,10 @@ void i2_do_put_file(struct i2_site *site, const struct i2_step *s)
         i2_fault(site, I2_AT_OPEN, err);
         return;
     }
-    err = begin(site, held, &d);
+    /* Nobody sees it before it has its name: it may have its mode from the beginning. Set-id bits come
+     * after the owner, which clears them. */
+    unsigned mode = s->mode & 07000 || s->mode & site->umask ? 0600 : s->mode;
+    err = begin(site, held, &d, mode);
     if (err) {
         i2_fault(site, I2_AT_CREATE, err);
         return;
@@ -151,22 +176,8 @@ void i2_do_put_file(struct i2_site *site, const struct i2_step *s)
                                     : i2_write_at(d.fd, i2_step_data(s), s->data_len, 0);
     int what = I2_AT_WRITE;
     if (!err) {
-        /* A default ACL or a label gives a new file attributes; the first one in a directory tells. */
-        int bare = 0;
-        if (!d.staged[0]) {
-            const struct i2_bearer of = {.fd = d.fd};
-            if (held->bare < 0) held->bare = !i2_xattr_any(&of);
-            bare = held->bare;
-        }
-        memset(&now, 0, sizeof now);
-        if (site->flags & I2_APPLY_NO_OWNER) {
-            err = i2_statx(&site->k, d.fd, "", AT_EMPTY_PATH, &now);
-        } else {
-            now.stx_uid = ~s->uid; /* not worth asking: setting costs as much */
-            now.stx_mode = 07777;
-        }
-        now.stx_mtime.tv_nsec = UINT32_MAX;
-        if (!err) i2_meta(site, d.fd, 0, s, &now, bare);
+        err = begun(site, held, &d, mode, &now);
+        if (!err) i2_meta(site, d.fd, 0, s, &now, !d.staged[0] && held->bare == 1);
         if (!err && !site->fatal) {
             what = I2_AT_NAME;
             err = give_name(site, held, &d, name);
