@@ -115,6 +115,8 @@ int64_t i2_pick(const uint8_t *listing, size_t len, uint32_t what, uint8_t kind,
 #define I2_PICK_KIND 1     /* of this kind */
 #define I2_PICK_PROBED 2   /* told by the target */
 #define I2_PICK_TROUBLED 4 /* with a status */
+#define I2_PICK_DATA 8     /* whose verdict is DATA: the target has another version */
+#define I2_PICK_LINKED 16  /* no directory, and with more than one name */
 
 /* How many leading bytes of a listing make a batch: at most max_entries entries whose sizes add up to at
  * most max_bytes, but at least one entry. *entries and *bytes tell what it holds. */

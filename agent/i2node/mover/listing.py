@@ -225,6 +225,17 @@ def troubled(listing: Data) -> Iterator[Entry]:
     return _decode(_pick(listing, lib.I2_PICK_TROUBLED)[0])
 
 
+def overwritten(listing: Data) -> list[bytes]:
+    """The names of files of which the target has another version."""
+    found = _pick(listing, lib.I2_PICK_KIND | lib.I2_PICK_DATA, Kind.FILE)[0]
+    return [e.name for e in _decode(found)]
+
+
+def linked(listing: Data) -> Iterator[Entry]:
+    """The entries, directories left out, that have more than one name."""
+    return _decode(_pick(listing, lib.I2_PICK_LINKED)[0])
+
+
 def probed(listing: Data) -> bool:
     """Whether any entry is one that the target told of."""
     return _pick(listing, lib.I2_PICK_PROBED, copy=False)[1] > 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import struct
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -311,11 +311,15 @@ class Journal(Database):
     def doubt(self, ino: int, path: bytes, seq: int) -> None:
         """The target may or may not hold in this directory what its listing says, until it has
         acknowledged seq. path: where the target has it, for asking it."""
+        self.doubt_many({ino: path}, seq)
+
+    def doubt_many(self, dirs: Mapping[int, bytes], seq: int) -> None:
+        """The same of many directories, inode → path."""
         with self._writing("writing") as db:
-            db.execute(
+            db.executemany(
                 "INSERT INTO doubt VALUES(?, ?, ?) ON CONFLICT(dir) DO UPDATE "
                 "SET path=excluded.path, seq=max(seq, excluded.seq)",
-                (_signed(ino), path, seq),
+                [(_signed(ino), path, seq) for ino, path in dirs.items()],
             )
 
     def settle(self, seq: int) -> None:
