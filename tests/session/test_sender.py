@@ -79,10 +79,10 @@ class Wire:
     def _tell(self, what: str) -> Callable[..., None]:
         return lambda *values: self.told.append((what, values[-1]))
 
-    def _heard(self, what: str, then: Callable[[int], None]) -> Callable[[int], None]:
-        def heard(seq: int) -> None:
+    def _heard(self, what: str, then: Callable[..., None]) -> Callable[..., None]:
+        def heard(seq: int, *more: bool) -> None:
             self.told.append((what, seq))
-            then(seq)
+            then(seq, *more)
 
         return heard
 

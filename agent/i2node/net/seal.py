@@ -17,12 +17,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from i2node.errors import ProtocolError, SessionError
+from i2node.net.effort import Effort
 from i2node.net.wire import CLEAR, FRAME_MAX, TAG_SIZE, ZSTD, Header, Preface, pack_header
 
 Level = int | Literal["auto", "off"]
 Buffer = bytes | bytearray | memoryview
 
-LEVEL_AUTO: Final = 1
 # 2^32 frames of 8 MiB keep GCM's advantage of a forger or distinguisher far below 2^-32
 # (NIST SP 800-38D §8.3); long before that a session is renewed.
 SEQ_MAX: Final = 1 << 32
@@ -115,7 +115,8 @@ class Sealer:
 
     Frames must be *sent* in the order of their numbers; a thread takes a number by `ticket`, seals,
     and whoever sends puts them in order. A number seals once: a second use would break GCM.
-    `level` is zstd's (1..19, negative ones are faster), "auto" or "off".
+    `level` is zstd's (1..19, negative ones are faster), "auto" or "off"; for "auto" the stream's
+    `effort` decides, and whether the data compress.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class Sealer:
         self._next = 0
         self._tickets: set[int] = set()
         self._pays = Pays()
+        self.effort = Effort()
         self._own = threading.local()
 
     def ticket(self) -> int:
@@ -168,7 +170,8 @@ class Sealer:
 
     def _compress(self, payload: Buffer) -> bytes | None:
         """The payload as one zstd frame, or None where that does not pay."""
-        if self._level == "off" or len(payload) < _SMALLEST:
+        level = self.effort.level if self._level == "auto" else self._level
+        if level == "off" or level == 0 or len(payload) < _SMALLEST:
             return None
         if self._level == "auto":
             with self._lock:
@@ -177,27 +180,24 @@ class Sealer:
                 return None
             if plan == "probe" and len(payload) > 2 * _PROBE:
                 head = memoryview(payload)[:_PROBE]
-                size = len(self._compressor().compress(head))
+                size = len(self._compressor(level).compress(head))
                 if size >= len(head) * _PAYS:
                     with self._lock:
                         self._pays.learn(len(head), size)
                     return None
-        packed = self._compressor().compress(payload)
+        packed = self._compressor(level).compress(payload)
         with self._lock:
             pays = self._pays.learn(len(payload), len(packed))
         return packed if pays else None
 
-    def _compressor(self) -> zstandard.ZstdCompressor:
+    def _compressor(self, level: int) -> zstandard.ZstdCompressor:
         # A compressor may not be used by two threads, and making one costs more than a frame.
-        try:
-            compressor: zstandard.ZstdCompressor = self._own.compressor
-        except AttributeError:
-            level = LEVEL_AUTO if isinstance(self._level, str) else self._level
-            compressor = zstandard.ZstdCompressor(
+        own: dict[int, zstandard.ZstdCompressor] = self._own.__dict__.setdefault("by_level", {})
+        if level not in own:
+            own[level] = zstandard.ZstdCompressor(
                 level=level, write_content_size=True, write_checksum=False
             )
-            self._own.compressor = compressor
-        return compressor
+        return own[level]
 
 
 class Opener:

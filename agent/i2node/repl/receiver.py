@@ -270,7 +270,8 @@ class Receiver:
                 self._wake.notify_all()
             now = time.monotonic()
             if self._frames.empty() or now - told > 0.02:
-                self.channel.send({"t": "applied", "seq": seq})
+                waits = self._frames.empty()
+                self.channel.send({"t": "applied", "seq": seq, "waits": waits})
                 told = now
 
     def _apply_frame(self, seq: int, payload: bytes | memoryview, flags: int) -> None:

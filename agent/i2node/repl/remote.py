@@ -102,7 +102,7 @@ class Remote:
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
-        self.on_applied: Callable[[int], None] = lambda seq: None
+        self.on_applied: Callable[[int, bool], None] = lambda seq, waits: None
         self.on_durable: Callable[[int], None] = lambda seq: None
         self.on_faults: Callable[[list[Fault]], None] = lambda faults: None
         self.on_stalled: Callable[[str, str], None] = lambda cause, remedy: None
@@ -266,7 +266,7 @@ class Remote:
                 self._answers[n].append(message)
                 self._lock.notify_all()
         elif kind == "applied":
-            self.on_applied(_int(message, "seq"))
+            self.on_applied(_int(message, "seq"), bool(message.get("waits")))
         elif kind == "durable":
             self.on_durable(_int(message, "seq"))
         elif kind == "faults":

@@ -39,9 +39,6 @@ ATTRIBUTES_MAX = (4 << 20) + (64 << 10)
 """Bytes beyond the content that are packed at once: what the attributes of one file may take."""
 
 
-_NUMBERS = struct.Struct("<I16xIQ")  # of an entry: length, nlink, ino
-
-
 @dataclass(frozen=True, slots=True)
 class Sent:
     """A frame on its way: bytes on the wire, and what of the progress it carries."""
@@ -109,6 +106,7 @@ class Sender:
         self._read = 0
         self._seq = -1
         self._durable = -1
+        self._target_waits = True
         self._unflushed = False
         self._waiting: deque[Sent] = deque()
         self._flying: deque[Sent] = deque()
@@ -116,7 +114,7 @@ class Sender:
         self._bytes_sent = 0
         self._files_applied = 0
         self._bytes_applied = 0
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | memoryview] = []
         self._size = 0
         self._files = 0
         self._content = 0
@@ -210,9 +208,10 @@ class Sender:
 
     # ------------------------------------------------------------------ told by the target
 
-    def applied(self, seq: int) -> None:
-        """The target has applied all frames up to seq."""
+    def applied(self, seq: int, waits: bool = True) -> None:
+        """The target has applied all frames up to seq; waits: and had no other one by then."""
         with self._lock:
+            self._target_waits = waits
             while self._flying and self._flying[0].seq <= seq:
                 done = self._flying.popleft()
                 self._files_applied += done.files
@@ -303,8 +302,8 @@ class Sender:
         self._reading_since = 0.0
 
     def _doubt(self, seq: int) -> None:
-        for ino, path in self._dirs.items():
-            self.journal.doubt(ino, path, seq)
+        if self._dirs:
+            self.journal.doubt_many(self._dirs, seq)
 
     def _steps(self, steps: Iterable[bytes], edits: Iterable[Edit]) -> None:
         for edit in edits:
@@ -333,8 +332,7 @@ class Sender:
                 cap=cap,
             )
             for owner, _, asked in groups:
-                over = [e.name for e in listing.kept(asked, Kind.FILE) if e.verdict == Verdict.DATA]
-                if over:
+                if over := listing.overwritten(asked):
                     self.journal.suspect(owner, over, self._seq + 1)
             self._append(steps)
             self._files += count
@@ -363,7 +361,7 @@ class Sender:
         if not self._stands(owner, path):
             self._stray(owner, path, (e.name for e in listing.entries(asked)))
             return b""
-        joined = [e for e in _exchanged(asked, entries) if not e.status]
+        joined = list(_exchanged(asked, entries))
         meant = {e.name: e.ino for e in listing.kept(asked, Kind.DIR)}
         others = {
             e.name
@@ -471,7 +469,7 @@ class Sender:
     def _append(self, steps: bytes | memoryview) -> None:
         if not steps:
             return
-        self._parts.append(bytes(steps))
+        self._parts.append(steps)
         self._size += len(steps)
         if self._size >= self.frame_bytes:
             self._emit()
@@ -512,6 +510,7 @@ class Sender:
     # ------------------------------------------------------------------ sending
 
     def _send_loop(self) -> None:
+        sent_at = time.monotonic()
         while self.error is None:
             try:
                 item = self._frames.get(timeout=0.2)
@@ -521,6 +520,7 @@ class Sender:
                 return
             future, sent = item
             buffers = future.result()
+            ready_at, starved = time.monotonic(), time.monotonic() - sent_at
             size = sum(len(b) for b in buffers)
             with self._lock:
                 while self._flying and sum(s.size for s in self._flying) + size > self.window:
@@ -531,20 +531,20 @@ class Sender:
             self.pace(size)
             self._check()
             self.stream.send(buffers)
+            sent_at = time.monotonic()
+            blocked = sent_at - ready_at
+            line = blocked if self._target_waits else 0.0
+            self.sealer.effort.spent(line, starved + blocked - line)
             with self._lock:
                 self._bytes_sent += size
 
 
 def _exchanged(asked: bytes, read: bytes) -> Iterator[Entry]:
     """Entries with more names than one that are of another file than the one asked for."""
-    at = 0
-    while at < len(read):
-        length, nlink, ino = _NUMBERS.unpack_from(read, at)
-        if nlink > 1 and ino != _NUMBERS.unpack_from(asked, at)[2]:
-            entry = listing.decode(read[at : at + length])
-            if entry.kind != Kind.DIR:
-                yield entry
-        at += length
+    for entry in listing.linked(read):
+        meant = listing.find(asked, entry.name)
+        if not entry.status and (meant is None or meant.ino != entry.ino):
+            yield entry
 
 
 def _xattrs(fd: int) -> bytes:

@@ -576,10 +576,10 @@ class Session:
         self._sender.wait_applied()
         return remote.sign(path)
 
-    def _unblocked(self, applied: Callable[[int], None]) -> Callable[[int], None]:
-        def told(seq: int) -> None:
+    def _unblocked(self, applied: Callable[[int, bool], None]) -> Callable[[int, bool], None]:
+        def told(seq: int, waits: bool) -> None:
             self._blocked = ""
-            applied(seq)
+            applied(seq, waits)
 
         return told
 
