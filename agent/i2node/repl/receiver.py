@@ -57,6 +57,8 @@ _log = logging.getLogger(__name__)
 QUEUED_FRAMES = 6
 RETRY_S = 1.0
 """Between two attempts to apply what the disk refused."""
+WEIGHED_S = 0.5
+"""Over how long it is weighed whether the target waits for frames, rather than they for it."""
 FAULTS_A_STEP = 8
 """One step can fail at its owner, mode, attributes, times and more."""
 
@@ -89,6 +91,7 @@ class Receiver:
         self._flush = -1
         self._disk = threading.Lock()
         self._over = False
+        self._waits = True
         self._threads: list[threading.Thread] = []
 
     def run(self) -> None:
@@ -241,8 +244,11 @@ class Receiver:
 
     def _receive(self, opener: Opener) -> None:
         assert self._stream is not None
+        idle = busy = 0.0
+        done_at = time.monotonic()
         while not self._over:
             header, body = self._stream.recv_frame()
+            come_at = time.monotonic()
             kind, payload = opener.open(header, body)
             if kind not in (STEPS, FLUSH):
                 raise ProtocolError(f"frame of type {kind!r} is not for the target")
@@ -252,6 +258,11 @@ class Receiver:
                     break
                 except queue.Full:
                     continue
+            idle, done_at = idle + come_at - done_at, time.monotonic()
+            busy += done_at - come_at
+            self._waits = idle > 3 * busy
+            if idle + busy > WEIGHED_S:
+                idle, busy = idle / 2, busy / 2
 
     def _apply(self, opener: Opener) -> None:
         assert self.tree is not None
@@ -270,8 +281,7 @@ class Receiver:
                 self._wake.notify_all()
             now = time.monotonic()
             if self._frames.empty() or now - told > 0.02:
-                waits = self._frames.empty()
-                self.channel.send({"t": "applied", "seq": seq, "waits": waits})
+                self.channel.send({"t": "applied", "seq": seq, "waits": self._waits})
                 told = now
 
     def _apply_frame(self, seq: int, payload: bytes | memoryview, flags: int) -> None:

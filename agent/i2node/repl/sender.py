@@ -209,7 +209,7 @@ class Sender:
     # ------------------------------------------------------------------ told by the target
 
     def applied(self, seq: int, waits: bool = True) -> None:
-        """The target has applied all frames up to seq; waits: and had no other one by then."""
+        """The target has applied all frames up to seq; waits: it is rather idle, not behind."""
         with self._lock:
             self._target_waits = waits
             while self._flying and self._flying[0].seq <= seq:
