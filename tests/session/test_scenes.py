@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -473,3 +474,40 @@ def test_a_tree_that_grew_while_the_wire_was_down(scene: Scene) -> None:
     scene.equal()
     scene.deeds.write(scene.source / "d4" / "deep" / "deeper" / "g", 10)
     scene.equal()
+
+
+def test_work_for_a_directory_that_went_unseen_ends(tmp_path: Path) -> None:
+    """The watch believes it there, and so do places that the journal kept of it."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    root = Root(os.fsencode(tmp_path))
+    journal = Journal(tmp_path / "state" / "index.db")
+    paths, dirty, sink = PathSet(root.path, [b"state"]), Dirty(), Kept(journal)
+    clock = [0.0]
+    watch = InotifyWatch(root.identity.ino, dirty, paths, clock=lambda: clock[0])
+    watch.placed(-1, root.identity.ino, 0, b"", watch.mark())
+    parent, name = root.identity.ino, b""
+    for path in (tmp_path / "a", tmp_path / "a" / "b"):
+        number, name = path.stat().st_ino, os.fsencode(path.name)
+        Place(number, parent, name, True).note(journal)
+        journal.replace(number, b"")
+        watch.placed(-1, number, parent, name, watch.mark())
+        parent = number
+    planner = Planner(root, journal, sink, paths, dirty, watch, _asked, _none, 9, 9)
+    shutil.rmtree(tmp_path / "a")
+    now = time.monotonic()
+    dirty.add_dir(number, True, now)
+    for _ in range(40):
+        now += 1.0
+        clock[0] += 0.2
+        planner.live(dirty.take(1000, now), lambda: False)
+        watch._look_after()
+        if not watch.known(number) and not dirty.count():
+            break
+    assert not watch.known(number) and dirty.count() == 0
+    watch.close()
+    journal.close()
+    root.close()
+
+
+def _none(*_: object) -> None:
+    raise AssertionError("no trouble is to be told")

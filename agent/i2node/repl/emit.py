@@ -33,6 +33,7 @@ from i2node.repl.plan import (
     known,
     make_dir,
     same_content,
+    same_file,
     tombstone,
 )
 
@@ -82,9 +83,6 @@ class Emitter:
             self.links.emit(found, entry)
         if c.gone:
             self.draft.gone.append((found.ino, found.path, c.gone))
-            if self.watch:
-                for entry in listing.kept(c.gone, Kind.DIR):
-                    self.watch.gone(entry.ino, found.ino, entry.name, found.asof)
 
     def compare_again(self, one: Compared) -> Compared | None:
         """After renames the target holds something else under these names."""
@@ -112,6 +110,14 @@ class Emitter:
             if not visited:
                 self.draft.late[entry.ino] = path
             return
+        if entry.ino in self.draft.dirs:
+            # Made in this round already? Made again, what was put in it since would be forgotten.
+            self.draft.settle()
+            there = self.draft.held(found.ino, entry.name)
+            if there is not None and same_file(there, entry):
+                if not visited:
+                    self.visit(Visit(path, entry.ino, found.ino, entry.name, True, True))
+                return
         held = self.draft.held(found.ino, entry.name) if entry.verdict != Verdict.NEW else None
         swapped = held is not None and entry.verdict == Verdict.SWAPPED
         ours = swapped and (found.ino, entry.name) in self.journal.places(held.ino if held else 0)

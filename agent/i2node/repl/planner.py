@@ -180,6 +180,10 @@ class Planner:
             return
         if self.watch:
             self.watch.placed(answer.wd, own.ino, visit.parent, visit.name, asof)
+        if self.watch and (children := self.watch.children(visit.ino)):
+            here = {e.name for e in listing.kept(answer.entries, Kind.DIR)}
+            for name in children.keys() - here:
+                self.watch.gone(children[name], visit.ino, name, asof)
         now = self.belief.included(visit.path, answer.entries)
         self.examined_files += answer.n - answer.dirs
         self.examined_bytes += answer.bytes
@@ -251,7 +255,7 @@ class Planner:
         """What was seen is no longer so: the parent's name is looked at anew."""
         now = time.monotonic()
         self.dirty.add(visit.parent, visit.name, Touch.NAME | Touch.TREE, now)
-        self.dirty.add_dir(visit.ino, visit.deep, now)
+        self.dirty.put_back(Work(visit.ino, None, visit.deep, frozenset(), now), now)
 
     def _look(self, work: Work) -> Compared | None:
         """Lists the dirty names of a directory. None: nothing differs, or it was dealt with."""
@@ -279,11 +283,19 @@ class Planner:
         asof = self.watch.mark()
         answer = batch.stat_names(self.root.fd, self.root.dev, path, names)
         if answer.status or listing.decode(answer.own).ino != work.ino:
-            # It moved or went a moment ago; the watch is about to hear where to.
+            # It moved or went a moment ago; the watch is about to hear where to, and when it does
+            # not, the one above no longer has it.
             self.dirty.put_back(work, time.monotonic())
+            where = self.watch.place(work.ino)
+            if where is not None and where[0]:
+                self.dirty.add(*where, Touch.NAME | Touch.TREE, time.monotonic())
             if answer.status not in (0, errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 self.trouble(path, answer.status)
             return None
+        for name in names:
+            child = self.watch.child(work.ino, name)
+            if child is not None and not _is_dir(answer.entries, name):
+                self.watch.gone(child, work.ino, name, asof)
         for entry in listing.kept(answer.entries, Kind.DIR) if work.trees else ():
             if entry.name in work.trees and not entry.flags & MOUNT:
                 self._arm(join(path, entry.name), entry.ino, work.ino, entry.name, asof)
@@ -321,3 +333,8 @@ class Planner:
             child = where[0]
         if stale:
             self.dirty.add(stale[0], stale[1], Touch.NAME | Touch.TREE, time.monotonic())
+
+
+def _is_dir(entries: bytes, name: bytes) -> bool:
+    found = listing.find(entries, name)
+    return found is not None and found.kind == Kind.DIR
