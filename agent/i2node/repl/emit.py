@@ -39,7 +39,8 @@ from i2node.repl.plan import (
 
 
 class Emitter:
-    """Drafts one round; visit(v) is told of directories that are to be listed with all below."""
+    """Drafts one round; visit(v) is told of directories that are to be listed with all below;
+    trouble(path, status) of one that cannot be read."""
 
     def __init__(
         self,
@@ -51,6 +52,7 @@ class Emitter:
         watch: Watch | None,
         visit: Callable[[Visit], None],
         belief: Belief,
+        trouble: Callable[[bytes, int], None],
     ) -> None:
         self.root = root
         self.journal = journal
@@ -60,6 +62,7 @@ class Emitter:
         self.watch = watch
         self.visit = visit
         self.belief = belief
+        self.trouble = trouble
         self.small_max = draft.small_max
         self.links = Links(root, journal, draft, belief.pending)
 
@@ -212,11 +215,13 @@ class Emitter:
         names = [e.name for e in listing.entries(section)]
         held = {e.name: e for e in listing.entries(self.journal.select(ino, names))}
         seen = batch.stat_names(self.root.fd, self.root.dev, path, names)
-        if seen.status not in (0, errno.ENOENT, errno.ENOTDIR):
+        if seen.status not in (0, errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            self.trouble(path, seen.status)
             return
         back = {e.name for e in listing.entries(seen.entries)} if not seen.status else set()
         target = self.journal.path(ino, self.root.identity.ino)
         if target is None:
+            self.dirty.add_dir(ino, False, time.monotonic())
             return
         for name in names:
             entry = held.get(name)

@@ -72,6 +72,7 @@ class Planner:
             watch,
             self._stack.append,
             self.belief,
+            trouble,
         )
         self.examined_files = 0
         self.examined_bytes = 0
