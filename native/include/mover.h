@@ -67,7 +67,7 @@ struct i2_entry {
 #define I2_RETYPED 3 /* another kind than the target holds */
 #define I2_DATA 4    /* regular file: content or metadata may differ */
 #define I2_META 5    /* not a regular file: metadata differs */
-#define I2_SWAPPED 6 /* a directory with another inode than before */
+#define I2_SWAPPED 6 /* another directory than before; another file than one that has other names */
 
 /* Compares two listings. Writes the changed entries to out, a section behind the other, each
  * section a packed listing: used[s] bytes in section s. NEW, RETYPED, DATA, META and SWAPPED carry

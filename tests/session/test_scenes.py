@@ -476,6 +476,24 @@ def test_a_tree_that_grew_while_the_wire_was_down(scene: Scene) -> None:
     scene.equal()
 
 
+def test_names_that_were_to_be_linked_and_look_alike(scene: Scene) -> None:
+    """The one name is sent anew: what the target has of the other is not that file."""
+    for name in ("a", "b"):
+        scene.deeds.make(scene.source / name)
+        for file in ("f", "g"):
+            scene.deeds.write(scene.source / name / file, 100)
+            os.utime(scene.source / name / file, ns=(1, 1))
+    scene.equal()
+    scene.hosts.relay.pause()
+    # Whichever of the two directories is asked first.
+    for old, new in (("a/f", "b/f"), ("b/g", "a/g")):
+        (scene.source / new).unlink()
+        os.link(scene.source / old, scene.source / new)
+    until("the change was not taken up", lambda: _written_down(scene))
+    scene.hosts.relay.cut()
+    scene.equal()
+
+
 def test_work_for_a_directory_that_went_unseen_ends(tmp_path: Path) -> None:
     """The watch believes it there, and so do places that the journal kept of it."""
     (tmp_path / "a" / "b").mkdir(parents=True)
@@ -511,3 +529,16 @@ def test_work_for_a_directory_that_went_unseen_ends(tmp_path: Path) -> None:
 
 def _none(*_: object) -> None:
     raise AssertionError("no trouble is to be told")
+
+
+@pytest.mark.parametrize("size", [0, 100, 9000])
+def test_a_file_put_over_one_of_two_names_leaves_the_other(scene: Scene, size: int) -> None:
+    """With the same content, so that nothing but the times seems to differ."""
+    for name in ("a", "b"):
+        (scene.source / name).write_bytes(b"x" * size)
+        scene.deeds.link(scene.source / name, scene.source / f"{name}-other")
+    scene.equal()
+    for name in ("a", "b"):
+        (scene.source / "new").write_bytes(b"x" * size)
+        (scene.source / "new").rename(scene.source / name)
+    scene.equal()

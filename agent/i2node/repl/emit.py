@@ -64,7 +64,7 @@ class Emitter:
         self.belief = belief
         self.trouble = trouble
         self.small_max = draft.small_max
-        self.links = Links(root, journal, draft, belief.pending)
+        self.links = Links(root, journal, draft, dirty, belief)
 
     def emit(self, found: Compared, visiting: Iterable[bytes]) -> None:
         """Puts what differs in one directory into batches."""
@@ -170,7 +170,7 @@ class Emitter:
             rest = rest[end:]
 
     def _large(self, found: Compared, entry: Entry) -> None:
-        if entry.verdict == Verdict.NEW or entry.verdict == Verdict.DATA:
+        if entry.verdict in (Verdict.NEW, Verdict.DATA, Verdict.SWAPPED):
             held = self.draft.held(found.ino, entry.name)
             if held is None or held.ino != entry.ino:
                 moved = self.moves.moved_from(entry)

@@ -84,7 +84,7 @@ class Planner:
         self.draft.gone.clear()
         self.emitter.links.begin(walking=True)
         self.draft.dirs.clear()
-        self.belief.twins.clear()
+        self.belief.begin()
         self.moves.count = 0
 
     def walk(self, stop: Callable[[], bool]) -> bool:
@@ -103,7 +103,7 @@ class Planner:
         self.draft.sink.settle()
         self.emitter.links.begin(walking=False)
         self.draft.dirs.clear()
-        self.belief.twins.clear()
+        self.belief.begin()
         self.moves.count = 0
         compared = [found for work in works if (found := self._look(work)) is not None]
         moved = [self.moves.dirs_of(one) for one in compared]
