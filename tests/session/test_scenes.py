@@ -476,6 +476,50 @@ def test_a_tree_that_grew_while_the_wire_was_down(scene: Scene) -> None:
     scene.equal()
 
 
+def test_a_change_that_was_lost_is_made_up_for_under_the_name_the_file_has_by_then(
+    scene: Scene,
+) -> None:
+    """What the target holds of it is in doubt under the old name, in a directory that moved too."""
+    top = scene.source / "c"
+    for name in ("a1", "d1"):
+        scene.deeds.make(top / name)
+    for name in ("a1/c", "b"):
+        scene.deeds.write(top / name, 300_000)
+    scene.deeds.write(top / "c1", 10)
+    scene.equal()
+    scene.hosts.relay.pause()
+    scene.deeds.write(top / "a1" / "c", 300_000)
+    until("the change was not taken up", lambda: _written_down(scene))
+    scene.hosts.relay.cut()
+    until("the loss was not noticed", lambda: not _connected(scene))
+    scene.deeds.move(top / "a1", top / "d1" / "c2")
+    scene.deeds.move(top / "d1" / "c2" / "c", top / "b")
+    scene.equal()
+
+
+def _connected(scene: Scene) -> bool:
+    report = scene.hosts.report()
+    return report is not None and report.state == "REPLICATION"
+
+
+def test_a_file_that_leaves_a_directory_whose_rename_was_lost(scene: Scene) -> None:
+    """The target may have another one of that shape under the name."""
+    for name in ("a", "b"):
+        scene.deeds.make(scene.source / name / "deep" / "deeper")
+        for file in ("f", "deeper/f"):
+            scene.deeds.write(scene.source / name / "deep" / file, 9000)
+    for path in sorted(scene.source.rglob("*"), reverse=True):
+        os.utime(path, ns=(1, 1))
+    scene.equal()
+    scene.hosts.relay.pause()
+    scene.deeds.exchange(scene.source / "a", scene.source / "b")
+    until("the change was not taken up", lambda: _in_flight(scene))
+    scene.hosts.relay.cut()
+    scene.deeds.move(scene.source / "a" / "deep" / "f", scene.source / "f")
+    scene.deeds.move(scene.source / "a" / "deep" / "deeper", scene.source / "deeper")
+    scene.equal()
+
+
 def test_names_that_were_to_be_linked_and_look_alike(scene: Scene) -> None:
     """The one name is sent anew: what the target has of the other is not that file."""
     for name in ("a", "b"):

@@ -15,6 +15,9 @@ from i2node.repl.draft import Draft
 from i2node.repl.journal import UNTIL_ASKED, Journal
 from i2node.repl.plan import Put, Visit, believe, known, settled, tombstone
 
+ALL_BELOW = b""
+"""Among the suspects of a directory: nothing below it is known but by content."""
+
 Probe = Callable[[list[tuple[bytes, tuple[bytes, ...]]], bool], list[bytes | None]]
 
 
@@ -107,6 +110,7 @@ class Belief:
         if not (visit.unsure or visit.ino in self._unsure or suspect):
             return False
         self._unsure.add(entry.ino)
+        self.journal.suspect(entry.ino, [ALL_BELOW], UNTIL_ASKED)
         self.ask(entry.ino, path)
         return True
 
@@ -114,6 +118,24 @@ class Belief:
         """The target is to be asked for a directory when that is visited."""
         self.in_doubt.add(ino)
         self.journal.doubt(ino, path, UNTIL_ASKED)
+
+    def abandon(self) -> None:
+        """The attempt died: what was answered and not compared is to be asked for again."""
+        owed = {ino: [ALL_BELOW] for ino in self._unsure}
+        for ino, names in self._suspects.items():
+            owed[ino] = owed.get(ino, []) + names
+        for ino, names in owed.items():
+            path = self.journal.path(ino, self.root.identity.ino)
+            if path is not None:
+                self.journal.suspect(ino, names, UNTIL_ASKED)
+                self.ask(ino, path)
+
+    def succeed(self, old: int, new: int, path: bytes) -> None:
+        """The question what is in a directory goes to the one that took its place."""
+        if old in self._unsure:
+            self._unsure.add(new)
+        if self.pending(old):
+            self.ask(new, path)
 
     def doubt(self, path: bytes, ancestors: bool, look: bool = True) -> None:
         """The target may not hold what is written down for the directory that path stands in, and
@@ -143,6 +165,8 @@ class Belief:
             held = found[visit.ino] = self.journal.listing(visit.ino)
             if self.doubted(visit.ino) or not (held or self._empty(visit.ino)):
                 asked.append(visit)
+                if ALL_BELOW in self.journal.suspects(visit.ino):
+                    self._unsure.add(visit.ino)
             self.draft.made.discard(visit.ino)
         if asked:
             # What is on its way would arrive behind the answer, and change what it says.

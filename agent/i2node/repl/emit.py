@@ -130,9 +130,7 @@ class Emitter:
                 Unplace(held.ino, found.ino, entry.name),
                 Rekey(held.ino, entry.ino),
             ]
-            if self.belief.pending(held.ino):
-                # The question whether its content is right goes to its successor.
-                self.belief.ask(entry.ino, path)
+            self.belief.succeed(held.ino, entry.ino, path)
         else:
             if self.journal.listing(entry.ino):
                 self.draft.settle()
@@ -172,17 +170,17 @@ class Emitter:
     def _large(self, found: Compared, entry: Entry) -> None:
         if entry.verdict in (Verdict.NEW, Verdict.DATA, Verdict.SWAPPED):
             held = self.draft.held(found.ino, entry.name)
-            if held is None or held.ino != entry.ino:
-                moved = self.moves.moved_from(entry)
-                if moved is not None and moved != (found.ino, entry.name):
-                    old = self.draft.held(*moved)
-                    if old is not None and self.moves.move(old, moved[0], found.ino, entry):
-                        held = replace(old, name=entry.name)
-                        entry = replace(
-                            entry, verdict=Verdict.DATA, content=old.content, attrs=old.attrs
-                        )
+            here = held if held is not None and held.ino == entry.ino else None
+            moved = self.moves.moved_from(entry) if here is None else None
+            if moved is not None and moved != (found.ino, entry.name):
+                old = self.draft.held(*moved)
+                if old is not None and self.moves.move(old, moved[0], found.ino, entry):
+                    entry = replace(
+                        entry, verdict=Verdict.DATA, content=old.content, attrs=old.attrs
+                    )
+            # Of one that came from elsewhere the watch may have seen a write under its old name.
             touch = found.touches.get(entry.name, Touch.DATA) if found.touches else Touch.DATA
-            trusted = held is not None and not touch & Touch.DATA and same_content(held, entry)
+            trusted = here is not None and not touch & Touch.DATA and same_content(here, entry)
         else:
             trusted = False
         work = self.draft.dir(found.ino, found.path)

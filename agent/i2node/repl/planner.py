@@ -60,7 +60,7 @@ class Planner:
         self.small_max = small_max
         self.draft = Draft(journal, sink, small_max, frame_bytes)
         self.belief = Belief(root, journal, self.draft, paths, dirty, probe)
-        self.moves = Moves(root.identity.ino, journal, self.draft, dirty, self._arm)
+        self.moves = Moves(root.identity.ino, journal, self.draft, dirty, self.belief, self._arm)
         self._stack: list[Visit] = []
         self._visiting: list[Visit] = []
         self.emitter = Emitter(
@@ -117,6 +117,7 @@ class Planner:
         """The attempt died: what was taken from the dirty set and is not surely in the journal goes
         back there, for the next planner."""
         now = time.monotonic()
+        self.belief.abandon()
         for work in works:
             self.dirty.put_back(work, now)
         for visit in (*self._visiting, *self._stack):
