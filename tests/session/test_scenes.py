@@ -520,6 +520,32 @@ def test_a_file_that_leaves_a_directory_whose_rename_was_lost(scene: Scene) -> N
     scene.equal()
 
 
+def test_a_change_through_a_name_that_goes_at_once(scene: Scene) -> None:
+    """The watch tells of it under that name alone, and there it is not found any more."""
+    source, other = scene.source / "a", scene.source / "b"
+    names = ("unlinked", "moved", "mode", "replaced", "renamed")
+    for path in (source, other, source / "below" / "deep", source / "turned"):
+        scene.deeds.make(path)
+    for name in names:
+        scene.deeds.write(source / name, 100)
+        scene.deeds.link(source / name, other / name)
+    for directory in ("below/deep", "turned"):
+        scene.deeds.write(source / directory / "f", 100)
+        scene.deeds.link(source / directory / "f", other / directory.replace("/", "-"))
+    scene.deeds.write(scene.source / "other", 100)
+    scene.equal()
+    for name in ("unlinked", "moved", "replaced", "renamed", "below/deep/f", "turned/f"):
+        scene.deeds.change(source / name, 100, 10)
+    scene.deeds.mode(source / "mode", 0o600)
+    for name in ("unlinked", "mode", "below", "turned"):
+        scene.deeds.remove(source / name)
+    scene.deeds.leave(source / "moved")
+    scene.deeds.move(scene.source / "other", source / "replaced")
+    scene.deeds.move(source / "renamed", source / "new")
+    scene.deeds.write(source / "turned", 10)
+    scene.equal()
+
+
 def test_names_that_were_to_be_linked_and_look_alike(scene: Scene) -> None:
     """The one name is sent anew: what the target has of the other is not that file."""
     for name in ("a", "b"):

@@ -22,6 +22,7 @@ Data = bytes | bytearray | memoryview
 
 HEAD: Final = struct.Struct("<IHBBIIIIQQQqIHHqqQQ16s")
 NAME_MAX: Final = 255
+_UP_TO_VERDICT: Final = struct.Struct("<IHBB")
 _UP_TO_INO: Final = struct.Struct("<IHBBIIIIQ")
 
 _KINDS: Final = {int(k): k for k in Kind}
@@ -216,6 +217,28 @@ def single(listing: Data) -> list[int]:
         length, _, kind, _, _, _, _, nlink, ino = _UP_TO_INO.unpack_from(listing, at)
         if nlink == 1 and kind != Kind.DIR:
             found.append(ino)
+        at += length
+    return found
+
+
+def linked(listing: Data) -> Iterator[Entry]:
+    """The entries of files with more names than one."""
+    at = 0
+    while at < len(listing):
+        length, _, kind, _, _, _, _, nlink, _ = _UP_TO_INO.unpack_from(listing, at)
+        if nlink > 1 and kind != Kind.DIR:
+            yield decode(listing[at : at + length])
+        at += length
+
+
+def retyped(listing: Data) -> list[bytes]:
+    """The names that are of another kind than they were."""
+    found: list[bytes] = []
+    at = 0
+    while at < len(listing):
+        length, name_len, _, verdict = _UP_TO_VERDICT.unpack_from(listing, at)
+        if verdict == Verdict.RETYPED:
+            found.append(bytes(listing[at + HEAD.size : at + HEAD.size + name_len]))
         at += length
     return found
 

@@ -79,6 +79,8 @@ class Emitter:
             self.draft.late[found.ino] = found.path
         for entry in listing.entries(c.dirs):
             self._dir_entry(found, entry, entry.name in visiting)
+        for name in (n for files in (c.bulk, c.large, c.linked) for n in listing.retyped(files)):
+            self._no_dir(found, name)
         self._small(found)
         for entry in listing.entries(c.large):
             self._large(found, entry)
@@ -155,6 +157,19 @@ class Emitter:
         if not visited and not entry.flags & MOUNT:
             self.visit(Visit(path, entry.ino, found.ino, entry.name, True, True))
 
+    def _no_dir(self, found: Compared, name: bytes) -> None:
+        """Where a directory stood that is gone, something else stands."""
+        held = self.draft.held(found.ino, name)
+        if held is None or held.kind != Kind.DIR:
+            return
+        number = self.journal.occupant(found.ino, name) if held.flags & PROBED else held.ino
+        if number is not None:
+            if self.watch:
+                self.links.left_below(number)
+            self.draft.dir(found.ino, found.path).before_edits.append(
+                Forget(number, found.ino, name)
+            )
+
     def _small(self, found: Compared) -> None:
         """Small files and the like, cut to what fits a batch."""
         rest = found.changes.bulk
@@ -228,9 +243,13 @@ class Emitter:
             work = self.draft.dir(ino, target)
             work.before.append(batch.step(Op.REMOVE, join(target, name), kind=entry.kind))
             work.before_edits.append(Put(ino, tombstone(name)))
-            if not entry.flags & PROBED:
+            # Of one that the target told of, the number stands in its place, if anywhere.
+            number = self.journal.occupant(ino, name) if entry.flags & PROBED else entry.ino
+            if number is not None:
                 kind = Forget if entry.kind == Kind.DIR else Unplace
-                work.before_edits.append(kind(entry.ino, ino, name))
+                if kind is Forget and self.watch:
+                    self.links.left_below(number)
+                work.before_edits.append(kind(number, ino, name))
             self.draft.late[ino] = path
             self.draft.count(1, 0)
 

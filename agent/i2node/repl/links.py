@@ -6,13 +6,14 @@ sent it knows only the entry, which is searched for by its inode number when a s
 
 from __future__ import annotations
 
+import time
 from array import array
 from bisect import bisect_left
 from dataclasses import replace
 
 from i2node.fs.coalesce import Dirty, Touch
 from i2node.fs.tree import Root
-from i2node.model import RACY, Entry, Verdict
+from i2node.model import PROBED, RACY, Entry, Verdict
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op
 from i2node.repl.belief import Belief
@@ -118,6 +119,26 @@ class Links:
             # Within a batch files go first; a name that is given to another file from here on
             # must come behind the link.
             self.draft.flush()
+
+    def left(self, ino: int, old: bytes, now: bytes) -> None:
+        """Looks at all names of a file of which one went from a directory, or to another file: what
+        was done to the file under that name, the watch told of that name alone."""
+        for entry in listing.linked(old):
+            if entry.flags & PROBED:
+                continue
+            seen = listing.find(now, entry.name)
+            if seen is None or seen.ino != entry.ino:
+                self._look_again(entry.ino, {(ino, entry.name)})
+
+    def left_below(self, ino: int) -> None:
+        """The same for all names in a directory that went, and below it."""
+        for file in self.journal.linked_below(ino):
+            self._look_again(file, set())
+
+    def _look_again(self, ino: int, but: set[tuple[int, bytes]]) -> None:
+        touch = Touch.DATA | Touch.ATTR
+        for parent, name in set(self.journal.places(ino)) - but:
+            self.dirty.add(parent, name, touch, time.monotonic())
 
     def _still(self, ino: int, parent: int, name: bytes, path: bytes) -> bool:
         """Whether the source has this inode under the name now."""

@@ -197,6 +197,8 @@ class Planner:
             changes = self.belief.adopt(visit, old, now, changes)
         differing: dict[bytes, Verdict] = {}
         if changes is not None:
+            if self.watch:
+                self.emitter.links.left(visit.ino, old, now)
             differing = {e.name: Verdict(e.verdict) for e in listing.entries(changes.dirs)}
         below: list[Visit] = []
         theirs = {e.name for e in listing.kept(old, Kind.DIR) if e.flags & PROBED} if told else ()
@@ -305,6 +307,7 @@ class Planner:
         changes = listing.diff(old, answer.entries, self.small_max)
         if changes is None:
             return None
+        self.emitter.links.left(work.ino, old, answer.entries)
         return Compared(work.ino, path, answer.entries, changes, work.names, asof)
 
     def _arm(self, path: bytes, ino: int, parent: int, name: bytes, asof: int) -> None:
