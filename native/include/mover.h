@@ -67,7 +67,7 @@ struct i2_entry {
 #define I2_RETYPED 3 /* another kind than the target holds */
 #define I2_DATA 4    /* regular file: content or metadata may differ */
 #define I2_META 5    /* not a regular file: metadata differs */
-#define I2_SWAPPED 6 /* a directory with another inode than before */
+#define I2_SWAPPED 6 /* another directory than before; another file than one that has other names */
 
 /* Compares two listings. Writes the changed entries to out, a section behind the other, each
  * section a packed listing: used[s] bytes in section s. NEW, RETYPED, DATA, META and SWAPPED carry
@@ -115,7 +115,8 @@ int64_t i2_pick(const uint8_t *listing, size_t len, uint32_t what, uint8_t kind,
 #define I2_PICK_KIND 1     /* of this kind */
 #define I2_PICK_PROBED 2   /* told by the target */
 #define I2_PICK_TROUBLED 4 /* with a status */
-#define I2_PICK_DATA 8     /* whose verdict is DATA: the target has another version */
+#define I2_PICK_OVER 8     /* of which the target has another version: DATA or SWAPPED */
+#define I2_PICK_RETYPED 32 /* of another kind than it was */
 #define I2_PICK_LINKED 16  /* no directory, and with more than one name */
 
 /* How many leading bytes of a listing make a batch: at most max_entries entries whose sizes add up to at

@@ -52,10 +52,12 @@ static uint8_t judge(const struct i2_entry *o, const struct i2_entry *n)
     /* Linux keeps no mode for a symlink */
     differs |= n->kind != I2_SYMLINK && o->mode != n->mode;
     differs |= !probed && (o->ino != n->ino || o->nlink != n->nlink);
-    if (n->kind != I2_FILE)
-        return differs ? I2_META : I2_SAME;
-    differs |= known(o->content) && known(n->content) && memcmp(o->content, n->content, 16) != 0;
-    return differs ? I2_DATA : I2_SAME;
+    if (n->kind == I2_FILE)
+        differs |= known(o->content) && known(n->content) && memcmp(o->content, n->content, 16) != 0;
+    /* What is put there must not go through to the other names of the one that was there. */
+    if (differs && o->nlink > 1 && (probed ? n->nlink == 1 : o->ino != n->ino))
+        return I2_SWAPPED;
+    return !differs ? I2_SAME : n->kind == I2_FILE ? I2_DATA : I2_META;
 }
 
 static int section(const struct i2_entry *e, uint64_t small_max)

@@ -12,7 +12,9 @@ static int wanted(const struct i2_entry *e, uint32_t what, uint8_t kind)
         return 0;
     if (what & I2_PICK_TROUBLED && !e->status)
         return 0;
-    if (what & I2_PICK_DATA && e->verdict != I2_DATA)
+    if (what & I2_PICK_OVER && e->verdict != I2_DATA && e->verdict != I2_SWAPPED)
+        return 0;
+    if (what & I2_PICK_RETYPED && e->verdict != I2_RETYPED)
         return 0;
     if (what & I2_PICK_LINKED && (e->kind == I2_DIR || e->nlink < 2))
         return 0;

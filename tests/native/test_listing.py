@@ -97,10 +97,13 @@ def judge(o: Entry, n: Entry) -> Verdict:
         if not probed and (o.ino != n.ino or (o.birth and n.birth and o.birth != n.birth)):
             return Verdict.SWAPPED
         return Verdict.META if differs else Verdict.SAME
-    if n.kind is not Kind.FILE:
-        return Verdict.META if differs else Verdict.SAME
-    differs |= any(o.content) and any(n.content) and o.content != n.content
-    return Verdict.DATA if differs else Verdict.SAME
+    if n.kind is Kind.FILE:
+        differs |= any(o.content) and any(n.content) and o.content != n.content
+    if not differs:
+        return Verdict.SAME
+    if o.nlink > 1 and (n.nlink == 1 if probed else o.ino != n.ino):
+        return Verdict.SWAPPED
+    return Verdict.DATA if n.kind is Kind.FILE else Verdict.META
 
 
 def section(e: Entry) -> str:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -472,4 +473,142 @@ def test_a_tree_that_grew_while_the_wire_was_down(scene: Scene) -> None:
     scene.hosts.relay.resume()
     scene.equal()
     scene.deeds.write(scene.source / "d4" / "deep" / "deeper" / "g", 10)
+    scene.equal()
+
+
+def test_a_change_that_was_lost_is_made_up_for_under_the_name_the_file_has_by_then(
+    scene: Scene,
+) -> None:
+    """What the target holds of it is in doubt under the old name, in a directory that moved too."""
+    top = scene.source / "c"
+    for name in ("a1", "d1"):
+        scene.deeds.make(top / name)
+    for name in ("a1/c", "b"):
+        scene.deeds.write(top / name, 300_000)
+    scene.deeds.write(top / "c1", 10)
+    scene.equal()
+    scene.hosts.relay.pause()
+    scene.deeds.write(top / "a1" / "c", 300_000)
+    until("the change was not taken up", lambda: _written_down(scene))
+    scene.hosts.relay.cut()
+    until("the loss was not noticed", lambda: not _connected(scene))
+    scene.deeds.move(top / "a1", top / "d1" / "c2")
+    scene.deeds.move(top / "d1" / "c2" / "c", top / "b")
+    scene.equal()
+
+
+def _connected(scene: Scene) -> bool:
+    report = scene.hosts.report()
+    return report is not None and report.state == "REPLICATION"
+
+
+def test_a_file_that_leaves_a_directory_whose_rename_was_lost(scene: Scene) -> None:
+    """The target may have another one of that shape under the name."""
+    for name in ("a", "b"):
+        scene.deeds.make(scene.source / name / "deep" / "deeper")
+        for file in ("f", "deeper/f"):
+            scene.deeds.write(scene.source / name / "deep" / file, 9000)
+    for path in sorted(scene.source.rglob("*"), reverse=True):
+        os.utime(path, ns=(1, 1))
+    scene.equal()
+    scene.hosts.relay.pause()
+    scene.deeds.exchange(scene.source / "a", scene.source / "b")
+    until("the change was not taken up", lambda: _in_flight(scene))
+    scene.hosts.relay.cut()
+    scene.deeds.move(scene.source / "a" / "deep" / "f", scene.source / "f")
+    scene.deeds.move(scene.source / "a" / "deep" / "deeper", scene.source / "deeper")
+    scene.equal()
+
+
+def test_a_change_through_a_name_that_goes_at_once(scene: Scene) -> None:
+    """The watch tells of it under that name alone, and there it is not found any more."""
+    source, other = scene.source / "a", scene.source / "b"
+    names = ("unlinked", "moved", "mode", "replaced", "renamed")
+    for path in (source, other, source / "below" / "deep", source / "turned"):
+        scene.deeds.make(path)
+    for name in names:
+        scene.deeds.write(source / name, 100)
+        scene.deeds.link(source / name, other / name)
+    for directory in ("below/deep", "turned"):
+        scene.deeds.write(source / directory / "f", 100)
+        scene.deeds.link(source / directory / "f", other / directory.replace("/", "-"))
+    scene.deeds.write(scene.source / "other", 100)
+    scene.equal()
+    for name in ("unlinked", "moved", "replaced", "renamed", "below/deep/f", "turned/f"):
+        scene.deeds.change(source / name, 100, 10)
+    scene.deeds.mode(source / "mode", 0o600)
+    for name in ("unlinked", "mode", "below", "turned"):
+        scene.deeds.remove(source / name)
+    scene.deeds.leave(source / "moved")
+    scene.deeds.move(scene.source / "other", source / "replaced")
+    scene.deeds.move(source / "renamed", source / "new")
+    scene.deeds.write(source / "turned", 10)
+    scene.equal()
+
+
+def test_names_that_were_to_be_linked_and_look_alike(scene: Scene) -> None:
+    """The one name is sent anew: what the target has of the other is not that file."""
+    for name in ("a", "b"):
+        scene.deeds.make(scene.source / name)
+        for file in ("f", "g"):
+            scene.deeds.write(scene.source / name / file, 100)
+            os.utime(scene.source / name / file, ns=(1, 1))
+    scene.equal()
+    scene.hosts.relay.pause()
+    # Whichever of the two directories is asked first.
+    for old, new in (("a/f", "b/f"), ("b/g", "a/g")):
+        (scene.source / new).unlink()
+        os.link(scene.source / old, scene.source / new)
+    until("the change was not taken up", lambda: _written_down(scene))
+    scene.hosts.relay.cut()
+    scene.equal()
+
+
+def test_work_for_a_directory_that_went_unseen_ends(tmp_path: Path) -> None:
+    """The watch believes it there, and so do places that the journal kept of it."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    root = Root(os.fsencode(tmp_path))
+    journal = Journal(tmp_path / "state" / "index.db")
+    paths, dirty, sink = PathSet(root.path, [b"state"]), Dirty(), Kept(journal)
+    clock = [0.0]
+    watch = InotifyWatch(root.identity.ino, dirty, paths, clock=lambda: clock[0])
+    watch.placed(-1, root.identity.ino, 0, b"", watch.mark())
+    parent, name = root.identity.ino, b""
+    for path in (tmp_path / "a", tmp_path / "a" / "b"):
+        number, name = path.stat().st_ino, os.fsencode(path.name)
+        Place(number, parent, name, True).note(journal)
+        journal.replace(number, b"")
+        watch.placed(-1, number, parent, name, watch.mark())
+        parent = number
+    planner = Planner(root, journal, sink, paths, dirty, watch, _asked, _none, 9, 9)
+    shutil.rmtree(tmp_path / "a")
+    now = time.monotonic()
+    dirty.add_dir(number, True, now)
+    for _ in range(40):
+        now += 1.0
+        clock[0] += 0.2
+        planner.live(dirty.take(1000, now), lambda: False)
+        watch._look_after()
+        if not watch.known(number) and not dirty.count():
+            break
+    assert not watch.known(number) and dirty.count() == 0
+    watch.close()
+    journal.close()
+    root.close()
+
+
+def _none(*_: object) -> None:
+    raise AssertionError("no trouble is to be told")
+
+
+@pytest.mark.parametrize("size", [0, 100, 9000])
+def test_a_file_put_over_one_of_two_names_leaves_the_other(scene: Scene, size: int) -> None:
+    """With the same content, so that nothing but the times seems to differ."""
+    for name in ("a", "b"):
+        (scene.source / name).write_bytes(b"x" * size)
+        scene.deeds.link(scene.source / name, scene.source / f"{name}-other")
+    scene.equal()
+    for name in ("a", "b"):
+        (scene.source / "new").write_bytes(b"x" * size)
+        (scene.source / "new").rename(scene.source / name)
     scene.equal()

@@ -108,7 +108,7 @@ class Dirty:
         comes again."""
         with self._changed:
             if work.names is None:
-                entry = self._add_dir(work.ino, work.recursive, now)
+                entry = self._add_dir(work.ino, work.recursive, now, held=True)
                 entry.since = min(entry.since, work.since)
             else:
                 for name, touch in work.names.items():
@@ -167,7 +167,8 @@ class Dirty:
         entry.ready[name] = touch
         self._ready[ino] = None
 
-    def _add_dir(self, ino: int, recursive: bool, now: float) -> _Dir:
+    def _add_dir(self, ino: int, recursive: bool, now: float, held: bool = False) -> _Dir:
+        """held: it waits for its time, be it recursive or not."""
         entry = self._dirs.get(ino)
         if entry is None:
             entry = self._dirs[ino] = _Dir()
@@ -189,7 +190,7 @@ class Dirty:
         entry.held.clear()
         self._woken = True
         due = self._due_at(ino, None, now)
-        if due > now and not recursive:
+        if due > now and (held or not recursive):
             self._ready.pop(ino, None)
             heapq.heappush(self._due, (due, ino, None))
         else:

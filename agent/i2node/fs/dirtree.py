@@ -148,6 +148,11 @@ class DirTree:
         node = self._nodes.get(parent)
         return None if node is None or node.children is None else node.children.get(name)
 
+    def children(self, parent: int) -> dict[bytes, int]:
+        """All directories that stand in one: name → inode number."""
+        node = self._nodes.get(parent)
+        return dict(node.children) if node is not None and node.children else {}
+
     def _attach(self, node: _Node) -> None:
         if node.ino == self.root:
             return

@@ -185,6 +185,14 @@ class InotifyWatch(Watch):
             if self._tree.place(ino) == (parent, name) and self._tree.moved(ino) <= asof:
                 self._doubt(ino)
 
+    def children(self, ino: int) -> dict[bytes, int]:
+        with self._lock:
+            return self._tree.children(ino)
+
+    def child(self, ino: int, name: bytes) -> int | None:
+        with self._lock:
+            return self._tree.child(ino, name)
+
     def stands(self, ino: int, parent: int, name: bytes, asof: int) -> bool:
         with self._lock:
             if self._tree.wd(ino) < 0 or parent not in self._tree:
@@ -459,8 +467,11 @@ class InotifyWatch(Watch):
 
     def _doubt(self, ino: int) -> None:
         place = self._tree.place(ino)
-        if place is not None and ino != self._root:
-            self._unsure[ino] = (self._clock() + GRACE, place)
+        if place is None or ino == self._root:
+            return
+        since, before = self._unsure.get(ino, (0.0, None))
+        # Said again of the same place, it is not given more time.
+        self._unsure[ino] = (since if before == place else self._clock() + GRACE, place)
 
     def _forget(self, ino: int, alive: bool = True) -> None:
         """Forgets a directory and all below it. alive: its own watch still has to be removed."""

@@ -11,7 +11,8 @@ How the planner, which is one thread, works with it:
    with all below it unless `stands` is true for it. With recursive work all are.
    Where that listing fails, its name in the parent is made dirty (NAME and TREE) and the directory
    itself, recursive: the one finds it if it is not known, the other does if it is.
-3. A directory that is missing from a listing: `gone(...)`.
+3. A directory that is missing from a listing, or from the names that were looked at, and is
+   believed to be there (`children`, `child`): `gone(...)`.
 4. Work for a directory without a path: put back while `known`, else dropped. It is dropped safely,
    because a directory that was forgotten and still exists is found again as a new one.
 """
@@ -72,6 +73,14 @@ class Watch(ABC):
     def gone(self, ino: int, parent: int, name: bytes, asof: int) -> None:
         """A listing begun at asof did not find a directory there that had been there before. It is
         forgotten, unless the events say soon that it moved."""
+
+    @abstractmethod
+    def children(self, ino: int) -> dict[bytes, int]:
+        """The directories believed to stand in a directory: name → inode number."""
+
+    @abstractmethod
+    def child(self, ino: int, name: bytes) -> int | None:
+        """One of them."""
 
     @abstractmethod
     def stands(self, ino: int, parent: int, name: bytes, asof: int) -> bool:

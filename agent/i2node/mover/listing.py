@@ -220,6 +220,11 @@ def single(listing: Data) -> list[int]:
     return found
 
 
+def retyped(listing: Data) -> list[bytes]:
+    """The names that are of another kind than they were."""
+    return [e.name for e in _decode(_pick(listing, lib.I2_PICK_RETYPED)[0])]
+
+
 def troubled(listing: Data) -> Iterator[Entry]:
     """The entries that came back from a batch call with a status."""
     return _decode(_pick(listing, lib.I2_PICK_TROUBLED)[0])
@@ -227,7 +232,7 @@ def troubled(listing: Data) -> Iterator[Entry]:
 
 def overwritten(listing: Data) -> list[bytes]:
     """The names of files of which the target has another version."""
-    found = _pick(listing, lib.I2_PICK_KIND | lib.I2_PICK_DATA, Kind.FILE)[0]
+    found = _pick(listing, lib.I2_PICK_KIND | lib.I2_PICK_OVER, Kind.FILE)[0]
     return [e.name for e in _decode(found)]
 
 

@@ -15,6 +15,9 @@ from i2node.repl.draft import Draft
 from i2node.repl.journal import UNTIL_ASKED, Journal
 from i2node.repl.plan import Put, Visit, believe, known, settled, tombstone
 
+ALL_BELOW = b""
+"""Among the suspects of a directory: nothing below it is known but by content."""
+
 Probe = Callable[[list[tuple[bytes, tuple[bytes, ...]]], bool], list[bytes | None]]
 
 
@@ -42,10 +45,17 @@ class Belief:
         self.in_doubt: set[int] = set()
         self.all_in_doubt = False
         self.strict = False
-        self.twins: dict[int, int] = {}
+        # Files of several names: the target's number → ours, and back, 0 where it is not known.
+        self._twins: dict[int, int] = {}
+        self._paired: dict[int, int] = {}
         self._unsure: set[int] = set()
         self._answered: set[int] = set()
-        self._suspects: set[tuple[int, bytes]] = set()
+        self._suspects: dict[int, list[bytes]] = {}
+
+    def begin(self) -> None:
+        """A walk or a live round begins."""
+        self._twins.clear()
+        self._paired.clear()
 
     def doubted(self, ino: int) -> bool:
         return self.all_in_doubt or ino in self.in_doubt
@@ -54,9 +64,40 @@ class Belief:
         """Whether the target is to be asked for a directory, and was not yet."""
         return ino in self.in_doubt or (self.all_in_doubt and ino not in self._answered)
 
+    def sure(self, ino: int) -> bool:
+        """Whether the target surely holds in a directory what is written down: it is not to be
+        asked for it, and no rename on the way up to it may have been lost. Only then may what is
+        there be taken to another name; what is not sure is found out under its own name alone."""
+        return not self.pending(ino) and self.placed(ino)
+
+    def placed(self, ino: int) -> bool:
+        """Whether a directory that the target holds is surely the one that is written down."""
+        if not (self.in_doubt or self.all_in_doubt or self._suspects or self._unsure):
+            return True
+        while ino != self.root.identity.ino:
+            places = self.journal.places(ino)
+            if not places or ino in self._unsure:
+                return False
+            parent, name = places[0]
+            if name in self._suspects.get(parent, ()) or (
+                self.pending(parent) and name in self.journal.suspects(parent)
+            ):
+                return False
+            ino = parent
+        return True
+
+    def suspect(self, ino: int, name: bytes) -> None:
+        """Which directory the target holds under a name is to be found out."""
+        self.journal.suspect(ino, [name], UNTIL_ASKED)
+        path = self.journal.path(ino, self.root.identity.ino)
+        if path is not None:
+            self.ask(ino, path)
+        self.dirty.add_dir(ino, False, time.monotonic())
+
     def visited(self, ino: int) -> None:
         """A directory was compared, and those in it are asked for if need be."""
         self._unsure.discard(ino)
+        self._suspects.pop(ino, None)
 
     def compares_content(self, ino: int) -> bool:
         return self.strict or ino in self._unsure
@@ -65,11 +106,11 @@ class Belief:
         """Whether the target may hold another directory than entry under this name, since a rename
         was on its way. Then it is asked for all below, and by content: nothing else tells two
         directories of one shape from each other."""
-        named = (visit.ino, entry.name)
-        if not (visit.unsure or visit.ino in self._unsure or named in self._suspects):
+        suspect = entry.name in self._suspects.get(visit.ino, ())
+        if not (visit.unsure or visit.ino in self._unsure or suspect):
             return False
-        self._suspects.discard(named)
         self._unsure.add(entry.ino)
+        self.journal.suspect(entry.ino, [ALL_BELOW], UNTIL_ASKED)
         self.ask(entry.ino, path)
         return True
 
@@ -77,6 +118,24 @@ class Belief:
         """The target is to be asked for a directory when that is visited."""
         self.in_doubt.add(ino)
         self.journal.doubt(ino, path, UNTIL_ASKED)
+
+    def abandon(self) -> None:
+        """The attempt died: what was answered and not compared is to be asked for again."""
+        owed = {ino: [ALL_BELOW] for ino in self._unsure}
+        for ino, names in self._suspects.items():
+            owed[ino] = owed.get(ino, []) + names
+        for ino, names in owed.items():
+            path = self.journal.path(ino, self.root.identity.ino)
+            if path is not None:
+                self.journal.suspect(ino, names, UNTIL_ASKED)
+                self.ask(ino, path)
+
+    def succeed(self, old: int, new: int, path: bytes) -> None:
+        """The question what is in a directory goes to the one that took its place."""
+        if old in self._unsure:
+            self._unsure.add(new)
+        if self.pending(old):
+            self.ask(new, path)
 
     def doubt(self, path: bytes, ancestors: bool, look: bool = True) -> None:
         """The target may not hold what is written down for the directory that path stands in, and
@@ -106,6 +165,8 @@ class Belief:
             held = found[visit.ino] = self.journal.listing(visit.ino)
             if self.doubted(visit.ino) or not (held or self._empty(visit.ino)):
                 asked.append(visit)
+                if ALL_BELOW in self.journal.suspects(visit.ino):
+                    self._unsure.add(visit.ino)
             self.draft.made.discard(visit.ino)
         if asked:
             # What is on its way would arrive behind the answer, and change what it says.
@@ -130,9 +191,10 @@ class Belief:
             return None
         heard = self.included(path, answer or b"")
         suspects = self.journal.suspects(ino)
-        self._suspects.update((ino, name) for name in suspects)
+        if suspects:
+            self._suspects[ino] = suspects
         if not self.compares_content(ino):
-            heard = believe(heard, self.journal.listing(ino), suspects)
+            heard = believe(heard, self.journal.listing(ino), suspects, self._pair)
         self.journal.replace(ino, heard)
         self.in_doubt.discard(ino)
         if self.all_in_doubt:
@@ -182,7 +244,7 @@ class Belief:
             if entry.kind == Kind.DIR or (entry.nlink < 2 and theirs.nlink < 2):
                 agreed.append(entry)
             elif entry.nlink < 2:
-                split.append(replace(entry, verdict=Verdict.NEW, content=bytes(16)))
+                split.append(replace(entry, verdict=Verdict.SWAPPED, content=bytes(16)))
             elif self.twin(entry, theirs):
                 agreed.append(entry)
             else:
@@ -214,14 +276,26 @@ class Belief:
 
     def twin(self, entry: Entry, theirs: Entry) -> bool:
         """Whether the target's file is, or may become, the one that all names of ours share."""
-        twin = self.twins.get(theirs.ino)
-        if (
-            twin is None
-            and entry.ino not in self.twins.values()
-            and all(self.pending(parent) for parent, _ in self.draft.link_places(entry))
-        ):
-            self.twins[theirs.ino] = twin = entry.ino
-        return twin == entry.ino
+        known = self._twins.get(theirs.ino) == entry.ino
+        return known or (
+            all(self.pending(parent) for parent, _ in self.draft.link_places(entry))
+            and self._pair(theirs, entry)
+        )
+
+    def linked(self, ino: int, anew: bool) -> None:
+        """A name of this file of ours is made at the target; anew: as a file of its own, to which
+        the names that are known are linked. Others are not taken for it because they look so."""
+        theirs = self._paired.setdefault(ino, 0)
+        if anew and theirs:
+            self._paired[ino] = 0
+            del self._twins[theirs]
+
+    def _pair(self, theirs: Entry, ours: Entry) -> bool:
+        """Whether all names heard of so far agree that these two are one file."""
+        if theirs.ino not in self._twins and ours.ino not in self._paired:
+            self._twins[theirs.ino] = ours.ino
+            self._paired[ours.ino] = theirs.ino
+        return self._twins.get(theirs.ino) == ours.ino
 
 
 def _with(section: bytes, more: Iterable[Entry]) -> bytes:

@@ -33,12 +33,14 @@ from i2node.repl.plan import (
     known,
     make_dir,
     same_content,
+    same_file,
     tombstone,
 )
 
 
 class Emitter:
-    """Drafts one round; visit(v) is told of directories that are to be listed with all below."""
+    """Drafts one round; visit(v) is told of directories that are to be listed with all below;
+    trouble(path, status) of one that cannot be read."""
 
     def __init__(
         self,
@@ -50,6 +52,7 @@ class Emitter:
         watch: Watch | None,
         visit: Callable[[Visit], None],
         belief: Belief,
+        trouble: Callable[[bytes, int], None],
     ) -> None:
         self.root = root
         self.journal = journal
@@ -59,8 +62,9 @@ class Emitter:
         self.watch = watch
         self.visit = visit
         self.belief = belief
+        self.trouble = trouble
         self.small_max = draft.small_max
-        self.links = Links(root, journal, draft, belief.pending)
+        self.links = Links(root, journal, draft, dirty, belief)
 
     def emit(self, found: Compared, visiting: Iterable[bytes]) -> None:
         """Puts what differs in one directory into batches."""
@@ -75,6 +79,8 @@ class Emitter:
             self.draft.late[found.ino] = found.path
         for entry in listing.entries(c.dirs):
             self._dir_entry(found, entry, entry.name in visiting)
+        for name in (n for files in (c.bulk, c.large, c.linked) for n in listing.retyped(files)):
+            self._no_dir(found, name)
         self._small(found)
         for entry in listing.entries(c.large):
             self._large(found, entry)
@@ -82,9 +88,6 @@ class Emitter:
             self.links.emit(found, entry)
         if c.gone:
             self.draft.gone.append((found.ino, found.path, c.gone))
-            if self.watch:
-                for entry in listing.kept(c.gone, Kind.DIR):
-                    self.watch.gone(entry.ino, found.ino, entry.name, found.asof)
 
     def compare_again(self, one: Compared) -> Compared | None:
         """After renames the target holds something else under these names."""
@@ -112,6 +115,14 @@ class Emitter:
             if not visited:
                 self.draft.late[entry.ino] = path
             return
+        if entry.ino in self.draft.dirs:
+            # Made in this round already? Made again, what was put in it since would be forgotten.
+            self.draft.settle()
+            there = self.draft.held(found.ino, entry.name)
+            if there is not None and same_file(there, entry):
+                if not visited:
+                    self.visit(Visit(path, entry.ino, found.ino, entry.name, True, True))
+                return
         held = self.draft.held(found.ino, entry.name) if entry.verdict != Verdict.NEW else None
         swapped = held is not None and entry.verdict == Verdict.SWAPPED
         ours = swapped and (found.ino, entry.name) in self.journal.places(held.ino if held else 0)
@@ -121,9 +132,7 @@ class Emitter:
                 Unplace(held.ino, found.ino, entry.name),
                 Rekey(held.ino, entry.ino),
             ]
-            if self.belief.pending(held.ino):
-                # The question whether its content is right goes to its successor.
-                self.belief.ask(entry.ino, path)
+            self.belief.succeed(held.ino, entry.ino, path)
         else:
             if self.journal.listing(entry.ino):
                 self.draft.settle()
@@ -148,6 +157,19 @@ class Emitter:
         if not visited and not entry.flags & MOUNT:
             self.visit(Visit(path, entry.ino, found.ino, entry.name, True, True))
 
+    def _no_dir(self, found: Compared, name: bytes) -> None:
+        """Where a directory stood that is gone, something else stands."""
+        held = self.draft.held(found.ino, name)
+        if held is None or held.kind != Kind.DIR:
+            return
+        number = self.journal.occupant(found.ino, name) if held.flags & PROBED else held.ino
+        if number is not None:
+            if self.watch:
+                self.links.left_below(number)
+            self.draft.dir(found.ino, found.path).before_edits.append(
+                Forget(number, found.ino, name)
+            )
+
     def _small(self, found: Compared) -> None:
         """Small files and the like, cut to what fits a batch."""
         rest = found.changes.bulk
@@ -161,19 +183,19 @@ class Emitter:
             rest = rest[end:]
 
     def _large(self, found: Compared, entry: Entry) -> None:
-        if entry.verdict == Verdict.NEW or entry.verdict == Verdict.DATA:
+        if entry.verdict in (Verdict.NEW, Verdict.DATA, Verdict.SWAPPED):
             held = self.draft.held(found.ino, entry.name)
-            if held is None or held.ino != entry.ino:
-                moved = self.moves.moved_from(entry)
-                if moved is not None and moved != (found.ino, entry.name):
-                    old = self.draft.held(*moved)
-                    if old is not None and self.moves.move(old, moved[0], found.ino, entry):
-                        held = replace(old, name=entry.name)
-                        entry = replace(
-                            entry, verdict=Verdict.DATA, content=old.content, attrs=old.attrs
-                        )
+            here = held if held is not None and held.ino == entry.ino else None
+            moved = self.moves.moved_from(entry) if here is None else None
+            if moved is not None and moved != (found.ino, entry.name):
+                old = self.draft.held(*moved)
+                if old is not None and self.moves.move(old, moved[0], found.ino, entry):
+                    entry = replace(
+                        entry, verdict=Verdict.DATA, content=old.content, attrs=old.attrs
+                    )
+            # Of one that came from elsewhere the watch may have seen a write under its old name.
             touch = found.touches.get(entry.name, Touch.DATA) if found.touches else Touch.DATA
-            trusted = held is not None and not touch & Touch.DATA and same_content(held, entry)
+            trusted = here is not None and not touch & Touch.DATA and same_content(here, entry)
         else:
             trusted = False
         work = self.draft.dir(found.ino, found.path)
@@ -206,11 +228,13 @@ class Emitter:
         names = [e.name for e in listing.entries(section)]
         held = {e.name: e for e in listing.entries(self.journal.select(ino, names))}
         seen = batch.stat_names(self.root.fd, self.root.dev, path, names)
-        if seen.status not in (0, errno.ENOENT, errno.ENOTDIR):
+        if seen.status not in (0, errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            self.trouble(path, seen.status)
             return
         back = {e.name for e in listing.entries(seen.entries)} if not seen.status else set()
         target = self.journal.path(ino, self.root.identity.ino)
         if target is None:
+            self.dirty.add_dir(ino, False, time.monotonic())
             return
         for name in names:
             entry = held.get(name)
@@ -219,9 +243,13 @@ class Emitter:
             work = self.draft.dir(ino, target)
             work.before.append(batch.step(Op.REMOVE, join(target, name), kind=entry.kind))
             work.before_edits.append(Put(ino, tombstone(name)))
-            if not entry.flags & PROBED:
+            # Of one that the target told of, the number stands in its place, if anywhere.
+            number = self.journal.occupant(ino, name) if entry.flags & PROBED else entry.ino
+            if number is not None:
                 kind = Forget if entry.kind == Kind.DIR else Unplace
-                work.before_edits.append(kind(entry.ino, ino, name))
+                if kind is Forget and self.watch:
+                    self.links.left_below(number)
+                work.before_edits.append(kind(number, ino, name))
             self.draft.late[ino] = path
             self.draft.count(1, 0)
 

@@ -273,6 +273,25 @@ class Journal(Database):
             rows = db.execute("SELECT dir, name FROM place WHERE ino=?", (_signed(ino),))
             return [(_unsigned(dir), bytes(name)) for dir, name in rows]
 
+    def linked_below(self, top: int) -> set[int]:
+        """The files with several places of which one is in a directory, or below it."""
+        found: set[int] = set()
+        left, seen = [top], {top}
+        with self._using("reading") as db:
+            while left:
+                key = _signed(left.pop())
+                for ino, places in db.execute(
+                    "SELECT ino, (SELECT count(*) FROM place o WHERE o.ino=p.ino) "
+                    "FROM place p WHERE dir=?",
+                    (key,),
+                ):
+                    if places > 1:
+                        found.add(_unsigned(ino))
+                    elif _unsigned(ino) not in seen:
+                        seen.add(_unsigned(ino))
+                        left.append(_unsigned(ino))
+        return found
+
     def occupant(self, dir: int, name: bytes) -> int | None:
         """The inode placed under a name, None when none is."""
         with self._using("reading") as db:

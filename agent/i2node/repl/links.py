@@ -6,16 +6,17 @@ sent it knows only the entry, which is searched for by its inode number when a s
 
 from __future__ import annotations
 
+import time
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable
 from dataclasses import replace
 
-from i2node.fs.coalesce import Touch
+from i2node.fs.coalesce import Dirty, Touch
 from i2node.fs.tree import Root
-from i2node.model import RACY, Entry, Verdict
+from i2node.model import PROBED, RACY, Entry, Verdict
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op
+from i2node.repl.belief import Belief
 from i2node.repl.draft import Draft
 from i2node.repl.journal import Journal
 from i2node.repl.plan import (
@@ -32,16 +33,16 @@ from i2node.repl.plan import (
 
 
 class Links:
-    """The hard links of one rule, as the planner meets them. pending(ino) tells whether the target
-    is still to be asked what it holds in a directory."""
+    """The hard links of one rule, as the planner meets them."""
 
     def __init__(
-        self, root: Root, journal: Journal, draft: Draft, pending: Callable[[int], bool]
+        self, root: Root, journal: Journal, draft: Draft, dirty: Dirty, belief: Belief
     ) -> None:
         self.root = root
         self.journal = journal
         self.draft = draft
-        self.pending = pending
+        self.dirty = dirty
+        self.belief = belief
         self._first = False
         self._walking = False
         self._met: set[int] = set()
@@ -69,20 +70,19 @@ class Links:
             return
         path = join(found.path, entry.name)
         others = tuple(
-            (parent, name, join(base, name))
-            for parent, name in self._places(entry)
-            if (parent, name) != (found.ino, entry.name)
-            and (base := self.journal.path(parent, self.root.identity.ino)) is not None
+            place for place in self._places(entry) if place[:2] != (found.ino, entry.name)
         )
         work = self.draft.dir(found.ino, found.path)
         self.draft.late[found.ino] = found.path
         place = Place(entry.ino, found.ino, entry.name)
-        sure = [other for other in others if not self.pending(other[0])]
+        sure = [other for other in others if self.belief.sure(other[0])]
         if here is None and sure:
             parent, name, base = sure[0]
             here = self.draft.held(parent, name)
             assert here is not None
             work.before.append(batch.step(Op.LINK, path, base, kind=entry.kind))
+            work.suspects.append((found.ino, entry.name))
+            self.belief.linked(entry.ino, anew=False)
             # The first name was not kept while it was the only one.
             work.before_edits += [
                 Put(found.ino, known(replace(here, name=entry.name))),
@@ -107,6 +107,7 @@ class Links:
         # Of a name that has gone to another file the journal may not have heard yet.
         others = tuple(other for other in others if self._still(entry.ino, *other))
         self.draft.changed(1, entry.size)
+        self.belief.linked(entry.ino, anew=True)
         work.linked.append(Linked(Large(found.ino, path, entry, trusted), others))
         work.before_edits.append(place)
         for parent, name, other in others:
@@ -119,6 +120,26 @@ class Links:
             # must come behind the link.
             self.draft.flush()
 
+    def left(self, ino: int, old: bytes, now: bytes) -> None:
+        """Looks at all names of a file of which one went from a directory, or to another file: what
+        was done to the file under that name, the watch told of that name alone."""
+        for entry in listing.linked(old):
+            if entry.flags & PROBED:
+                continue
+            seen = listing.find(now, entry.name)
+            if seen is None or seen.ino != entry.ino:
+                self._look_again(entry.ino, {(ino, entry.name)})
+
+    def left_below(self, ino: int) -> None:
+        """The same for all names in a directory that went, and below it."""
+        for file in self.journal.linked_below(ino):
+            self._look_again(file, set())
+
+    def _look_again(self, ino: int, but: set[tuple[int, bytes]]) -> None:
+        touch = Touch.DATA | Touch.ATTR
+        for parent, name in set(self.journal.places(ino)) - but:
+            self.dirty.add(parent, name, touch, time.monotonic())
+
     def _still(self, ino: int, parent: int, name: bytes, path: bytes) -> bool:
         """Whether the source has this inode under the name now."""
         directory = path[: -len(name) - 1]
@@ -127,12 +148,21 @@ class Links:
             return False
         return any(e.ino == ino for e in listing.entries(answer.entries))
 
-    def _places(self, entry: Entry) -> list[tuple[int, bytes]]:
-        """Where the target holds names of this inode, as far as that is still so."""
-        found = self.draft.link_places(entry)
+    def _places(self, entry: Entry) -> list[tuple[int, bytes, bytes]]:
+        """Where the target holds names of this inode, as far as that is still so: (directory, name,
+        path)."""
+        found = self._standing(self.draft.link_places(entry))
         if not found and self._may_hold(entry.ino):
-            found = self.draft.holding(self.journal.find_inode(entry.ino), entry)
+            found = self._standing(self.draft.holding(self.journal.find_inode(entry.ino), entry))
         return found
+
+    def _standing(self, places: list[tuple[int, bytes]]) -> list[tuple[int, bytes, bytes]]:
+        """Those in directories that are still there."""
+        return [
+            (parent, name, join(base, name))
+            for parent, name in places
+            if (base := self.journal.path(parent, self.root.identity.ino)) is not None
+        ]
 
     def _may_hold(self, ino: int) -> bool:
         """Whether the journal may know an inode of which it keeps no place. A walk asks a snapshot

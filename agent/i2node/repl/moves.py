@@ -10,6 +10,7 @@ from i2node.fs.coalesce import Dirty, Touch
 from i2node.model import MOUNT, PROBED, Entry, Kind, Verdict
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op
+from i2node.repl.belief import Belief
 from i2node.repl.draft import Draft
 from i2node.repl.journal import Journal
 from i2node.repl.plan import Compared, Put, Unplace, join, known, same_file, tombstone
@@ -25,12 +26,14 @@ class Moves:
         journal: Journal,
         draft: Draft,
         dirty: Dirty,
+        belief: Belief,
         arm: Callable[[bytes, int, int, bytes, int], None],
     ) -> None:
         self.root = root
         self.journal = journal
         self.draft = draft
         self.dirty = dirty
+        self.belief = belief
         self.arm = arm
         self.count = 0
 
@@ -65,8 +68,13 @@ class Moves:
             for section in (one.changes.bulk, one.changes.large):
                 for entry in listing.entries(section):
                     pair = gone.get(entry.ino)
-                    if pair is not None and same_file(entry, pair[1]):
+                    if (
+                        pair is not None
+                        and same_file(entry, pair[1])
+                        and self.belief.sure(pair[0].ino)
+                    ):
                         moved |= self.move(pair[1], pair[0].ino, one.ino, entry)
+                        _carry(pair[0], pair[1].name, one, entry.name)
         return moved
 
     def moved_from(self, entry: Entry) -> tuple[int, bytes] | None:
@@ -78,7 +86,11 @@ class Moves:
         self.draft.settle()
         for parent, name in self.journal.places(entry.ino):
             held = self.draft.held(parent, name)
-            if held is not None and same_file(held, entry):
+            if held is None or not same_file(held, entry):
+                continue
+            # Of a directory the number is enough: what is in it is in doubt by that, wherever it
+            # stands. A file is sent anew where what the target holds of it is not sure.
+            if held.kind == Kind.DIR or self.belief.sure(parent):
                 return parent, name
         return None
 
@@ -92,6 +104,7 @@ class Moves:
         if there == here or there.startswith(here + b"/"):
             return False
         in_way = self.draft.held(new_dir, entry.name)
+        sure = old.kind != Kind.DIR or self.belief.placed(old.ino)
         self.draft.flush()
         work = self.draft.batch
         self.draft.dir(old_dir, source)
@@ -126,4 +139,14 @@ class Moves:
         self.draft.late[old_dir] = source
         self.draft.late[new_dir] = target
         self.draft.settle()
+        if not sure:
+            # An earlier rename may have been lost: then this one takes another directory along.
+            self.belief.suspect(new_dir, entry.name)
         return True
+
+
+def _carry(old: Compared, old_name: bytes, new: Compared, new_name: bytes) -> None:
+    """What was seen to happen to a file under its old name happened to the one of the new name."""
+    if old.touches is not None and new.touches is not None:
+        seen = old.touches.get(old_name, Touch.DATA)
+        new.touches[new_name] = new.touches.get(new_name, seen) | seen

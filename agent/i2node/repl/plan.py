@@ -12,7 +12,7 @@ and writes down, in the same order, what the target is then expected to hold:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from i2node.fs.coalesce import Touch
@@ -130,7 +130,8 @@ class Batch:
     metas: list[tuple[int, bytes, bytes]] = field(default_factory=list)
     dirs: dict[int, bytes] = field(default_factory=dict)
     suspects: list[tuple[int, bytes]] = field(default_factory=list)
-    """Names that get another file or directory by a rename: what was there may look the same."""
+    """Names that get another file or directory by a rename or a link: what was there may look the
+    same."""
     entries: int = 0
     bytes: int = 0
     since: float = 0.0
@@ -237,17 +238,25 @@ def same_content(a: Entry, b: Entry) -> bool:
     return (a.size, a.mtime_s, a.mtime_ns) == (b.size, b.mtime_s, b.mtime_ns)
 
 
-def believe(told: bytes, remembered: bytes, suspects: Iterable[bytes] = ()) -> bytes:
+def believe(
+    told: bytes,
+    remembered: bytes,
+    suspects: Iterable[bytes] = (),
+    one: Callable[[Entry, Entry], bool] = lambda told, before: True,
+) -> bytes:
     """The listing to go by when a target in doubt has told what it holds.
 
     What it told and what was last written down agree on most names; those keep the remembered
     record, which knows the source's inode and times. The others are as told, and so are suspects,
     of which the target may hold another one than was written down. Of files among them neither
     size nor time proves the content: it counts as unknown. Whose number of names is another one,
-    is linked otherwise than was written down, and is as told.
+    is linked otherwise than was written down, and is as told; so it is where one(told, remembered)
+    says that the two have other names too, which are not of one file on both sides.
     """
     correction: dict[bytes, bytes] = {}
-    for name in suspects:
+    heard = listing.entries(remembered) if listing.probed(remembered) else ()
+    unproven = [e.name for e in heard if _unproven(e)]
+    for name in (*suspects, *unproven):
         found = listing.find(told, name)
         if found is None:
             continue
@@ -256,7 +265,7 @@ def believe(told: bytes, remembered: bytes, suspects: Iterable[bytes] = ()) -> b
         correction[name] = known(found)
     changes = listing.diff(told, remembered, 1 << 62)
     if changes is None and not correction:
-        return _relinked(told, remembered, correction)
+        return _relinked(told, remembered, correction, one)
     sections = (
         (changes.gone, changes.dirs, changes.bulk, changes.large, changes.linked) if changes else ()
     )
@@ -266,16 +275,33 @@ def believe(told: bytes, remembered: bytes, suspects: Iterable[bytes] = ()) -> b
                 continue
             as_told = listing.find(told, entry.name)
             correction[entry.name] = known(as_told) if as_told else tombstone(entry.name)
-    return _relinked(told, remembered, correction)
+    return _relinked(told, remembered, correction, one)
 
 
-def _relinked(told: bytes, remembered: bytes, correction: dict[bytes, bytes]) -> bytes:
+def _unproven(entry: Entry) -> bool:
+    """Whether this is what `believe` made of a suspect, and nobody has compared it since."""
+    return (
+        entry.flags & PROBED != 0
+        and entry.kind == Kind.FILE
+        and not (entry.mtime_s or entry.mtime_ns or any(entry.content))
+    )
+
+
+def _relinked(
+    told: bytes,
+    remembered: bytes,
+    correction: dict[bytes, bytes],
+    one: Callable[[Entry, Entry], bool],
+) -> bytes:
     """What was remembered with the corrections, and those that the numbers of names ask for."""
     for entry in listing.entries(told):
         if entry.kind == Kind.DIR or entry.name in correction:
             continue
         before = listing.find(remembered, entry.name)
-        if before is not None and before.nlink != entry.nlink:
+        if before is None:
+            continue
+        sole = entry.nlink < 2 or before.flags & PROBED
+        if before.nlink != entry.nlink or not (sole or one(entry, before)):
             correction[entry.name] = known(entry)
     return listing.merge(remembered, b"".join(correction[name] for name in sorted(correction)))
 

@@ -60,7 +60,7 @@ class Planner:
         self.small_max = small_max
         self.draft = Draft(journal, sink, small_max, frame_bytes)
         self.belief = Belief(root, journal, self.draft, paths, dirty, probe)
-        self.moves = Moves(root.identity.ino, journal, self.draft, dirty, self._arm)
+        self.moves = Moves(root.identity.ino, journal, self.draft, dirty, self.belief, self._arm)
         self._stack: list[Visit] = []
         self._visiting: list[Visit] = []
         self.emitter = Emitter(
@@ -72,6 +72,7 @@ class Planner:
             watch,
             self._stack.append,
             self.belief,
+            trouble,
         )
         self.examined_files = 0
         self.examined_bytes = 0
@@ -83,7 +84,7 @@ class Planner:
         self.draft.gone.clear()
         self.emitter.links.begin(walking=True)
         self.draft.dirs.clear()
-        self.belief.twins.clear()
+        self.belief.begin()
         self.moves.count = 0
 
     def walk(self, stop: Callable[[], bool]) -> bool:
@@ -102,7 +103,7 @@ class Planner:
         self.draft.sink.settle()
         self.emitter.links.begin(walking=False)
         self.draft.dirs.clear()
-        self.belief.twins.clear()
+        self.belief.begin()
         self.moves.count = 0
         compared = [found for work in works if (found := self._look(work)) is not None]
         moved = [self.moves.dirs_of(one) for one in compared]
@@ -116,6 +117,7 @@ class Planner:
         """The attempt died: what was taken from the dirty set and is not surely in the journal goes
         back there, for the next planner."""
         now = time.monotonic()
+        self.belief.abandon()
         for work in works:
             self.dirty.put_back(work, now)
         for visit in (*self._visiting, *self._stack):
@@ -184,6 +186,10 @@ class Planner:
             return
         if self.watch:
             self.watch.placed(answer.wd, own.ino, visit.parent, visit.name, asof)
+        if self.watch and (children := self.watch.children(visit.ino)):
+            here = {e.name for e in listing.kept(answer.entries, Kind.DIR)}
+            for name in children.keys() - here:
+                self.watch.gone(children[name], visit.ino, name, asof)
         now = self.belief.included(visit.path, answer.entries)
         self.examined_files += answer.n - answer.dirs
         self.examined_bytes += answer.bytes
@@ -195,6 +201,8 @@ class Planner:
             changes = self.belief.adopt(visit, old, now, changes)
         differing: dict[bytes, Verdict] = {}
         if changes is not None:
+            if self.watch:
+                self.emitter.links.left(visit.ino, old, now)
             differing = {e.name: Verdict(e.verdict) for e in listing.entries(changes.dirs)}
         below: list[Visit] = []
         theirs = {e.name for e in listing.kept(old, Kind.DIR) if e.flags & PROBED} if told else ()
@@ -255,7 +263,7 @@ class Planner:
         """What was seen is no longer so: the parent's name is looked at anew."""
         now = time.monotonic()
         self.dirty.add(visit.parent, visit.name, Touch.NAME | Touch.TREE, now)
-        self.dirty.add_dir(visit.ino, visit.deep, now)
+        self.dirty.put_back(Work(visit.ino, None, visit.deep, frozenset(), now), now)
 
     def _look(self, work: Work) -> Compared | None:
         """Lists the dirty names of a directory. None: nothing differs, or it was dealt with."""
@@ -283,11 +291,19 @@ class Planner:
         asof = self.watch.mark()
         answer = batch.stat_names(self.root.fd, self.root.dev, path, names)
         if answer.status or listing.decode(answer.own).ino != work.ino:
-            # It moved or went a moment ago; the watch is about to hear where to.
+            # It moved or went a moment ago; the watch is about to hear where to, and when it does
+            # not, the one above no longer has it.
             self.dirty.put_back(work, time.monotonic())
+            where = self.watch.place(work.ino)
+            if where is not None and where[0]:
+                self.dirty.add(*where, Touch.NAME | Touch.TREE, time.monotonic())
             if answer.status not in (0, errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 self.trouble(path, answer.status)
             return None
+        for name in names:
+            child = self.watch.child(work.ino, name)
+            if child is not None and not _is_dir(answer.entries, name):
+                self.watch.gone(child, work.ino, name, asof)
         for entry in listing.kept(answer.entries, Kind.DIR) if work.trees else ():
             if entry.name in work.trees and not entry.flags & MOUNT:
                 self._arm(join(path, entry.name), entry.ino, work.ino, entry.name, asof)
@@ -295,6 +311,7 @@ class Planner:
         changes = listing.diff(old, answer.entries, self.small_max)
         if changes is None:
             return None
+        self.emitter.links.left(work.ino, old, answer.entries)
         return Compared(work.ino, path, answer.entries, changes, work.names, asof)
 
     def _arm(self, path: bytes, ino: int, parent: int, name: bytes, asof: int) -> None:
@@ -325,3 +342,8 @@ class Planner:
             child = where[0]
         if stale:
             self.dirty.add(stale[0], stale[1], Touch.NAME | Touch.TREE, time.monotonic())
+
+
+def _is_dir(entries: bytes, name: bytes) -> bool:
+    found = listing.find(entries, name)
+    return found is not None and found.kind == Kind.DIR

@@ -31,6 +31,7 @@ from i2node.repl.large import LargeReader
 from i2node.repl.plan import Batch, Edit, Large, Linked, join, known, unsettled
 from i2node.repl.remote import FLUSH, STEPS
 
+OVERWRITES = (Verdict.DATA, Verdict.SWAPPED)
 QUEUED_BATCHES = 4
 READ_THREADS = 8
 STEP_ROOM = 512
@@ -414,7 +415,7 @@ class Sender:
         self.journal.set("root", known(own))
 
     def _ship(self, item: Large) -> None:
-        self._shipping = item if item.entry.verdict == Verdict.DATA else None
+        self._shipping = item if item.entry.verdict in OVERWRITES else None
         self._suspect(self._seq + 1)
         for steps, content in self.large.ship(item):
             self._content += content
@@ -443,6 +444,7 @@ class Sender:
             return
         for parent, other, path in group.others:
             self.journal.put(parent, known(replace(now, name=other)))
+            self.journal.suspect(parent, [other], self._seq + 1)
             self._append(batch.step(Op.LINK, path, first.path, kind=now.kind))
 
     def _suspect(self, seq: int) -> None:
