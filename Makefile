@@ -1,10 +1,11 @@
 # make demo    two nodes on this machine, a mirror, live changes, a proof   (SRC= DST= KEEP=1)
 # make test    all tests                                                   (ARGS= for pytest)
 # make check   format, lint, types, warnings and sanitizers of the C code
-# make bench   the benchmarks
+# make bench   against rsync, as root        (CASES= RUNS=), into tests/bench/RESULTS.md
 # make venv    .venv with the package, editable, and what the tests need
 
 VENV ?= .venv
+RUNS ?= 3
 BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -39,9 +40,8 @@ native-check: venv
 	else echo "native-check: no tests/native/Makefile yet"; fi
 
 bench: venv
-	@found=; for bench in $(wildcard tests/bench/bench_*.py); do \
-		found=1; echo "== $$bench"; $(BIN)/python $$bench || exit 1; \
-	done; [ -n "$$found" ] || echo "no benchmarks yet: tests/bench holds no bench_*.py"
+	$(BIN)/python tests/bench/run.py --runs $(RUNS) --results tests/bench/results.json $(CASES)
+	$(BIN)/python tests/bench/results.py tests/bench/results.json >tests/bench/RESULTS.md
 
 venv: $(VENV)/.installed $(VENV)/.built
 

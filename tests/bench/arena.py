@@ -1,0 +1,132 @@
+"""Where contenders meet: two hosts with a cable, a fresh file system for each target, and a watch.
+
+Wall time is that of the client; CPU and peak memory are those of the programs of each side with
+their children, from start to end; bytes are counted on the cable, both ways, headers included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "e2e"))
+
+from hosts import Hosts, must, rsync
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """CPU seconds and peak resident bytes of one side."""
+
+    cpu: float
+    peak: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One run: seconds, each side, and bytes on the cable."""
+
+    wall: float
+    source: Usage
+    target: Usage
+    wire: int
+
+    @property
+    def cpu(self) -> float:
+        return self.source.cpu + self.target.cpu
+
+
+class Running:
+    """A program whose use of the machine is known once it has ended."""
+
+    def __init__(self, words: list[str], log: Path) -> None:
+        self.log = log
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+            )
+
+    def end(self) -> Usage:
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait(any_status=True)
+
+    def wait(self, any_status: bool = False) -> Usage:
+        _, status, used = os.wait4(self.process.pid, 0)
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        if self.process.returncode and not any_status:
+            tail = self.log.read_text("utf-8", "replace")[-2000:]
+            raise SystemExit(f"{self.process.args}: {self.process.returncode}\n{tail}")
+        return Usage(used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
+
+
+class Arena:
+    """The two hosts, and a directory that may be filled."""
+
+    def __init__(self, area: Path) -> None:
+        self.area = area
+        self.hosts = Hosts(area / "hosts")
+        self.holds: object = None
+        """What the source directory was filled with."""
+
+    def inside(self, host: str, *words: object) -> list[str]:
+        """A command of one of the hosts, `source` or `target`."""
+        space = getattr(self.hosts, host).space
+        return ["nsenter", f"--net=/run/netns/{space}", *map(str, words)]
+
+    def on_the_cable(self) -> int:
+        row = next(line for line in self.hosts._devices().splitlines() if "eth0:" in line)
+        numbers = row.partition(":")[2].split()
+        return int(numbers[0]) + int(numbers[8])
+
+    @contextlib.contextmanager
+    def disk(self, name: str, size: int, inodes: int) -> Iterator[Path]:
+        """A fresh ext4 on a loop mount: what was written and deleted before slows nobody."""
+        image, mount = self.area / f"{name}.img", self.area / name
+        mount.mkdir(exist_ok=True)
+        with image.open("wb") as file:
+            file.truncate(size)
+        features = ["-E", "lazy_itable_init=0,lazy_journal_init=0", "-N", inodes]
+        must("mkfs.ext4", "-q", *features, image)
+        # Past the page cache of the host: a target is cached once, and its sync is a sync.
+        device = must("losetup", "--direct-io=on", "--find", "--show", image).strip()
+        try:
+            must("mount", device, mount)
+            yield mount
+        finally:
+            subprocess.run(["umount", mount], capture_output=True, check=False)
+            must("losetup", "--detach", device)
+            image.unlink()
+
+
+@contextlib.contextmanager
+def arena(area: Path) -> Iterator[Arena]:
+    """Wired; taken apart at the end."""
+    made = Arena(area)
+    try:
+        made.hosts.wire()
+        yield made
+    finally:
+        made.hosts.unwire()
+
+
+def cool() -> None:
+    """Nothing is in the page cache, nothing waits to be written."""
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+def warm(root: Path) -> None:
+    """Everything below root that fits is in the page cache."""
+    os.sync()
+    subprocess.run(f"tar -C '{root}' --sparse -cf - . | cat >/dev/null", shell=True, check=True)
+
+
+def check_equal(source: Path, target: Path) -> None:
+    if found := rsync(source, target):
+        raise SystemExit(f"the trees differ:\n{found[:2000]}")
