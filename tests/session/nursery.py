@@ -107,6 +107,7 @@ def _bear(log: str, arguments: list[str]) -> None:
 
 def _serve() -> None:
     import i2node.cli.display
+    import i2node.fs.inotify
     import i2node.net.identity
     import i2node.node.daemon
     import i2node.repl.session  # noqa: F401

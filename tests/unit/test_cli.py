@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import i2node
-from i2node.cli import arguments, display, drive, main
+from i2node.cli import arguments, display, drive, main, terminal
 from i2node.errors import Refused, UsageError
 from i2node.model import MirrorOptions, State, Target
 from i2node.node import rpc
@@ -288,7 +288,7 @@ def test_the_live_picture():
     report = replace(
         REPORT, progress=42.0, eta_s=125.0, rate=2048.0, source="/a[red]\x1b[2J", remedy="wait"
     )
-    with display.Terminal(console) as screen:
+    with terminal.Terminal(console) as screen:
         screen.show(report, 0.0)
         screen.draining()
         screen.show(replace(report, state=State.REPLICATION, lag_s=0.4), 1.0)

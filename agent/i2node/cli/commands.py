@@ -113,7 +113,7 @@ def mirror(arguments: argparse.Namespace) -> int:
     config = Config.load(arguments.home)
     as_json = speaks_json(arguments)
     log.start(config.log_level if as_json else "warning")
-    from i2node.cli.display import JsonLines, Screen, Terminal
+    from i2node.cli.display import JsonLines, Screen
     from i2node.cli.drive import drive
     from i2node.net.identity import Identity
     from i2node.repl.session import Session
@@ -124,6 +124,8 @@ def mirror(arguments: argparse.Namespace) -> int:
         screen = JsonLines(sys.stdout)
     else:
         from rich.console import Console
+
+        from i2node.cli.terminal import Terminal
 
         screen = Terminal(Console())
     return drive(session, screen, config.run, options.once)

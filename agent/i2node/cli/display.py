@@ -1,7 +1,7 @@
-"""How a running mirror and a status are shown: a live picture on a terminal, else JSON lines.
+"""How a running mirror and a status are shown: JSON lines, and the words that a terminal has too.
 
-Both are fed with the same RuleReport, a few times a second; the JSON feed decides which of them
-are worth a line: each transition, and about one progress line a second while something moves.
+Every screen is fed with the same RuleReport, a few times a second; the JSON feed decides which of
+them are worth a line: each transition, and about one progress line a second while something moves.
 """
 
 from __future__ import annotations
@@ -10,12 +10,6 @@ import json
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
-
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
 from i2node.cli.arguments import shown
 from i2node.model import State
@@ -28,7 +22,7 @@ _COUNTERS = (
     *("dirty", "in_flight"),
 )
 _MOMENTARY = ("rate", "eta_s", "lag_s")
-_PASSES = (State.MIRROR, State.SWITCH)
+PASSES = (State.MIRROR, State.SWITCH)
 
 
 class Screen(Protocol):
@@ -72,7 +66,7 @@ class Feed:
             lines.append({"t": "state", "rule": report.rule, **_chosen(table, _TRANSITION)})
         lines.extend(self._new_problems(report.problems.first))
         counters = [table[key] for key in _COUNTERS]
-        moved = counters != self._counters or report.state in _PASSES
+        moved = counters != self._counters or report.state in PASSES
         if moved and now - self._told >= PROGRESS_EVERY_S:
             lines.append(self._progress(table, counters, now))
         return lines
@@ -136,69 +130,6 @@ class JsonLines:
         trace: TracebackType | None,
     ) -> None:
         pass
-
-
-class Terminal:
-    """The live picture; log lines scroll above it, the summary stays below the last picture."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live = Live(console=console, auto_refresh=False)
-        self._note = ""
-
-    def show(self, report: RuleReport, now: float) -> None:
-        self._live.update(picture(report, self._note), refresh=True)
-
-    def draining(self) -> None:
-        self._note = "finishing what is under way; once more to leave at once"
-
-    def finish(self, report: RuleReport, outcome: Outcome) -> None:
-        self._note = ""
-        self._live.update(picture(report, ""), refresh=True)
-        self._live.stop()
-        for line in summary(outcome):
-            self._console.print(Text(shown(line)), soft_wrap=True)
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._live.stop()
-
-
-def picture(report: RuleReport, note: str) -> RenderableType:
-    """A report as a few lines for a terminal: in a pass its progress, later its lag."""
-    rows: list[RenderableType] = [_line("bold", f"{report.source} → {report.target}")]
-    if report.state in _PASSES:
-        bar = Table.grid(padding=(0, 1))
-        bar.add_row(
-            f"{report.state} {report.phase}",
-            ProgressBar(total=100, completed=report.progress, width=30),
-            f"{report.progress:.0f} %",
-            f"{size(report.rate)}/s",
-            f"{duration(report.eta_s)} left",
-        )
-        rows.append(bar)
-        rows.append(_line("", f"{amounts(report)}, sent {size(report.bytes_sent)}"))
-    else:
-        rows.append(_line("green" if report.in_sync else "yellow", standing(report)))
-    rows.append(_line("dim", coverage(report)))
-    for problem in report.problems.first[:3]:
-        rows.append(_line("yellow", f"{problem.path}: {problem.cause}"))
-    rows.extend(_line("red", line) for line in trouble(report))
-    if note:
-        rows.append(_line("bold", note))
-    return Group(*rows)
-
-
-def _line(style: str, text: str) -> Text:
-    return Text(shown(text), style=style, no_wrap=True, overflow="ellipsis")
 
 
 def status_text(reports: Sequence[RuleReport]) -> str:

@@ -24,7 +24,6 @@ from i2node import log
 from i2node.config import Config
 from i2node.errors import Halt, I2Error, SafetyStop, SessionError, UsageError
 from i2node.fs.coalesce import Dirty, Touch, Work
-from i2node.fs.inotify import InotifyWatch
 from i2node.fs.pathset import PathSet
 from i2node.fs.tree import Root, within
 from i2node.fs.watch import Watch
@@ -367,6 +366,9 @@ class Session:
 
     def _plan(self, root: Root, journal: Journal, sender: Sender, remote: Remote) -> Planner:
         if self._watch is None and not self.options.once:
+            # Not loaded for nothing by a pass that only looks once.
+            from i2node.fs.inotify import InotifyWatch
+
             self._watch = InotifyWatch(root.identity.ino, self._dirty, self.paths)
             self._watch.start()
         planner = Planner(
