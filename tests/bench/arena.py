@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,15 @@ class Running:
             self.process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
             )
+
+    def listens(self, port: int) -> None:
+        """Returns when somebody in the program's network listens there."""
+        wanted = f":{port:04X} 00000000:0000 0A"
+        deadline = time.monotonic() + 30
+        while wanted not in Path(f"/proc/{self.process.pid}/net/tcp").read_text():
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                raise SystemExit(f"nobody listens on port {port}: {self.log.read_text()}")
+            time.sleep(0.01)
 
     def end(self) -> Usage:
         self.process.send_signal(signal.SIGTERM)

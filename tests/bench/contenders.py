@@ -54,7 +54,7 @@ class Ours:
             self._words("target", "agent", "--listen", listen, "--allow-root", target.parent),
             self._area / "agent.log",
         )
-        _listening(self.arena, self.port)
+        agent.listens(self.port)
         if not self._paired:
             code = subprocess.check_output(self._words("target", "code"), text=True).strip()
             subprocess.run(
@@ -97,7 +97,7 @@ class Rsync:
             ),
             self._area / "daemon.log",
         )  # fmt: skip
-        _listening(self.arena, self.port)
+        daemon.listens(self.port)
         host, port = via or (self.arena.hosts.target.address, self.port)
         place = f"rsync://{host}:{port}/m/"
         words = ("rsync", "-aHAXS", "--delete", *self._options, f"{source}/", place)
@@ -123,14 +123,3 @@ class Command:
         began = time.perf_counter()
         used = Running(["sh", "-c", command], target.parent.parent / "command.log").wait()
         return Measure(time.perf_counter() - began, used, Usage(0.0, 0), 0)
-
-
-def _listening(arena: Arena, port: int) -> None:
-    """Waits until somebody listens at the target."""
-    table = Path(f"/proc/{arena.hosts._anchor.pid}/net/tcp")
-    wanted = f":{port:04X} 00000000:0000 0A"
-    deadline = time.monotonic() + 30
-    while wanted not in table.read_text():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"nobody listens on port {port}")
-        time.sleep(0.01)

@@ -225,7 +225,9 @@ def _relay(ring: Arena, one: Contender, held: ExitStack, delay: str, rate: str) 
     listen = f"{ring.hosts.source.address}:{one.port + 1}"
     to = f"{ring.hosts.target.address}:{one.port}"
     words = (sys.executable, HERE / "wan.py", listen, to, delay, rate)
-    held.callback(Running(ring.inside("source", *words), ring.area / "wan.log").end)
+    relay = Running(ring.inside("source", *words), ring.area / "wan.log")
+    held.callback(relay.end)
+    relay.listens(one.port + 1)
     return ring.hosts.source.address, one.port + 1
 
 
