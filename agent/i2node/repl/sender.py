@@ -1,9 +1,9 @@
-"""From batches to frames: read → steps → journal → zstd and AES → window → stream.
+"""From batches to frames: read → steps → journal → the line.
 
-Three stages, each behind a bounded queue: one reading thread (the reads themselves overlap in C), a
-few sealing threads, one sending thread. What the target is then expected to hold is written to the
-journal as it is read, and the directories concerned stand in doubt there until the target has it
-durable; so a crash anywhere costs a question, never a change.
+Two stages, each behind a bounded queue: one reading thread (the reads themselves overlap in C), and
+the line (line.py), which seals and sends. What the target is then expected to hold is written to
+the journal as it is read, and the directories concerned stand in doubt there until the target has
+it durable; so a crash anywhere costs a question, never a change.
 """
 
 from __future__ import annotations
@@ -12,22 +12,19 @@ import errno
 import os
 import queue
 import struct
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from i2node.errors import I2Error, PeerLost, SessionError
 from i2node.fs.tree import Root
 from i2node.model import Entry, Kind, Verdict
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op
-from i2node.net.seal import Buffer, Sealer
+from i2node.net.seal import Sealer
 from i2node.net.stream import DataStream
 from i2node.repl.journal import Journal
 from i2node.repl.large import LargeReader
+from i2node.repl.line import Flow, Line
 from i2node.repl.plan import Batch, Edit, Large, Linked, join, known, unsettled
 from i2node.repl.remote import FLUSH, STEPS
 
@@ -40,34 +37,12 @@ ATTRIBUTES_MAX = (4 << 20) + (64 << 10)
 """Bytes beyond the content that are packed at once: what the attributes of one file may take."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A frame on its way: bytes on the wire, and what of the progress it carries."""
-
-    seq: int
-    size: int
-    files: int
-    content: int
-    since: float
-
-
-@dataclass(frozen=True, slots=True)
-class Flow:
-    """The sender's counters, for the report."""
-
-    bytes_sent: int
-    files_applied: int
-    bytes_applied: int
-    in_flight: int
-    oldest: float | None
-
-
 class Sender:
     """One stream's sending side; `submit` and `settle` are for the planner.
 
-    pace(n) is called before n bytes are sent and may sleep. again(dir, name) is told of names that
-    changed while they were read; trouble(path, status) of those that cannot be read; strayed(path)
-    of those that were read from another directory than was meant, and went under that path.
+    window and pace: see Line. again(dir, name) is told of names that changed while they were read;
+    trouble(path, status) of those that cannot be read; strayed(path) of those that were read from
+    another directory than was meant, and went under that path.
     """
 
     def __init__(
@@ -88,33 +63,18 @@ class Sender:
     ) -> None:
         self.root = root
         self.journal = journal
-        self.stream = stream
-        self.sealer = sealer
         self.large = large
         self.small_max = small_max
         self.frame_bytes = frame_bytes
-        self.window = window
-        self.pace = pace
         self.again = again
         self.trouble = trouble
         self.strayed = strayed
-        self.error: BaseException | None = None
-        self._lock = threading.Condition()
-        self._batches: queue.Queue[Batch | None] = queue.Queue(QUEUED_BATCHES)
-        self._frames: queue.Queue[tuple[Future[list[Buffer]], Sent] | None] = queue.Queue(6)
-        self._pool = ThreadPoolExecutor(2, "seal")
+        self.line = Line(stream, sealer, window, pace)
+        self._changed = self.line.changed
+        self._batches: queue.Queue[Batch] = queue.Queue(QUEUED_BATCHES)
         self._submitted = 0
         self._read = 0
-        self._seq = -1
-        self._durable = -1
-        self._target_waits = True
         self._unflushed = False
-        self._waiting: deque[Sent] = deque()
-        self._flying: deque[Sent] = deque()
-        self._lasting: deque[Sent] = deque()
-        self._bytes_sent = 0
-        self._files_applied = 0
-        self._bytes_applied = 0
         self._parts: list[bytes | memoryview] = []
         self._size = 0
         self._files = 0
@@ -125,19 +85,19 @@ class Sender:
         self._reading_since = 0.0
         self._shipping: Large | None = None
         self._renamed: list[tuple[int, bytes]] = []
-        self._threads = [
-            threading.Thread(target=self._guard, args=(run,), name=name, daemon=True)
-            for name, run in (("read", self._read_loop), ("send", self._send_loop))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._thread = self.line.start("read", self._read_loop)
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ended the sending."""
+        return self.line.error
 
     # ------------------------------------------------------------------ for the planner
 
     def submit(self, work: Batch) -> None:
         """Takes a batch; waits while the pipeline is full."""
         work.since = work.since or time.monotonic()
-        with self._lock:
+        with self._changed:
             self._submitted += 1
         while True:
             self._check()
@@ -149,116 +109,74 @@ class Sender:
 
     def settle(self) -> None:
         """Returns when everything submitted so far is read and in the journal."""
-        with self._lock:
+        with self._changed:
             while self._read < self._submitted:
                 self._check()
-                self._lock.wait(0.2)
+                self._changed.wait(0.2)
         self._check()
 
     def drained(self) -> bool:
         """Whether everything submitted is durable on the target."""
-        with self._lock:
-            return self._read == self._submitted and self._durable == self._seq
+        with self._changed:
+            return self._read == self._submitted and self.line.durable == self.line.last
 
     def arrive(self) -> int | None:
         """Returns when the target has applied everything submitted: the number of the last frame
         while that is not durable yet."""
         self.submit(Batch())  # behind it the reading thread hands out what it has
         self.settle()
-        with self._lock:
-            while self._waiting or self._flying:
-                self._check()
-                self._lock.wait(0.2)
-            return self._seq if self._durable < self._seq else None
+        self.line.wait_applied()
+        return self.line.last if self.line.durable < self.line.last else None
 
     def wait_applied(self) -> None:
         """Returns when the target has applied everything that was read so far."""
         self._emit()
-        with self._lock:
-            while self._waiting or self._flying:
-                self._check()
-                self._lock.wait(0.2)
+        self.line.wait_applied()
 
     def wait_drained(self, timeout: float | None = None) -> bool:
         """Waits until everything submitted is durable; False when the time is over."""
         end = None if timeout is None else time.monotonic() + timeout
-        with self._lock:
-            while self._read < self._submitted or self._durable < self._seq:
+        with self._changed:
+            while self._read < self._submitted or self.line.durable < self.line.last:
                 self._check()
                 if end is not None and time.monotonic() > end:
                     return False
-                self._lock.wait(0.2)
+                self._changed.wait(0.2)
         return True
 
     def flow(self) -> Flow:
-        with self._lock:
-            oldest = [s.since for s in (*self._lasting, *self._flying, *self._waiting)]
-            if self._read < self._submitted and self._since:
-                oldest.append(self._since)
-            return Flow(
-                self._bytes_sent,
-                self._files_applied,
-                self._bytes_applied,
-                len(self._lasting)
-                + len(self._flying)
-                + len(self._waiting)
-                + self._submitted
-                - self._read,
-                min(oldest, default=None),
-            )
+        """The line's, with the batches that are not frames yet."""
+        # Before the line: a batch that becomes a frame meanwhile must not be seen in neither.
+        with self._changed:
+            unread = self._submitted - self._read
+        flow = self.line.flow()
+        times = [t for t in (flow.oldest, self._since if unread else 0.0) if t]
+        return replace(flow, in_flight=flow.in_flight + unread, oldest=min(times, default=None))
 
     # ------------------------------------------------------------------ told by the target
 
     def applied(self, seq: int, waits: bool = True) -> None:
         """The target has applied all frames up to seq; waits: it is rather idle, not behind."""
-        with self._lock:
-            self._target_waits = waits
-            while self._flying and self._flying[0].seq <= seq:
-                done = self._flying.popleft()
-                self._files_applied += done.files
-                self._bytes_applied += done.content
-                self._lasting.append(done)
-            self._lock.notify_all()
+        self.line.applied(seq, waits)
 
     def durable(self, seq: int) -> None:
         """All frames up to seq will survive a power cut on the target."""
-        self.applied(seq)
+        self.line.applied(seq)
         self.journal.settle(seq)
         self.journal.commit()
-        with self._lock:
-            self._durable = max(self._durable, seq)
-            while self._lasting and self._lasting[0].seq <= seq:
-                self._lasting.popleft()
-            self._lock.notify_all()
+        self.line.lasts(seq)
 
     def fail(self, error: BaseException) -> None:
         """Ends the sending; whoever waits gets the error."""
-        with self._lock:
-            self.error = self.error or error
-            self._lock.notify_all()
+        self.line.fail(error)
 
     def close(self) -> None:
         """Stops the threads. What was submitted and not sent is forgotten here; it is in doubt."""
-        self.fail(PeerLost("the session ended"))
-        self.stream.close()
-        for thread in self._threads:
-            thread.join()
-        self._pool.shutdown(cancel_futures=True)
+        self.line.close()
+        self._thread.join()
 
     def _check(self) -> None:
-        if self.error is not None:
-            raise self.error
-
-    def _guard(self, run: Callable[[], None]) -> None:
-        try:
-            run()
-        except I2Error as error:
-            self.fail(error)
-        except OSError as error:
-            self.fail(SessionError(f"sending failed: {error}"))
-        except BaseException as error:
-            self.fail(error)
-            raise
+        self.line.check()
 
     # ------------------------------------------------------------------ reading
 
@@ -268,13 +186,12 @@ class Sender:
                 work = self._batches.get(timeout=0.2)
             except queue.Empty:
                 continue
-            if work is not None:
-                self._read_batch(work)
-                if work.last or self._batches.empty() or not work:
-                    self._emit(last=work.last)
-            with self._lock:
+            self._read_batch(work)
+            if work.last or self._batches.empty() or not work:
+                self._emit(last=work.last)
+            with self._changed:
                 self._read += 1
-                self._lock.notify_all()
+                self._changed.notify_all()
 
     def _read_batch(self, work: Batch) -> None:
         """Turns a batch into steps, in the order that Batch describes."""
@@ -283,8 +200,8 @@ class Sender:
         self._reading = work.dirs
         self._dirs.update(work.dirs)
         self._renamed = work.suspects
-        self._doubt(self._seq + 1)
-        self._suspect(self._seq + 1)
+        self._doubt(self.line.last + 1)
+        self._suspect(self.line.last + 1)
         self._steps(work.before, work.before_edits)
         self._pack(work.files, work.large)
         for item in work.large:
@@ -334,7 +251,7 @@ class Sender:
             )
             for owner, _, asked in groups:
                 if over := listing.overwritten(asked):
-                    self.journal.suspect(owner, over, self._seq + 1)
+                    self.journal.suspect(owner, over, self.line.last + 1)
             self._append(steps)
             self._files += count
             self._content += content
@@ -416,7 +333,7 @@ class Sender:
 
     def _ship(self, item: Large) -> None:
         self._shipping = item if item.entry.verdict in OVERWRITES else None
-        self._suspect(self._seq + 1)
+        self._suspect(self.line.last + 1)
         for steps, content in self.large.ship(item):
             self._content += content
             self._append(steps)
@@ -444,7 +361,7 @@ class Sender:
             return
         for parent, other, path in group.others:
             self.journal.put(parent, known(replace(now, name=other)))
-            self.journal.suspect(parent, [other], self._seq + 1)
+            self.journal.suspect(parent, [other], self.line.last + 1)
             self._append(batch.step(Op.LINK, path, first.path, kind=now.kind))
 
     def _suspect(self, seq: int) -> None:
@@ -477,68 +394,30 @@ class Sender:
             self._emit()
 
     def _emit(self, last: bool = False) -> None:
-        """Hands the frame so far to the sealing threads, the journal being written first."""
+        """Hands the frame so far to the line, the journal being written first."""
         if not self._parts and not (last and self._unflushed):
             # Nothing more to come for these directories: the last frame settles them.
-            self._doubt(self._seq)
-            if self._durable >= self._seq:
-                self.journal.settle(self._seq)
+            self._doubt(self.line.last)
+            if self.line.durable >= self.line.last:
+                self.journal.settle(self.line.last)
             self._dirs = dict(self._reading)
             self.journal.commit()
             self._since = 0.0
             return
-        self._seq = self.sealer.ticket()
-        payload = b"".join(self._parts)
-        seq = self._seq
-        sent = Sent(seq, 0, self._files, self._content, self._since)
         self.journal.commit()
-        with self._lock:
-            self._waiting.append(sent)
-        future = self._pool.submit(self.sealer.seal, FLUSH if last else STEPS, payload, seq)
+        self.line.put(
+            FLUSH if last else STEPS,
+            b"".join(self._parts),
+            self._files,
+            self._content,
+            self._since,
+        )
         self._unflushed = not last
         self._parts, self._size, self._files, self._content = [], 0, 0, 0
-        while True:
-            self._check()
-            try:
-                self._frames.put((future, sent), timeout=0.2)
-                break
-            except queue.Full:
-                continue
         self._dirs = dict(self._reading)
         self._since = self._reading_since
-        self._doubt(self._seq + 1)
-        self._suspect(self._seq + 1)
-
-    # ------------------------------------------------------------------ sending
-
-    def _send_loop(self) -> None:
-        sent_at = time.monotonic()
-        while self.error is None:
-            try:
-                item = self._frames.get(timeout=0.2)
-            except queue.Empty:
-                continue
-            if item is None:
-                return
-            future, sent = item
-            buffers = future.result()
-            ready_at, starved = time.monotonic(), time.monotonic() - sent_at
-            size = sum(len(b) for b in buffers)
-            with self._lock:
-                while self._flying and sum(s.size for s in self._flying) + size > self.window:
-                    self._check()
-                    self._lock.wait(0.2)
-                self._waiting.popleft()
-                self._flying.append(replace(sent, size=size))
-            self.pace(size)
-            self._check()
-            self.stream.send(buffers)
-            sent_at = time.monotonic()
-            blocked = sent_at - ready_at
-            line = blocked if self._target_waits else 0.0
-            self.sealer.effort.spent(line, starved + blocked - line)
-            with self._lock:
-                self._bytes_sent += size
+        self._doubt(self.line.last + 1)
+        self._suspect(self.line.last + 1)
 
 
 def _exchanged(asked: bytes, read: bytes) -> Iterator[Entry]:

@@ -35,12 +35,13 @@ from i2node.repl.census import Census
 from i2node.repl.embedded import EmbeddedAgent
 from i2node.repl.journal import Journal
 from i2node.repl.large import Basis, LargeReader
+from i2node.repl.line import Flow
 from i2node.repl.plan import join
 from i2node.repl.planner import Planner
 from i2node.repl.remote import Remote
 from i2node.repl.report import Outcome, Rate, RuleReport, WatchReport
 from i2node.repl.rules import keep_excludes, lock_rule, rule_home, rule_id
-from i2node.repl.sender import Flow, Sender
+from i2node.repl.sender import Sender
 from i2node.repl.trouble import Troubles
 
 _log = logging.getLogger(__name__)

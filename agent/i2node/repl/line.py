@@ -1,0 +1,188 @@
+"""The way of a frame once it is full: sealed, sent as far as the window allows, acknowledged twice.
+
+    waiting (for its seal, or for room in the window) → flying → applied → durable
+
+A few threads seal, one sends. What the sending is made of (journal, doubts) stands in sender.py.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from i2node.errors import I2Error, PeerLost, SessionError
+from i2node.net.seal import Buffer, Sealer
+from i2node.net.stream import DataStream
+
+SEALING_THREADS = 2
+QUEUED_FRAMES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A frame on its way: bytes on the wire, and what of the progress it carries; since: clock
+    reading of the earliest change in it."""
+
+    seq: int
+    size: int
+    files: int
+    content: int
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """The counters, for the report; in_flight counts frames, oldest is the earliest `since`."""
+
+    bytes_sent: int
+    files_applied: int
+    bytes_applied: int
+    in_flight: int
+    oldest: float | None
+
+
+class Line:
+    """One stream's frames. window: bytes on the wire that may wait to be applied. pace(n) is called
+    before n bytes are sent and may sleep. `changed` guards all, and is notified of every change;
+    whoever waits calls `check`, which raises the error that ended the sending."""
+
+    def __init__(
+        self, stream: DataStream, sealer: Sealer, window: int, pace: Callable[[int], None]
+    ) -> None:
+        self.error: BaseException | None = None
+        self.changed = threading.Condition()
+        self.last = -1
+        """The number of the last frame that was put."""
+        self.durable = -1
+        """Up to which frame all will survive a power cut on the target."""
+        self._stream = stream
+        self._sealer = sealer
+        self._window = window
+        self._pace = pace
+        self._pool = ThreadPoolExecutor(SEALING_THREADS, "seal")
+        self._frames: queue.Queue[tuple[Future[list[Buffer]], Sent]] = queue.Queue(QUEUED_FRAMES)
+        self._waiting: deque[Sent] = deque()
+        self._flying: deque[Sent] = deque()
+        self._lasting: deque[Sent] = deque()
+        self._bytes_sent = 0
+        self._files_applied = 0
+        self._bytes_applied = 0
+        self._target_waits = True
+        self._thread = self.start("send", self._send)
+
+    def start(self, name: str, run: Callable[[], None]) -> threading.Thread:
+        """A thread whose error ends the sending."""
+        thread = threading.Thread(target=self._guard, args=(run,), name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def put(self, kind: int, payload: bytes, files: int, content: int, since: float) -> None:
+        """Takes a frame; waits while too many are in front of it."""
+        self.last = self._sealer.ticket()
+        sent = Sent(self.last, 0, files, content, since)
+        with self.changed:
+            self._waiting.append(sent)
+        future = self._pool.submit(self._sealer.seal, kind, payload, sent.seq)
+        while True:
+            self.check()
+            try:
+                self._frames.put((future, sent), timeout=0.2)
+                return
+            except queue.Full:
+                continue
+
+    def wait_applied(self) -> None:
+        """Returns when the target has applied all frames."""
+        with self.changed:
+            while self._waiting or self._flying:
+                self.check()
+                self.changed.wait(0.2)
+
+    def applied(self, seq: int, waits: bool = True) -> None:
+        """The target has applied all frames up to seq; waits: it is rather idle, not behind."""
+        with self.changed:
+            self._target_waits = waits
+            while self._flying and self._flying[0].seq <= seq:
+                done = self._flying.popleft()
+                self._files_applied += done.files
+                self._bytes_applied += done.content
+                self._lasting.append(done)
+            self.changed.notify_all()
+
+    def lasts(self, seq: int) -> None:
+        """All frames up to seq, which are applied, will survive a power cut on the target."""
+        with self.changed:
+            self.durable = max(self.durable, seq)
+            while self._lasting and self._lasting[0].seq <= seq:
+                self._lasting.popleft()
+            self.changed.notify_all()
+
+    def flow(self) -> Flow:
+        with self.changed:
+            frames = (*self._lasting, *self._flying, *self._waiting)
+            return Flow(
+                self._bytes_sent,
+                self._files_applied,
+                self._bytes_applied,
+                len(frames),
+                min((frame.since for frame in frames), default=None),
+            )
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the sending; whoever waits gets the error."""
+        with self.changed:
+            self.error = self.error or error
+            self.changed.notify_all()
+
+    def check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def close(self) -> None:
+        """Ends the sending and the connection."""
+        self.fail(PeerLost("the session ended"))
+        self._stream.close()
+        self._thread.join()
+        self._pool.shutdown(cancel_futures=True)
+
+    def _guard(self, run: Callable[[], None]) -> None:
+        try:
+            run()
+        except I2Error as error:
+            self.fail(error)
+        except OSError as error:
+            self.fail(SessionError(f"sending failed: {error}"))
+        except BaseException as error:
+            self.fail(error)
+            raise
+
+    def _send(self) -> None:
+        sent_at = time.monotonic()
+        while self.error is None:
+            try:
+                future, sent = self._frames.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            buffers = future.result()
+            ready_at = time.monotonic()
+            size = sum(len(b) for b in buffers)
+            with self.changed:
+                while self._flying and sum(s.size for s in self._flying) + size > self._window:
+                    self.check()
+                    self.changed.wait(0.2)
+                self._waiting.popleft()
+                self._flying.append(replace(sent, size=size))
+            self._pace(size)
+            self.check()
+            self._stream.send(buffers)
+            starved, sent_at = ready_at - sent_at, time.monotonic()
+            blocked = sent_at - ready_at
+            on_line = blocked if self._target_waits else 0.0
+            self._sealer.effort.spent(on_line, starved + blocked - on_line)
+            with self.changed:
+                self._bytes_sent += size
