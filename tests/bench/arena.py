@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "e2e"))
 
@@ -46,8 +47,12 @@ class Measure:
 class Running:
     """A program whose use of the machine is known once it has ended."""
 
+    left: ClassVar[set[Running]] = set()
+    """Those that were not waited for, after an error or Ctrl-C."""
+
     def __init__(self, words: list[str], log: Path) -> None:
         self.log = log
+        self.left.add(self)
         with log.open("wb") as out:
             self.process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
@@ -68,6 +73,7 @@ class Running:
 
     def wait(self, any_status: bool = False) -> Usage:
         _, status, used = os.wait4(self.process.pid, 0)
+        self.left.discard(self)
         self.process.returncode = os.waitstatus_to_exitcode(status)
         if self.process.returncode and not any_status:
             tail = self.log.read_text("utf-8", "replace")[-2000:]
@@ -109,6 +115,9 @@ class Arena:
             must("mount", device, mount)
             yield mount
         finally:
+            for program in tuple(Running.left):
+                program.process.kill()
+                program.wait(any_status=True)
             subprocess.run(["umount", mount], capture_output=True, check=False)
             must("losetup", "--detach", device)
             image.unlink()
