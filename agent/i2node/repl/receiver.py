@@ -63,6 +63,27 @@ FAULTS_A_STEP = 8
 """One step can fail at its owner, mode, attributes, times and more."""
 
 
+class Idle:
+    """How much of its time a thread waits: `with` it where it does. The last moments count."""
+
+    def __init__(self) -> None:
+        self.share = 1.0
+        self._idle = self._all = 0.0
+        self._since = self._began = time.monotonic()
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        now = time.monotonic()
+        self._idle += now - self._began
+        self._all += now - self._since
+        self._since = now
+        self.share = self._idle / self._all if self._all else 1.0
+        if self._all > WEIGHED_S:
+            self._idle, self._all = self._idle / 2, self._all / 2
+
+
 class Receiver:
     """Serves one control channel of a source; `run` returns when the session is over."""
 
@@ -91,7 +112,7 @@ class Receiver:
         self._flush = -1
         self._disk = threading.Lock()
         self._over = False
-        self._waits = True
+        self._line_idle, self._disk_idle = Idle(), Idle()
         self._threads: list[threading.Thread] = []
 
     def run(self) -> None:
@@ -244,11 +265,9 @@ class Receiver:
 
     def _receive(self, opener: Opener) -> None:
         assert self._stream is not None
-        idle = busy = 0.0
-        done_at = time.monotonic()
         while not self._over:
-            header, body = self._stream.recv_frame()
-            come_at = time.monotonic()
+            with self._line_idle:
+                header, body = self._stream.recv_frame()
             kind, payload = opener.open(header, body)
             if kind not in (STEPS, FLUSH):
                 raise ProtocolError(f"frame of type {kind!r} is not for the target")
@@ -258,11 +277,6 @@ class Receiver:
                     break
                 except queue.Full:
                     continue
-            idle, done_at = idle + come_at - done_at, time.monotonic()
-            busy += done_at - come_at
-            self._waits = idle > 3 * busy
-            if idle + busy > WEIGHED_S:
-                idle, busy = idle / 2, busy / 2
 
     def _apply(self, opener: Opener) -> None:
         assert self.tree is not None
@@ -270,7 +284,8 @@ class Receiver:
         told = 0.0
         while not self._over and self.error is None:
             try:
-                seq, kind, payload = self._frames.get(timeout=0.2)
+                with self._disk_idle:
+                    seq, kind, payload = self._frames.get(timeout=0.2)
             except queue.Empty:
                 continue
             self._apply_frame(seq, payload, flags)
@@ -281,7 +296,9 @@ class Receiver:
                 self._wake.notify_all()
             now = time.monotonic()
             if self._frames.empty() or now - told > 0.02:
-                self.channel.send({"t": "applied", "seq": seq, "waits": self._waits})
+                # With a full window neither queue fills: both have to be idle.
+                waits = self._line_idle.share > 0.5 and self._disk_idle.share > 0.5
+                self.channel.send({"t": "applied", "seq": seq, "waits": waits})
                 told = now
 
     def _apply_frame(self, seq: int, payload: bytes | memoryview, flags: int) -> None:
