@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,15 @@ from deeds import Deeds
 from ends import Hosts, until
 from nursery import Nursery
 
-from i2node.fs.coalesce import Dirty, Work
+from i2node.fs.coalesce import Dirty, Touch, Work
 from i2node.fs.inotify import InotifyWatch
 from i2node.fs.pathset import PathSet
 from i2node.fs.tree import Root
+from i2node.model import Kind
+from i2node.mover import batch, listing
+from i2node.mover.batch import Op
 from i2node.repl.journal import Journal
-from i2node.repl.plan import Batch, Place
+from i2node.repl.plan import Batch, Place, known
 from i2node.repl.planner import Planner
 
 pytestmark = [
@@ -599,6 +603,37 @@ def test_work_for_a_directory_that_went_unseen_ends(tmp_path: Path) -> None:
 
 def _none(*_: object) -> None:
     raise AssertionError("no trouble is to be told")
+
+
+def test_a_directory_that_is_looked_at_twice_takes_another_in_once(tmp_path: Path) -> None:
+    """Its own name is dirty, and all of it is: in the second look the one that came by a rename
+    does not count as new, or what it lost on the way would stay at the target for ever."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    root = Root(os.fsencode(tmp_path))
+    journal = Journal(tmp_path / "state" / "index.db")
+    paths, dirty, sink = PathSet(root.path, [b"state"]), Dirty(), Kept(journal)
+    watch = InotifyWatch(root.identity.ino, dirty, paths)
+    planner = Planner(root, journal, sink, paths, dirty, watch, _asked, _none, 9, 9)
+    listed = batch.stat_names(root.fd, root.dev, b"a", [b"b"])
+    above, moved = listing.decode(listed.own), next(listing.entries(listed.entries))
+    for entry in (replace(above, name=b"a"), moved):
+        journal.put(root.identity.ino, known(entry))
+        Place(entry.ino, root.identity.ino, entry.name, True).note(journal)
+    journal.replace(above.ino, b"")
+    journal.put(moved.ino, known(replace(above, name=b"k", kind=Kind.FILE, ino=1)))
+    watch.placed(-1, root.identity.ino, 0, b"", watch.mark())
+    watch.placed(-1, above.ino, root.identity.ino, b"a", watch.mark())
+    own = {b"a": Touch.NAME | Touch.TREE}
+    works = [
+        Work(above.ino, None, False, frozenset(), 0.0),
+        Work(root.identity.ino, own, False, frozenset(own), 0.0),
+    ]
+    planner.live(works, lambda: False)
+    steps = [batch.step_at(step, 0)[:2] for work in sink.sent for step in work.before]
+    assert steps == [(Op.RENAME, b"b"), (Op.REMOVE, b"a/b/k")]
+    watch.close()
+    journal.close()
+    root.close()
 
 
 @pytest.mark.parametrize("size", [0, 100, 9000])

@@ -161,6 +161,10 @@ class Belief:
         for. None: it has no such directory, which the one above is to be asked about."""
         found: dict[int, bytes | None] = {}
         asked: list[Visit] = []
+        if any(v.ino in self.draft.dirs and v.ino not in self.draft.made for v in visits):
+            # What was drafted for it in this round is to be known before it is compared again: what
+            # seems new would be made once more, and what is in it be forgotten.
+            self.draft.settle()
         for visit in visits:
             held = found[visit.ino] = self.journal.listing(visit.ino)
             if self.doubted(visit.ino) or not (held or self._empty(visit.ino)):
