@@ -18,6 +18,7 @@ from deeds import Deeds
 from ends import Hosts, until
 from nursery import Nursery
 
+from i2node.errors import PeerLost
 from i2node.fs.coalesce import Dirty, Touch, Work
 from i2node.fs.inotify import InotifyWatch
 from i2node.fs.pathset import PathSet
@@ -632,6 +633,51 @@ def test_a_directory_that_is_looked_at_twice_takes_another_in_once(tmp_path: Pat
     steps = [batch.step_at(step, 0)[:2] for work in sink.sent for step in work.before]
     assert steps == [(Op.RENAME, b"b"), (Op.REMOVE, b"a/b/k")]
     watch.close()
+    journal.close()
+    root.close()
+
+
+class _Lost(Kept):
+    """A sink that is gone when what follows from an answer is to be sent."""
+
+    answered = False
+
+    def submit(self, work: Batch) -> None:
+        if self.answered and work:
+            raise PeerLost("gone")
+        super().submit(work)
+
+
+def test_what_was_answered_and_not_compared_is_asked_for_again(tmp_path: Path) -> None:
+    """The source may be killed in between: then the journal alone knows what is owed."""
+    (tmp_path / "a").mkdir()
+    root = Root(os.fsencode(tmp_path))
+    journal = Journal(tmp_path / "state" / "index.db")
+    journal.suspect(root.identity.ino, [b"a"], 3)
+    journal.doubt(root.identity.ino, b"", 3)
+    journal.new_session()
+    sink = _Lost(journal)
+
+    def probe(*_: object) -> list[bytes | None]:
+        sink.answered = True
+        return [b""]
+
+    paths = PathSet(root.path, [b"state"])
+    planner = Planner(root, journal, sink, paths, Dirty(), None, probe, _none, 9, 9)
+    planner.belief.in_doubt.add(root.identity.ino)
+    planner.start_walk()
+    with pytest.raises(PeerLost):
+        planner.walk(lambda: False)
+    journal.new_session()
+    assert (root.identity.ino, b"") in journal.doubts()
+    assert journal.suspects(root.identity.ino) == [b"a"]
+    after = Kept(journal)
+    planner = Planner(root, journal, after, paths, Dirty(), None, probe, _none, 9, 9)
+    planner.belief.in_doubt.add(root.identity.ino)
+    planner.start_walk()
+    planner.walk(lambda: False)
+    journal.settle(0)
+    assert journal.suspects(root.identity.ino) == []
     journal.close()
     root.close()
 

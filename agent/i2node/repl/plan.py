@@ -95,7 +95,18 @@ class Rekey:
         journal.rekey(self.old, self.new)
 
 
-Edit = Put | Replace | Forget | Place | Unplace | Rekey
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What the target told of this directory was compared; this edit is behind all others that
+    follow from it, so that a crash in between costs the question once more and no answer."""
+
+    dir: int
+
+    def note(self, journal: Journal) -> None:
+        journal.compared(self.dir)
+
+
+Edit = Put | Replace | Forget | Place | Unplace | Rekey | Settled
 
 
 @dataclass(frozen=True, slots=True)

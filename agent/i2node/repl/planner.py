@@ -117,7 +117,6 @@ class Planner:
         """The attempt died: what was taken from the dirty set and is not surely in the journal goes
         back there, for the next planner."""
         now = time.monotonic()
-        self.belief.abandon()
         for work in works:
             self.dirty.put_back(work, now)
         for visit in (*self._visiting, *self._stack):
@@ -244,7 +243,7 @@ class Planner:
             found = Compared(visit.ino, visit.path, now, changes, None, asof)
             self.emitter.emit(found, {v.name for v in below})
         self._stack.extend(reversed(below))
-        self.belief.visited(visit.ino)
+        self.belief.visited(visit.ino, visit.path)
         if visit.touched or changes is not None or (not visit.name and self._root_differs(own)):
             parent = visit.path[: -len(visit.name) - 1] if visit.name else b""
             self.draft.meta(
