@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -678,6 +679,44 @@ def test_what_was_answered_and_not_compared_is_asked_for_again(tmp_path: Path) -
     planner.walk(lambda: False)
     journal.settle(0)
     assert journal.suspects(root.identity.ino) == []
+    journal.close()
+    root.close()
+
+
+def test_deletes_that_cannot_be_checked_are_told_and_left(tmp_path: Path) -> None:
+    """Whether the names are back is not known; and as little when another directory has come
+    under this one's path."""
+    (tmp_path / "a").mkdir()
+    root = Root(os.fsencode(tmp_path))
+    journal = Journal(tmp_path / "state" / "index.db")
+    told: list[tuple[bytes, int]] = []
+    sink, dirty, paths = Kept(journal), Dirty(), PathSet(root.path, [b"state"])
+    planner = Planner(
+        root, journal, sink, paths, dirty, None, _asked, lambda *what: told.append(what), 9, 9
+    )
+    own = listing.decode(batch.stat_names(root.fd, root.dev, b"a", []).own)
+    number, gone = own.ino, known(replace(own, name=b"k", kind=Kind.FILE, ino=1))
+    Place(number, root.identity.ino, b"a", True).note(journal)
+    journal.put(number, gone)
+
+    def delete(path: bytes) -> list[Op]:
+        planner.draft.gone.append((number, path, gone))
+        planner.emitter.finish()
+        return [batch.step_at(step, 0)[0] for step in sink.sent[-1].before]
+
+    assert delete(b"n" * 300) == []
+    assert told == [(b"n" * 300, errno.EINVAL)]
+    assert dirty.count() == 0
+    (tmp_path / "a").rename(tmp_path / "b")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "k").touch()
+    assert delete(b"a") == []
+    assert [work.ino for work in dirty.take(9, time.monotonic())] == [number]
+    (tmp_path / "a" / "k").unlink()
+    (tmp_path / "a").rmdir()
+    assert delete(b"a") == [Op.REMOVE]
+    assert journal.listing(number) == b""
+    assert len(told) == 1
     journal.close()
     root.close()
 

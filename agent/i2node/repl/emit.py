@@ -224,7 +224,8 @@ class Emitter:
             return
         back = {e.name for e in listing.entries(seen.entries)} if not seen.status else set()
         target = self.journal.path(ino, self.root.identity.ino)
-        if target is None:
+        if target is None or (not seen.status and listing.decode(seen.own).ino != ino):
+            # It moved: whether the names are back is not seen under this path.
             self.dirty.add_dir(ino, False, time.monotonic())
             return
         for name in names:
