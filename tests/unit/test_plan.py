@@ -126,6 +126,14 @@ def test_a_suspect_is_never_taken_for_what_the_source_has(told: list[Entry]) -> 
     assert files <= differing
 
 
+def test_a_file_that_is_linked_otherwise_there_is_not_taken_for_what_the_source_has() -> None:
+    """It was written since, and its times put back: only the record that is forgotten tells."""
+    before = entry(b"a", nlink=2)
+    heard = believe(packed(as_told([replace(before, nlink=1)])), packed([before]))
+    changes = listing.diff(heard, packed([replace(before, ctime=2)]), SMALL)
+    assert changes is not None and [e.name for e in listing.entries(changes.linked)] == [b"a"]
+
+
 @given(now=listings, before=listings)
 def test_what_is_settled_and_what_differs_make_up_the_listing(
     now: list[Entry], before: list[Entry]

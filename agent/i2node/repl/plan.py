@@ -261,8 +261,9 @@ def believe(
     record, which knows the source's inode and times. The others are as told, and so are suspects,
     of which the target may hold another one than was written down. Of files among them neither
     size nor time proves the content: it counts as unknown. Whose number of names is another one,
-    is linked otherwise than was written down, and is as told; so it is where one(told, remembered)
-    says that the two have other names too, which are not of one file on both sides.
+    is linked otherwise than was written down, and is as told in the same way; so it is where
+    one(told, remembered) says that the two have other names too, which are not of one file on both
+    sides.
     """
     correction: dict[bytes, bytes] = {}
     heard = listing.entries(remembered) if listing.probed(remembered) else ()
@@ -271,9 +272,7 @@ def believe(
         found = listing.find(told, name)
         if found is None:
             continue
-        if found.kind == Kind.FILE:
-            found = replace(found, mtime_s=0, mtime_ns=0, content=bytes(16))
-        correction[name] = known(found)
+        correction[name] = _unknown(found)
     changes = listing.diff(told, remembered, 1 << 62)
     if changes is None and not correction:
         return _relinked(told, remembered, correction, one)
@@ -289,8 +288,15 @@ def believe(
     return _relinked(told, remembered, correction, one)
 
 
+def _unknown(told: Entry) -> bytes:
+    """What the target told, of a file without what would speak for its content."""
+    if told.kind == Kind.FILE:
+        told = replace(told, mtime_s=0, mtime_ns=0, content=bytes(16))
+    return known(told)
+
+
 def _unproven(entry: Entry) -> bool:
-    """Whether this is what `believe` made of a suspect, and nobody has compared it since."""
+    """Whether this is what `_unknown` made of a file, and nobody has compared it since."""
     return (
         entry.flags & PROBED != 0
         and entry.kind == Kind.FILE
@@ -313,7 +319,9 @@ def _relinked(
             continue
         sole = entry.nlink < 2 or before.flags & PROBED
         if before.nlink != entry.nlink or not (sole or one(entry, before)):
-            correction[entry.name] = known(entry)
+            # What is forgotten with the record is when the source's file changed last: a write that
+            # put the times back would not be seen.
+            correction[entry.name] = _unknown(entry)
     return listing.merge(remembered, b"".join(correction[name] for name in sorted(correction)))
 
 
