@@ -36,8 +36,6 @@ _KEYED = (
     ("listing", "dir"),
     ("place", "ino"),
     ("place", "dir"),
-    ("doubt", "dir"),
-    ("suspect", "dir"),
 )
 _HEAD = struct.Struct("<IH")  # of a record: length, name_len
 _ANY = 1 << 63  # bytes: no limit
@@ -239,11 +237,18 @@ class Journal(Database):
 
     def rekey(self, old_ino: int, new_ino: int) -> None:
         """What was known of one inode number is known of another from now on; what was known of
-        that one is lost."""
+        that one is lost, but no doubt of it."""
         old, new = _signed(old_ino), _signed(new_ino)
         if old == new:
             return
         with self._writing("writing") as db:
+            for table, column, key in (("doubt", "path", "dir"), ("suspect", "name", "dir, name")):
+                db.execute(
+                    f"INSERT INTO {table} SELECT ?, {column}, seq FROM {table} WHERE dir=? "
+                    f"ON CONFLICT({key}) DO UPDATE SET seq=max(seq, excluded.seq)",
+                    (new, old),
+                )
+                db.execute(f"DELETE FROM {table} WHERE dir=?", (old,))
             for table, column in _KEYED:
                 db.execute(f"DELETE FROM {table} WHERE {column}=?", (new,))
                 db.execute(f"UPDATE {table} SET {column}=? WHERE {column}=?", (new, old))

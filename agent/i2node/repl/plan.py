@@ -107,6 +107,17 @@ class Settled:
 
 
 Edit = Put | Replace | Forget | Place | Unplace | Rekey | Settled
+# What an edit takes out of the journal is known of nowhere else: its frame must not be lost unseen.
+# The directory whose names it changes is among its batch's dirs, so that it is in doubt from before
+# the edit is noted until the frame is durable, and else is asked for what it holds:
+#   Put of a tombstone, Unplace: the directory itself; for a rename both, with their new names.
+#   Forget takes the doubts of all below along: that is gone with its name, or the one above is told
+#     of the name, and what is below is asked for anew.
+#   Replace by nothing: a directory just made is in doubt itself, and so is the one above.
+#   Rekey: the doubts go to the new number; those it had stay.
+# Numbers, not paths, say who is in doubt: what was renamed is asked for under its new path. And
+# nothing is compared with a listing from before an edit of the same round: what seems new in it
+# would be made over what is there, and the content of that taken out with no step that removes it.
 
 
 @dataclass(frozen=True, slots=True)
