@@ -638,6 +638,29 @@ def test_a_directory_that_is_looked_at_twice_takes_another_in_once(tmp_path: Pat
     root.close()
 
 
+def test_what_is_in_the_way_of_a_rename_keeps_the_place_it_has_elsewhere(tmp_path: Path) -> None:
+    """It was made anew there, and what the target has here is still to be deleted."""
+    root = Root(os.fsencode(tmp_path))
+    journal = Journal(tmp_path / "state" / "index.db")
+    top, sink = root.identity.ino, Kept(journal)
+    planner = Planner(
+        root, journal, sink, PathSet(root.path, []), Dirty(), None, _asked, _none, 9, 9
+    )
+    own = listing.decode(batch.stat_names(root.fd, root.dev, b"", []).own)
+    moved = replace(own, name=b"a", ino=50)
+    for entry in (moved, replace(own, name=b"b", ino=51), replace(own, name=b"c", ino=51)):
+        journal.put(top, known(entry))
+    Place(50, top, b"a", True).note(journal)
+    Place(51, top, b"c", True).note(journal)
+    assert planner.moves.move(moved, top, top, replace(moved, name=b"b"))
+    assert (journal.places(50), journal.places(51)) == ([(top, b"b")], [(top, b"c")])
+    planner.emitter.finish()
+    assert [batch.step_at(step, 0)[0] for step in sink.sent[-1].before] == [Op.REMOVE]
+    assert journal.places(51) == [(top, b"c")]
+    journal.close()
+    root.close()
+
+
 class _Lost(Kept):
     """A sink that is gone when what follows from an answer is to be sent."""
 
