@@ -631,6 +631,31 @@ def test_a_late_listing_does_not_undo_a_move(root: Path) -> None:
     watch.close()
 
 
+def test_what_a_look_does_not_find_is_given_up_though_nothing_happens(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread waits for events without end when the planner's thread finds it gone."""
+    monkeypatch.setattr(inotify, "GRACE", 0.05)
+    ino, dirty, waiting = root.stat().st_ino, Dirty(), threading.Event()
+    watch = InotifyWatch(ino, dirty)
+    patience = watch._patience
+
+    def told() -> int | None:
+        found = patience()
+        waiting.set()
+        return found
+
+    monkeypatch.setattr(watch, "_patience", told)
+    for wd, child, name in ((1, ino, b""), (2, 50, b"a")):
+        watch.placed(wd, child, ino if name else 0, name, watch.mark())
+    watch.start()
+    assert waiting.wait(DEADLINE)
+    watch.gone(50, ino, b"a", watch.mark())
+    assert dirty.wait(5.0)
+    assert not watch.known(50)
+    watch.close()
+
+
 def test_a_reader_that_fails_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(fd: int, cap: int) -> list[Event]:
         raise OSError(errno.EIO, "no")

@@ -183,6 +183,9 @@ def test_rekey(journal: Journal) -> None:
     journal.place(11, 10, b"b")
     journal.replace(10, data)
     journal.doubt(10, b"a", 1)
+    journal.doubt(20, b"a", 3)
+    journal.suspect(10, [b"x", b"y"], 1)
+    journal.suspect(20, [b"x"], 3)
     journal.replace(20, listing(entry(b"stale")))
     journal.place(20, 2, b"stale")
     journal.rekey(10, 20)
@@ -191,7 +194,9 @@ def test_rekey(journal: Journal) -> None:
     assert journal.path(11, 2) == b"a/b"
     assert journal.occupant(2, b"a") == 20
     assert journal.occupant(2, b"stale") is None
-    assert journal.doubts() == [(20, b"a")]
+    assert (journal.doubts(), sorted(journal.suspects(20))) == ([(20, b"a")], [b"x", b"y"])
+    journal.settle(2)
+    assert (journal.doubts(), journal.suspects(20)) == ([(20, b"a")], [b"x"])
 
 
 def test_doubt_is_settled_in_order(journal: Journal) -> None:

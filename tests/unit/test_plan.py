@@ -18,6 +18,7 @@ from i2node.repl.plan import (
     Place,
     Put,
     Rekey,
+    Settled,
     believe,
     join,
     known,
@@ -125,6 +126,14 @@ def test_a_suspect_is_never_taken_for_what_the_source_has(told: list[Entry]) -> 
     assert files <= differing
 
 
+def test_a_file_that_is_linked_otherwise_there_is_not_taken_for_what_the_source_has() -> None:
+    """It was written since, and its times put back: only the record that is forgotten tells."""
+    before = entry(b"a", nlink=2)
+    heard = believe(packed(as_told([replace(before, nlink=1)])), packed([before]))
+    changes = listing.diff(heard, packed([replace(before, ctime=2)]), SMALL)
+    assert changes is not None and [e.name for e in listing.entries(changes.linked)] == [b"a"]
+
+
 @given(now=listings, before=listings)
 def test_what_is_settled_and_what_differs_make_up_the_listing(
     now: list[Entry], before: list[Entry]
@@ -217,8 +226,31 @@ def test_suspects_outlive_a_session_and_not_their_clearing(journal: Journal) -> 
     journal.new_session()
     journal.settle(1000)
     assert journal.suspects(10) == [b"b"]
-    journal.certain(10)
+    journal.answered(10)
+    journal.settle(1000)
+    assert journal.suspects(10) == [b"b"]
+    journal.doubt(11, b"f", 4)
+    Settled(10).note(journal)
+    journal.settle(3)
+    assert journal.suspects(10) == [b"b"]
+    journal.settle(4)
     assert journal.suspects(10) == []
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_was_answered_and_not_compared_stays_in_doubt(journal: Journal, again: bool) -> None:
+    journal.doubt(10, b"d", UNTIL_ASKED)
+    journal.answered(10)
+    if again:
+        journal.doubt(10, b"d", UNTIL_ASKED)
+        Settled(10).note(journal)
+    journal.new_session()
+    journal.settle(1000)
+    assert journal.doubts() == [(10, b"d")]
+    journal.answered(10)
+    Settled(10).note(journal)
+    journal.settle(0)
+    assert journal.doubts() == []
 
 
 def test_suspects_follow_their_directory(journal: Journal) -> None:

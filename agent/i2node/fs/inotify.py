@@ -21,6 +21,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 with warnings.catch_warnings():
     # pyinotify needs asyncore for a class that is not used here; importing it warns.
@@ -103,7 +104,7 @@ class InotifyWatch(Watch):
         self.mask = MASK
         os.set_blocking(self.descriptor, False)
         os.set_inheritable(self.descriptor, False)
-        self._stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._dirty = dirty
         self._excludes = excludes if excludes else None
         self._sweep = sweep
@@ -138,13 +139,13 @@ class InotifyWatch(Watch):
         if self._closed:
             return
         self._closed = True
-        os.eventfd_write(self._stop, 1)
+        os.eventfd_write(self._wake, 1)
         if self._thread is not None:
             self._thread.join()
         with self._lock:
             self.descriptor = -1
             self._watches.close()
-            os.close(self._stop)
+            os.close(self._wake)
 
     def mark(self) -> int:
         with self._lock:
@@ -250,10 +251,12 @@ class InotifyWatch(Watch):
     def _run(self) -> None:
         poll = select.poll()
         poll.register(self.descriptor, select.POLLIN)
-        poll.register(self._stop, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
         try:
             while not self._closed:
                 poll.poll(self._patience())
+                with suppress(BlockingIOError):
+                    os.eventfd_read(self._wake)
                 while not self._closed and (events := drain(self.descriptor, _READ)):
                     self._take(events)
                 self._look_after()
@@ -470,6 +473,8 @@ class InotifyWatch(Watch):
         if place is None or ino == self._root:
             return
         since, before = self._unsure.get(ino, (0.0, None))
+        if before is None and not self._closed:
+            os.eventfd_write(self._wake, 1)  # the thread may be waiting without end
         # Said again of the same place, it is not given more time.
         self._unsure[ino] = (since if before == place else self._clock() + GRACE, place)
 

@@ -13,7 +13,7 @@ from i2node.model import MOUNT, PROBED, Entry, Kind, Verdict
 from i2node.mover import batch, listing
 from i2node.repl.draft import Draft
 from i2node.repl.journal import UNTIL_ASKED, Journal
-from i2node.repl.plan import Put, Visit, believe, known, settled, tombstone
+from i2node.repl.plan import Put, Settled, Visit, believe, known, settled, tombstone
 
 ALL_BELOW = b""
 """Among the suspects of a directory: nothing below it is known but by content."""
@@ -50,6 +50,7 @@ class Belief:
         self._paired: dict[int, int] = {}
         self._unsure: set[int] = set()
         self._answered: set[int] = set()
+        self._owed: set[int] = set()  # answered, and not compared
         self._suspects: dict[int, list[bytes]] = {}
 
     def begin(self) -> None:
@@ -94,10 +95,14 @@ class Belief:
             self.ask(ino, path)
         self.dirty.add_dir(ino, False, time.monotonic())
 
-    def visited(self, ino: int) -> None:
-        """A directory was compared, and those in it are asked for if need be."""
+    def visited(self, ino: int, path: bytes) -> None:
+        """A directory was compared, and those in it are asked for if need be. Only from here on is
+        it out of doubt: what died before that leaves the question as it was, to be put again."""
         self._unsure.discard(ino)
         self._suspects.pop(ino, None)
+        if ino in self._owed:
+            self._owed.discard(ino)
+            self.draft.dir(ino, path).before_edits.append(Settled(ino))
 
     def compares_content(self, ino: int) -> bool:
         return self.strict or ino in self._unsure
@@ -119,21 +124,11 @@ class Belief:
         self.in_doubt.add(ino)
         self.journal.doubt(ino, path, UNTIL_ASKED)
 
-    def abandon(self) -> None:
-        """The attempt died: what was answered and not compared is to be asked for again."""
-        owed = {ino: [ALL_BELOW] for ino in self._unsure}
-        for ino, names in self._suspects.items():
-            owed[ino] = owed.get(ino, []) + names
-        for ino, names in owed.items():
-            path = self.journal.path(ino, self.root.identity.ino)
-            if path is not None:
-                self.journal.suspect(ino, names, UNTIL_ASKED)
-                self.ask(ino, path)
-
     def succeed(self, old: int, new: int, path: bytes) -> None:
         """The question what is in a directory goes to the one that took its place."""
-        if old in self._unsure:
-            self._unsure.add(new)
+        for those in (self._unsure, self._owed):
+            if old in those:
+                those.add(new)
         if self.pending(old):
             self.ask(new, path)
 
@@ -161,6 +156,10 @@ class Belief:
         for. None: it has no such directory, which the one above is to be asked about."""
         found: dict[int, bytes | None] = {}
         asked: list[Visit] = []
+        if any(v.ino in self.draft.dirs and v.ino not in self.draft.made for v in visits):
+            # What was drafted for it in this round is to be known before it is compared again: what
+            # seems new would be made once more, and what is in it be forgotten.
+            self.draft.settle()
         for visit in visits:
             held = found[visit.ino] = self.journal.listing(visit.ino)
             if self.doubted(visit.ino) or not (held or self._empty(visit.ino)):
@@ -171,20 +170,20 @@ class Belief:
         if asked:
             # What is on its way would arrive behind the answer, and change what it says.
             self.draft.flush()
-            pending = self.draft.sink.arrive()
+            self.draft.sink.arrive()
             for content in (False, True):
                 some = [v for v in asked if self.compares_content(v.ino) == content]
                 requests = [(v.path, self.paths.skip(v.path)) for v in some]
                 answers = self.probe(requests, content) if some else []
                 for visit, answer in zip(some, answers, strict=True):
-                    found[visit.ino] = self._heard(visit, answer, pending)
+                    found[visit.ino] = self._heard(visit, answer)
         return [found[v.ino] for v in visits], {v.ino for v in asked}
 
     def _empty(self, ino: int) -> bool:
         """Whether the target's directory is known to be empty, which is more than not known."""
         return ino in self.draft.made or self.journal.lists(ino)
 
-    def _heard(self, visit: Visit, answer: bytes | None, pending: int | None) -> bytes | None:
+    def _heard(self, visit: Visit, answer: bytes | None) -> bytes | None:
         ino, path = visit.ino, visit.path
         if answer is None and path:
             self.doubt(path, ancestors=True)
@@ -199,12 +198,11 @@ class Belief:
         self.in_doubt.discard(ino)
         if self.all_in_doubt:
             self._answered.add(ino)
-        self.journal.certain(ino)
+        self._owed.add(ino)
+        self.journal.answered(ino)
         if not path:
             # No listing tells what the target's root itself looks like: it is set anew.
             self.journal.set("root", b"")
-        if pending is not None:
-            self.journal.doubt(ino, path, pending)
         return heard
 
     def included(self, path: bytes, now: bytes) -> bytes:

@@ -33,7 +33,6 @@ from i2node.repl.plan import (
     known,
     make_dir,
     same_content,
-    same_file,
     tombstone,
 )
 
@@ -115,14 +114,6 @@ class Emitter:
             if not visited:
                 self.draft.late[entry.ino] = path
             return
-        if entry.ino in self.draft.dirs:
-            # Made in this round already? Made again, what was put in it since would be forgotten.
-            self.draft.settle()
-            there = self.draft.held(found.ino, entry.name)
-            if there is not None and same_file(there, entry):
-                if not visited:
-                    self.visit(Visit(path, entry.ino, found.ino, entry.name, True, True))
-                return
         held = self.draft.held(found.ino, entry.name) if entry.verdict != Verdict.NEW else None
         swapped = held is not None and entry.verdict == Verdict.SWAPPED
         ours = swapped and (found.ino, entry.name) in self.journal.places(held.ino if held else 0)
@@ -233,7 +224,8 @@ class Emitter:
             return
         back = {e.name for e in listing.entries(seen.entries)} if not seen.status else set()
         target = self.journal.path(ino, self.root.identity.ino)
-        if target is None:
+        if target is None or (not seen.status and listing.decode(seen.own).ino != ino):
+            # It moved: whether the names are back is not seen under this path.
             self.dirty.add_dir(ino, False, time.monotonic())
             return
         for name in names:

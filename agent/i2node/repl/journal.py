@@ -36,8 +36,6 @@ _KEYED = (
     ("listing", "dir"),
     ("place", "ino"),
     ("place", "dir"),
-    ("doubt", "dir"),
-    ("suspect", "dir"),
 )
 _HEAD = struct.Struct("<IH")  # of a record: length, name_len
 _ANY = 1 << 63  # bytes: no limit
@@ -58,6 +56,8 @@ class JournalStatus:
 
 UNTIL_ASKED = (1 << 62) - 1
 """The seq of a doubt that no frame settles, only an answer of the target."""
+UNTIL_COMPARED = UNTIL_ASKED - 1
+"""That of one the target answered: settled when what it told was compared, with what follows."""
 
 
 class Journal(Database):
@@ -71,6 +71,7 @@ class Journal(Database):
     def __init__(self, path: Path, boot_id: str | None = None) -> None:
         """path: the database; signatures go to `sig` beside it. boot_id: this boot's, for tests."""
         self.signatures = Signatures(path.parent / "sig")
+        self._latest = -1
         super().__init__(path, boot_id)
         if self.rebuilt:
             self.signatures.clear()
@@ -236,11 +237,18 @@ class Journal(Database):
 
     def rekey(self, old_ino: int, new_ino: int) -> None:
         """What was known of one inode number is known of another from now on; what was known of
-        that one is lost."""
+        that one is lost, but no doubt of it."""
         old, new = _signed(old_ino), _signed(new_ino)
         if old == new:
             return
         with self._writing("writing") as db:
+            for table, column, key in (("doubt", "path", "dir"), ("suspect", "name", "dir, name")):
+                db.execute(
+                    f"INSERT INTO {table} SELECT ?, {column}, seq FROM {table} WHERE dir=? "
+                    f"ON CONFLICT({key}) DO UPDATE SET seq=max(seq, excluded.seq)",
+                    (new, old),
+                )
+                db.execute(f"DELETE FROM {table} WHERE dir=?", (old,))
             for table, column in _KEYED:
                 db.execute(f"DELETE FROM {table} WHERE {column}=?", (new,))
                 db.execute(f"UPDATE {table} SET {column}=? WHERE {column}=?", (new, old))
@@ -335,6 +343,8 @@ class Journal(Database):
     def doubt_many(self, dirs: Mapping[int, bytes], seq: int) -> None:
         """The same of many directories, inode → path."""
         with self._writing("writing") as db:
+            if seq < UNTIL_COMPARED:
+                self._latest = max(self._latest, seq)
             db.executemany(
                 "INSERT INTO doubt VALUES(?, ?, ?) ON CONFLICT(dir) DO UPDATE "
                 "SET path=excluded.path, seq=max(seq, excluded.seq)",
@@ -347,11 +357,19 @@ class Journal(Database):
             db.execute("DELETE FROM doubt WHERE seq<=?", (seq,))
             db.execute("DELETE FROM suspect WHERE seq<=?", (seq,))
 
-    def certain(self, ino: int) -> None:
-        """The target told what it holds in this directory."""
+    def answered(self, ino: int) -> None:
+        """The target told what it holds in this directory, which is to be compared."""
+        self._lower("dir=?", (UNTIL_COMPARED, _signed(ino)))
+
+    def compared(self, ino: int) -> None:
+        """What it told was compared, unless it was put in doubt again since. What is to be done
+        about it is in doubt as all that is on its way."""
+        self._lower("dir=? AND seq=?", (self._latest, _signed(ino), UNTIL_COMPARED))
+
+    def _lower(self, where: str, values: tuple[int, ...]) -> None:
         with self._writing("writing") as db:
-            db.execute("DELETE FROM doubt WHERE dir=?", (_signed(ino),))
-            db.execute("DELETE FROM suspect WHERE dir=?", (_signed(ino),))
+            for table in ("doubt", "suspect"):
+                db.execute(f"UPDATE {table} SET seq=? WHERE {where}", values)
 
     def suspect(self, ino: int, names: Iterable[bytes], seq: int) -> None:
         """Files that are overwritten: until seq is acknowledged, a target that tells the expected
@@ -371,9 +389,8 @@ class Journal(Database):
 
     def new_session(self) -> None:
         """Frames are counted anew; what is in doubt stays so until the target is asked."""
-        with self._writing("writing") as db:
-            db.execute("UPDATE doubt SET seq=?", (UNTIL_ASKED,))
-            db.execute("UPDATE suspect SET seq=?", (UNTIL_ASKED,))
+        self._latest = -1
+        self._lower("true", (UNTIL_ASKED,))
 
     def doubts(self) -> list[tuple[int, bytes]]:
         """(directory, path) of all in doubt, the longest in doubt first."""

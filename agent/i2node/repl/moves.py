@@ -116,7 +116,8 @@ class Moves:
             displaced = replace(in_way, name=old.name)
             work.suspects.append((old_dir, old.name))
             work.before_edits.append(Put(old_dir, known(displaced)))
-            if not in_way.flags & PROBED:
+            if (new_dir, entry.name) in self.journal.places(in_way.ino):
+                # Else it was made anew elsewhere, and has its place there.
                 work.before_edits += [
                     Unplace(in_way.ino, new_dir, entry.name),
                     self.draft.place(displaced, old_dir),

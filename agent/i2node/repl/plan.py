@@ -95,7 +95,29 @@ class Rekey:
         journal.rekey(self.old, self.new)
 
 
-Edit = Put | Replace | Forget | Place | Unplace | Rekey
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What the target told of this directory was compared; this edit is behind all others that
+    follow from it, so that a crash in between costs the question once more and no answer."""
+
+    dir: int
+
+    def note(self, journal: Journal) -> None:
+        journal.compared(self.dir)
+
+
+Edit = Put | Replace | Forget | Place | Unplace | Rekey | Settled
+# What an edit takes out of the journal is known of nowhere else: its frame must not be lost unseen.
+# The directory whose names it changes is among its batch's dirs, so that it is in doubt from before
+# the edit is noted until the frame is durable, and else is asked for what it holds:
+#   Put of a tombstone, Unplace: the directory itself; for a rename both, with their new names.
+#   Forget takes the doubts of all below along: that is gone with its name, or the one above is told
+#     of the name, and what is below is asked for anew.
+#   Replace by nothing: a directory just made is in doubt itself, and so is the one above.
+#   Rekey: the doubts go to the new number; those it had stay.
+# Numbers, not paths, say who is in doubt: what was renamed is asked for under its new path. And
+# nothing is compared with a listing from before an edit of the same round: what seems new in it
+# would be made over what is there, and the content of that taken out with no step that removes it.
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +272,9 @@ def believe(
     record, which knows the source's inode and times. The others are as told, and so are suspects,
     of which the target may hold another one than was written down. Of files among them neither
     size nor time proves the content: it counts as unknown. Whose number of names is another one,
-    is linked otherwise than was written down, and is as told; so it is where one(told, remembered)
-    says that the two have other names too, which are not of one file on both sides.
+    is linked otherwise than was written down, and is as told in the same way; so it is where
+    one(told, remembered) says that the two have other names too, which are not of one file on both
+    sides.
     """
     correction: dict[bytes, bytes] = {}
     heard = listing.entries(remembered) if listing.probed(remembered) else ()
@@ -260,9 +283,7 @@ def believe(
         found = listing.find(told, name)
         if found is None:
             continue
-        if found.kind == Kind.FILE:
-            found = replace(found, mtime_s=0, mtime_ns=0, content=bytes(16))
-        correction[name] = known(found)
+        correction[name] = _unknown(found)
     changes = listing.diff(told, remembered, 1 << 62)
     if changes is None and not correction:
         return _relinked(told, remembered, correction, one)
@@ -278,8 +299,15 @@ def believe(
     return _relinked(told, remembered, correction, one)
 
 
+def _unknown(told: Entry) -> bytes:
+    """What the target told, of a file without what would speak for its content."""
+    if told.kind == Kind.FILE:
+        told = replace(told, mtime_s=0, mtime_ns=0, content=bytes(16))
+    return known(told)
+
+
 def _unproven(entry: Entry) -> bool:
-    """Whether this is what `believe` made of a suspect, and nobody has compared it since."""
+    """Whether this is what `_unknown` made of a file, and nobody has compared it since."""
     return (
         entry.flags & PROBED != 0
         and entry.kind == Kind.FILE
@@ -302,7 +330,9 @@ def _relinked(
             continue
         sole = entry.nlink < 2 or before.flags & PROBED
         if before.nlink != entry.nlink or not (sole or one(entry, before)):
-            correction[entry.name] = known(entry)
+            # What is forgotten with the record is when the source's file changed last: a write that
+            # put the times back would not be seen.
+            correction[entry.name] = _unknown(entry)
     return listing.merge(remembered, b"".join(correction[name] for name in sorted(correction)))
 
 

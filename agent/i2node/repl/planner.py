@@ -92,7 +92,7 @@ class Planner:
         while self._stack:
             if stop():
                 return False
-            self._visiting = [self._stack.pop() for _ in range(min(LIST_BATCH, len(self._stack)))]
+            self._visiting = self._next()
             self._visit_all(self._visiting)
             self._visiting = []
         self.emitter.finish()
@@ -117,7 +117,6 @@ class Planner:
         """The attempt died: what was taken from the dirty set and is not surely in the journal goes
         back there, for the next planner."""
         now = time.monotonic()
-        self.belief.abandon()
         for work in works:
             self.dirty.put_back(work, now)
         for visit in (*self._visiting, *self._stack):
@@ -148,6 +147,15 @@ class Planner:
         for ino in self.belief.in_doubt:
             self.dirty.add_dir(ino, False, time.monotonic())
 
+    def _next(self) -> list[Visit]:
+        """Visits that can be made together: none of a directory that comes again in a moment, since
+        what the first one makes of it is what the second is to be compared with."""
+        taken: dict[int, Visit] = {}
+        while self._stack and len(taken) < LIST_BATCH and self._stack[-1].ino not in taken:
+            visit = self._stack.pop()
+            taken[visit.ino] = visit
+        return list(taken.values())
+
     def _visit_all(self, visits: list[Visit]) -> None:
         visits = [visit for visit in visits if self._placed_there(visit)]
         requests = [(v.path, self.paths.skip(v.path)) for v in visits]
@@ -158,7 +166,11 @@ class Planner:
             self.root.fd, self.root.dev, requests, notify=notify, mask=mask, threads=4
         )
         olds, asked = self.belief.known(visits)
+        moved = self.moves.count
         for visit, answer, old in zip(visits, answers, olds, strict=True):
+            if old is not None and self.moves.count != moved:
+                # That was known before one of these visits moved a directory.
+                old = self.journal.listing(visit.ino) if self._placed_there(visit) else None
             if old is not None:
                 doubted = visit.ino in asked
                 self._visited(replace(visit, touched=visit.touched or doubted), answer, old, asof)
@@ -231,7 +243,7 @@ class Planner:
             found = Compared(visit.ino, visit.path, now, changes, None, asof)
             self.emitter.emit(found, {v.name for v in below})
         self._stack.extend(reversed(below))
-        self.belief.visited(visit.ino)
+        self.belief.visited(visit.ino, visit.path)
         if visit.touched or changes is not None or (not visit.name and self._root_differs(own)):
             parent = visit.path[: -len(visit.name) - 1] if visit.name else b""
             self.draft.meta(
