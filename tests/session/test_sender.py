@@ -73,7 +73,9 @@ class Wire:
         )
         self.remote.on_applied = self._heard("applied", self.sender.applied)
         self.remote.on_durable = self._heard("durable", self.sender.durable)
-        self.remote.on_faults = lambda faults: self.told.extend(("fault", f.path) for f in faults)
+        self.remote.on_faults = lambda seq, faults: self.told.extend(
+            ("fault", f.path) for f in faults
+        )
         self.remote.on_lost = self.sender.fail
 
     def _tell(self, what: str) -> Callable[..., None]:

@@ -214,6 +214,21 @@ def test_doubt_is_settled_in_order(journal: Journal) -> None:
     assert journal.all_doubt == ""
 
 
+def test_a_frame_that_was_not_done_in_full_settles_nothing(journal: Journal) -> None:
+    journal.doubt(1, b"before", 3)
+    journal.doubt(2, b"failed", 4)
+    journal.doubt(3, b"behind", 5)
+    journal.distrust(4)
+    journal.settle(5)
+    assert journal.doubts() == [(2, b"failed"), (3, b"behind")]
+    # The target is asked, and what follows from its answer is done.
+    journal.answered(2)
+    journal.compared(2)
+    journal.doubt(2, b"failed", 6)
+    journal.settle(6)
+    assert journal.doubts() == [(3, b"behind")]
+
+
 def test_wipe_keeps_meta_only(journal: Journal) -> None:
     journal.set("token", b"\x00\x01")
     journal.put(1, listing(entry(b"a")))

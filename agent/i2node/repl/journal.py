@@ -357,6 +357,11 @@ class Journal(Database):
             db.execute("DELETE FROM doubt WHERE seq<=?", (seq,))
             db.execute("DELETE FROM suspect WHERE seq<=?", (seq,))
 
+    def distrust(self, seq: int) -> None:
+        """Steps of this frame could not be done. Until they are looked into, which a kill may
+        forestall, nothing that it or a later one concerns is settled by being durable."""
+        self._lower("seq>=? AND seq<?", (UNTIL_ASKED, seq, UNTIL_COMPARED))
+
     def answered(self, ino: int) -> None:
         """The target told what it holds in this directory, which is to be compared."""
         self._lower("dir=?", (UNTIL_COMPARED, _signed(ino)))

@@ -104,7 +104,7 @@ class Remote:
         self.channel = channel
         self.on_applied: Callable[[int, bool], None] = lambda seq, waits: None
         self.on_durable: Callable[[int], None] = lambda seq: None
-        self.on_faults: Callable[[list[Fault]], None] = lambda faults: None
+        self.on_faults: Callable[[int, list[Fault]], None] = lambda seq, faults: None
         self.on_stalled: Callable[[str, str], None] = lambda cause, remedy: None
         self.on_lost: Callable[[I2Error], None] = lambda error: None
         self.error: I2Error | None = None
@@ -270,7 +270,7 @@ class Remote:
         elif kind == "durable":
             self.on_durable(_int(message, "seq"))
         elif kind == "faults":
-            self.on_faults(_faults(message))
+            self.on_faults(_int(message, "seq"), _faults(message))
         elif kind == "stalled":
             self.on_stalled(str(message.get("cause")), str(message.get("remedy")))
         else:

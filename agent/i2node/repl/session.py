@@ -38,7 +38,7 @@ from i2node.repl.large import Basis, LargeReader
 from i2node.repl.line import Flow
 from i2node.repl.plan import join
 from i2node.repl.planner import Planner
-from i2node.repl.remote import Remote
+from i2node.repl.remote import Fault, Remote
 from i2node.repl.report import Outcome, Rate, RuleReport, WatchReport
 from i2node.repl.rules import keep_excludes, lock_rule, rule_home, rule_id
 from i2node.repl.sender import Sender
@@ -289,7 +289,7 @@ class Session:
             self._sender = sender
             remote.on_applied = self._unblocked(sender.applied)
             remote.on_durable = sender.durable
-            remote.on_faults = self._troubles.faulted
+            remote.on_faults = lambda seq, faults: self._faulted(journal, seq, faults)
             remote.on_stalled = self._stalled
             remote.on_lost = sender.fail
             planner = self._plan(root, journal, sender, remote)
@@ -585,6 +585,10 @@ class Session:
             applied(seq, waits)
 
         return told
+
+    def _faulted(self, journal: Journal, seq: int, faults: list[Fault]) -> None:
+        journal.distrust(seq)
+        self._troubles.faulted(faults)
 
     def _stalled(self, cause: str, remedy: str) -> None:
         """The target's disk refuses; the target keeps trying, and so the session goes on."""
