@@ -344,6 +344,14 @@ class Scripted:
         self.stopped.set()
 
 
+@pytest.fixture(autouse=True)
+def in_the_foreground():
+    """A shell starts what runs in its background with SIGINT ignored, and Python leaves it so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def driven(tmp_path, act, once):
     stream = io.StringIO()
     session = Scripted(act)
