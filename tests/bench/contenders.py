@@ -88,7 +88,8 @@ class Rsync:
         target.mkdir(exist_ok=True)
         config = self._area / "rsyncd.conf"
         config.write_text(
-            f"uid = 0\ngid = 0\nuse chroot = no\n[m]\npath = {target}\nread only = no\n"
+            "uid = 0\ngid = 0\nuse chroot = no\nmunge symlinks = no\n"
+            f"[m]\npath = {target}\nread only = no\n"
         )
         daemon = Running(
             self.arena.inside(
