@@ -22,10 +22,10 @@ from i2node.fs.tree import Root
 from i2node.model import Entry, Verdict
 from i2node.mover import batch, blocks, listing
 from i2node.mover.batch import STEP, At, Op
+from i2node.repl.answers import sign_file
 from i2node.repl.journal import Journal
 from i2node.repl.large import Basis, LargeReader
 from i2node.repl.plan import Large, known, unsettled
-from i2node.repl.receiver import sign_file
 
 MIB = 1 << 20
 BLOCK = 4096

@@ -106,8 +106,8 @@ class Kept:
     def settle(self) -> None:
         pass
 
-    def arrive(self) -> int | None:
-        return None
+    def arrive(self) -> None:
+        pass
 
 
 def test_the_times_of_a_directory_are_not_taken_from_the_one_that_replaced_it(

@@ -165,9 +165,8 @@ def test_arriving_means_applied(wire: Wire) -> None:
     work = wire.batch(*(f"f{n}" for n in range(50)))
     work.last = False
     wire.sender.submit(work)
-    pending = wire.sender.arrive()
+    wire.sender.arrive()
     assert len(list(wire.target.glob("f*"))) == 50
-    assert pending is None or pending >= 0
 
 
 def test_a_fault_is_told_before_its_frame_is_acknowledged(wire: Wire) -> None:

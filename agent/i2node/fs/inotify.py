@@ -22,6 +22,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import TypeVar
 
 with warnings.catch_warnings():
     # pyinotify needs asyncore for a class that is not used here; importing it warns.
@@ -75,6 +76,7 @@ _EARLY = 65_536  # events kept for watches that are not placed yet
 _MOVES = 4096  # halves of moves kept
 
 _Place = tuple[int, bytes]
+_Key = TypeVar("_Key", int, tuple[int, bytes])
 _Touches = list[tuple[int, bytes, int]]
 
 
@@ -502,6 +504,6 @@ class InotifyWatch(Watch):
                 continue
 
 
-def _bound(moves: dict[int, _Place] | dict[_Place, _Place]) -> None:
+def _bound(moves: dict[_Key, _Place]) -> None:
     if len(moves) >= _MOVES:
-        del moves[next(iter(moves))]  # type: ignore[arg-type]
+        del moves[next(iter(moves))]

@@ -48,7 +48,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any, Final
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 
 from i2node.errors import ProtocolError
 

@@ -21,9 +21,8 @@ class Sink(Protocol):
     def settle(self) -> None:
         """Returns when everything submitted is in the journal."""
 
-    def arrive(self) -> int | None:
-        """Returns when the target has applied everything submitted: the number of the last frame
-        while that is not durable yet."""
+    def arrive(self) -> None:
+        """Returns when the target has applied everything submitted."""
 
 
 class Draft:

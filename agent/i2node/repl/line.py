@@ -73,13 +73,14 @@ class Line:
         self._files_applied = 0
         self._bytes_applied = 0
         self._target_waits = True
-        self._thread = self.start("send", self._send)
+        self._threads: list[threading.Thread] = []
+        self.start("send", self._send)
 
-    def start(self, name: str, run: Callable[[], None]) -> threading.Thread:
-        """A thread whose error ends the sending."""
+    def start(self, name: str, run: Callable[[], None]) -> None:
+        """Runs a thread whose error ends the sending, and which `close` waits for."""
         thread = threading.Thread(target=self._guard, args=(run,), name=name, daemon=True)
+        self._threads.append(thread)
         thread.start()
-        return thread
 
     def put(self, kind: int, payload: bytes, files: int, content: int, since: float) -> None:
         """Takes a frame; waits while too many are in front of it."""
@@ -147,7 +148,9 @@ class Line:
         """Ends the sending and the connection."""
         self.fail(PeerLost("the session ended"))
         self._stream.close()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
+        # Not before: who still put a frame would find nobody to seal it.
         self._pool.shutdown(cancel_futures=True)
 
     def _guard(self, run: Callable[[], None]) -> None:

@@ -76,11 +76,13 @@ class Planner:
         )
         self.examined_files = 0
         self.examined_bytes = 0
-        self.mounts: set[bytes] = set()
+        self.mounts: tuple[bytes, ...] = ()
+        """Where other file systems stand, sorted. Replaced, never changed: reports read it."""
 
     def start_walk(self) -> None:
         """The whole tree is to be compared."""
         self._stack[:] = [Visit(b"", self.root.identity.ino, 0, b"", True, False)]
+        self.mounts = ()
         self.draft.gone.clear()
         self.emitter.links.begin(walking=True)
         self.draft.dirs.clear()
@@ -221,8 +223,8 @@ class Planner:
         for entry in listing.kept(now, Kind.DIR) if answer.dirs else ():
             path = join(visit.path, entry.name)
             verdict = differing.get(entry.name, Verdict.SAME)
+            self._mounted(path, bool(entry.flags & MOUNT))
             if entry.flags & MOUNT:
-                self.mounts.add(path)
                 continue
             unsure = self.belief.unsure(visit, entry, path)
             strange = entry.name in theirs
@@ -250,6 +252,10 @@ class Planner:
                 visit.parent, parent, replace(own, name=visit.name), visit.ino, visit.path
             )
 
+    def _mounted(self, path: bytes, so: bool) -> None:
+        if (path in self.mounts) != so:
+            self.mounts = tuple(sorted({*self.mounts, path} if so else {*self.mounts} - {path}))
+
     def _stands(self, ino: int, parent: int, name: bytes, asof: int) -> bool:
         return self.watch is None or self.watch.stands(ino, parent, name, asof)
 
@@ -267,7 +273,7 @@ class Planner:
         if status in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             self._again(visit)
         elif status == errno.EXDEV:
-            self.mounts.add(visit.path)
+            self._mounted(visit.path, True)
         else:
             self.trouble(visit.path, status)
 

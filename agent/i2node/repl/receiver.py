@@ -18,7 +18,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,12 +28,10 @@ from i2node.errors import (
     I2Error,
     PeerLost,
     ProtocolError,
-    Refused,
     SafetyStop,
     SessionError,
 )
 from i2node.fs.tree import (
-    FATAL,
     TargetTree,
     host_id,
     make_target,
@@ -41,16 +39,14 @@ from i2node.fs.tree import (
     resolve_target,
     within,
 )
-from i2node.model import PROBED, show
-from i2node.mover import batch, blocks, listing
+from i2node.model import show
+from i2node.mover import batch
 from i2node.net.channel import Channel
 from i2node.net.seal import Opener
 from i2node.net.stream import DataStream
-from i2node.repl.large import SIGNED_MAX
+from i2node.repl import answers
 from i2node.repl.ledger import Ledger
-from i2node.repl.plan import named_root
 from i2node.repl.remote import FLUSH, PART, STEPS, error_message
-from i2node.repl.windows import Signing, windows
 
 _log = logging.getLogger(__name__)
 
@@ -147,11 +143,15 @@ class Receiver:
         elif kind == "stream" and not self.read_only and self._stream is None:
             self._start(message)
         elif kind == "probe":
-            self._probe(message)
+            self._answer(answers.probed(self.tree, message))
         elif kind == "sign":
-            self._sign(message)
+            self._answer(answers.signed(self.tree, message))
         else:
             raise ProtocolError(f"unexpected message {kind!r}")
+
+    def _answer(self, replies: Iterable[dict[str, object]]) -> None:
+        for reply in replies:
+            self.channel.send(reply)
 
     # ------------------------------------------------------------------ open
 
@@ -401,79 +401,6 @@ class Receiver:
     def _ended(self) -> bool:
         return self._over or self.error is not None
 
-    # ------------------------------------------------------------------ questions
-
-    def _probe(self, message: dict[str, object]) -> None:
-        """Lists directories for the source, with their attributes and, if asked, content
-        digests."""
-        assert self.tree is not None
-        n, dirs, content = message.get("n"), message.get("dirs"), bool(message.get("content"))
-        if not isinstance(n, int) or not isinstance(dirs, list) or len(dirs) > 4096:
-            raise ProtocolError("probe is malformed")
-        root = self.tree.root
-        for i, row in enumerate(dirs):
-            path, skip = _probe_row(row)
-            if not path:
-                skip = (*skip, *self.tree.skip)
-            (answer,) = batch.list_dirs(root.fd, root.dev, [(path, skip)])
-            told = own = b""
-            if not answer.status and not path:
-                own = named_root(listing.decode(answer.own))
-            if not answer.status and answer.entries:
-                group = bytearray(batch.group(path, answer.entries))
-                batch.digest_files(root.fd, root.dev, group, content=content, threads=2)
-                ((_, filled),) = batch.groups(group)
-                told = b"".join(
-                    listing.encode(replace(e, flags=e.flags | PROBED, status=0))
-                    for e in listing.entries(filled)
-                )
-            for at in range(0, max(len(told), 1), PART):
-                self.channel.send(
-                    {
-                        "t": "probed",
-                        "n": n,
-                        "i": i,
-                        "status": answer.status,
-                        "own": own,
-                        "part": told[at : at + PART],
-                        "last": at + PART >= len(told),
-                    }
-                )
-
-    def _sign(self, message: dict[str, object]) -> None:
-        """Block signatures of a file that the source has none of."""
-        assert self.tree is not None
-        n, path = message.get("n"), message.get("path")
-        if not isinstance(n, int) or not isinstance(path, bytes):
-            raise ProtocolError("sign is malformed")
-        size, mtime, block, signature = 0, 0, 0, b""
-        try:
-            fd = batch.open_file(self.tree.root.fd, self.tree.root.dev, path)
-            try:
-                st = os.fstat(fd)
-                size, mtime = st.st_size, st.st_mtime_ns
-                if size <= SIGNED_MAX:
-                    block = blocks.block_size(size)
-                    signature = sign_file(fd, size, block)
-            finally:
-                os.close(fd)
-        except OSError as error:
-            if error.errno in FATAL - {errno.EIO}:
-                raise SessionError(f"sign: {os.strerror(error.errno or 0)}") from error
-            block = 0
-        for at in range(0, max(len(signature), 1), PART):
-            self.channel.send(
-                {
-                    "t": "signed",
-                    "n": n,
-                    "size": size,
-                    "mtime": divmod(mtime, 10**9),
-                    "block": block,
-                    "part": signature[at : at + PART],
-                    "last": at + PART >= len(signature),
-                }
-            )
-
 
 def _apart(message: dict[str, object], target: bytes) -> None:
     """A source on this very host must not overlap its target: the one would be mirrored into
@@ -487,25 +414,3 @@ def _apart(message: dict[str, object], target: bytes) -> None:
             f"source {show(source)} and target {show(target)} overlap",
             "choose a target outside the source, or --exclude it",
         )
-
-
-def sign_file(fd: int, size: int, block: int) -> bytes:
-    """The block signatures of an open file; what is hole is not read."""
-    signing = Signing(block)
-    for window in windows(fd, 0, size, block):
-        signing.add(window)
-    return bytes(signing.records)
-
-
-def _probe_row(row: object) -> tuple[bytes, tuple[bytes, ...]]:
-    if not (isinstance(row, list) and len(row) == 2):
-        raise ProtocolError("probe is malformed")
-    path, skip = row
-    if not isinstance(path, bytes) or not isinstance(skip, list):
-        raise ProtocolError("probe is malformed")
-    if not all(isinstance(s, bytes) and s for s in skip):
-        raise ProtocolError("probe is malformed")
-    parts = path.split(b"/") if path else []
-    if any(p in (b"", b".", b"..") for p in parts):
-        raise Refused(f"path {show(path)} is not clean", "this is a defect of the source")
-    return path, tuple(skip)

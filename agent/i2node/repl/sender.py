@@ -22,7 +22,7 @@ from i2node.mover import batch, listing
 from i2node.mover.batch import Op
 from i2node.net.seal import Sealer
 from i2node.net.stream import DataStream
-from i2node.repl.journal import Journal
+from i2node.repl.journal import UNTIL_ASKED, Journal
 from i2node.repl.large import LargeReader
 from i2node.repl.line import Flow, Line
 from i2node.repl.plan import Batch, Edit, Large, Linked, join, known, unsettled
@@ -85,7 +85,7 @@ class Sender:
         self._reading_since = 0.0
         self._shipping: Large | None = None
         self._renamed: list[tuple[int, bytes]] = []
-        self._thread = self.line.start("read", self._read_loop)
+        self.line.start("read", self._read_loop)
 
     @property
     def error(self) -> BaseException | None:
@@ -120,13 +120,11 @@ class Sender:
         with self._changed:
             return self._read == self._submitted and self.line.durable == self.line.last
 
-    def arrive(self) -> int | None:
-        """Returns when the target has applied everything submitted: the number of the last frame
-        while that is not durable yet."""
+    def arrive(self) -> None:
+        """Returns when the target has applied everything submitted."""
         self.submit(Batch())  # behind it the reading thread hands out what it has
         self.settle()
         self.line.wait_applied()
-        return self.line.last if self.line.durable < self.line.last else None
 
     def wait_applied(self) -> None:
         """Returns when the target has applied everything that was read so far."""
@@ -173,7 +171,6 @@ class Sender:
     def close(self) -> None:
         """Stops the threads. What was submitted and not sent is forgotten here; it is in doubt."""
         self.line.close()
-        self._thread.join()
 
     def _check(self) -> None:
         self.line.check()
@@ -252,14 +249,15 @@ class Sender:
             for owner, _, asked in groups:
                 if over := listing.overwritten(asked):
                     self.journal.suspect(owner, over, self.line.last + 1)
-            self._append(steps)
-            self._files += count
-            self._content += content
             read, groups = batch.groups(packed), []
             for (owner, _, asked), (path, entries) in zip(wanted, read, strict=True):
                 rest = self._noted(owner, path, asked, entries, large)
                 if rest:
                     groups.append((owner, path, rest))
+            # Behind what was noted: with the frame that it may fill, the journal is committed.
+            self._files += count
+            self._content += content
+            self._append(steps)
 
     def _stands(self, owner: int, path: bytes) -> bool:
         """Whether the directory that was meant is still the one under this path."""
@@ -267,7 +265,11 @@ class Sender:
         return not answer.status and listing.decode(answer.own).ino == owner
 
     def _stray(self, owner: int, path: bytes, names: Iterable[bytes]) -> None:
-        """Something else was read than was meant, and went under these names."""
+        """Something else was read than was meant, and went under these names: into the directory
+        that the target holds there, which is asked for it, after a kill too."""
+        there = self.journal.inode(path, self.root.identity.ino)
+        if there is not None:
+            self.journal.doubt(there, path, UNTIL_ASKED)
         for name in names:
             self.strayed(join(path, name))
             self.again(owner, name)

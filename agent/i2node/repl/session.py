@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -25,18 +24,18 @@ from i2node.config import Config
 from i2node.errors import Halt, I2Error, SafetyStop, SessionError, UsageError
 from i2node.fs.coalesce import Dirty, Touch, Work
 from i2node.fs.pathset import PathSet
-from i2node.fs.tree import Root, within
+from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
 from i2node.model import TRANSITIONS, MirrorOptions, State, show
 from i2node.net.identity import Identity
 from i2node.net.throttle import Bucket, parse_plan
 from i2node.net.transport import connect, open_stream
+from i2node.repl.binding import Binding
 from i2node.repl.census import Census
 from i2node.repl.embedded import EmbeddedAgent
 from i2node.repl.journal import Journal
 from i2node.repl.large import Basis, LargeReader
 from i2node.repl.line import Flow
-from i2node.repl.plan import join
 from i2node.repl.planner import Planner
 from i2node.repl.remote import Fault, Remote
 from i2node.repl.report import Outcome, Rate, RuleReport, WatchReport
@@ -82,9 +81,7 @@ class Session:
         self._drain_until = math.inf
         self._busy_since: float | None = None
         self._walked = False
-        self._booted = False
-        self._compare_all = self._strict = False
-        self._last_compare: float | None = None
+        self._binding: Binding | None = None
         self._sent_before = Flow(0, 0, 0, 0, None)
         self._ended = Flow(0, 0, 0, 0, None)
         self._started = time.monotonic()
@@ -160,8 +157,8 @@ class Session:
             watch=WatchReport(watch.engine, watch.coverage, watch.overflows, watch.max_undetected_s)
             if watch
             else WatchReport(),
-            last_compare=self._last_compare,
-            mounts=tuple(show(path) for path in sorted(planner.mounts)) if planner else (),
+            last_compare=self._binding.last_compare if self._binding else None,
+            mounts=tuple(map(show, planner.mounts)) if planner else (),
             problems=problems,
             last_error=error.code if error else "",
             cause=error.cause if error else "",
@@ -183,8 +180,9 @@ class Session:
             journal = Journal(home / "index.db")
             held.callback(journal.close)
             try:
-                self._bind(root, journal)
-                self._attempts(root, journal, held)
+                binding = Binding(self.rule, self.options, self.paths, root, journal)
+                self._binding = binding
+                self._attempts(binding)
             except Halt as error:
                 self._enter(State.STOP, "halted", error)
                 raise
@@ -193,24 +191,7 @@ class Session:
                     self._watch.close()
         return self._outcome()
 
-    def _bind(self, root: Root, journal: Journal) -> None:
-        """A rule belongs to one directory, not to whatever stands under its path today."""
-        bound = journal.get("identity")
-        now = str(root.identity).encode()
-        if bound is not None and bound != now and not self.options.adopt:
-            raise SafetyStop(
-                f"{show(self._source)} is not the directory this rule mirrored before: "
-                "its file system is not mounted, or it was replaced",
-                "mount it; if it was replaced on purpose, run once with --adopt. "
-                "Nothing was deleted",
-            )
-        if bound is not None and bound != now:
-            journal.wipe()
-        journal.set("identity", now)
-        journal.commit()
-        self._last_compare = float(journal.get("compared") or 0) or None
-
-    def _attempts(self, root: Root, journal: Journal, held: ExitStack) -> None:
+    def _attempts(self, binding: Binding) -> None:
         failures = 0
         lost_at: float | None = None
         agent: EmbeddedAgent | None = None
@@ -222,7 +203,7 @@ class Session:
                         if agent is not None:
                             agent.close()
                         agent = EmbeddedAgent(self.config.etc.parent, self.options.target.path)
-                    self._attempt(root, journal, agent)
+                    self._attempt(binding, agent)
                     return
                 except SessionError as error:
                     if self._stop.is_set():
@@ -249,9 +230,10 @@ class Session:
         """A peer that never answered is given up soon; one that was there may come back."""
         return ONCE_PATIENCE_S if self._sent_before.bytes_sent else 3.0
 
-    def _attempt(self, root: Root, journal: Journal, agent: EmbeddedAgent | None) -> None:
+    def _attempt(self, binding: Binding, agent: EmbeddedAgent | None) -> None:
         """One connection, from hello to bye."""
         self._phase = "connect"
+        root, journal = binding.root, binding.journal
         with ExitStack() as held:
             target = self.options.target
             host, port = (target.host, target.port) if agent is None else ("127.0.0.1", agent.port)
@@ -260,7 +242,7 @@ class Session:
             channel = connect(host, port, self.identity, expected, beat=self.config.heartbeat_s)
             remote = Remote(channel)
             held.callback(remote.close)
-            parts = self._open(remote, root, journal)
+            self._walked, parts = binding.open(remote, self._walked)
             secret = self.options.secret_key or b""
             remote.stream(0, self.options.encrypt, secret)
             stream = open_stream(channel, 0)
@@ -292,80 +274,12 @@ class Session:
             remote.on_faults = lambda seq, faults: self._faulted(journal, seq, faults)
             remote.on_stalled = self._stalled
             remote.on_lost = sender.fail
-            planner = self._plan(root, journal, sender, remote)
-            self._replicate(root, journal, planner, sender)
+            planner = self._plan(binding, sender, remote)
+            self._replicate(binding, planner, sender)
             remote.bye()
 
-    def _open(self, remote: Remote, root: Root, journal: Journal) -> dict[int, int]:
-        """Agrees with the target on where this rule stands."""
-        tokens = [t.decode() for key in ("token", "next") if (t := journal.get(key))]
-        # One that was offered and not confirmed may have been taken: it is offered until it is.
-        following = tokens[-1] if len(set(tokens)) == 2 else secrets.token_hex(16)
-        journal.set("next", following.encode())
-        journal.commit()
-        opened = remote.open(
-            self.rule,
-            self.options.target.path,
-            tokens,
-            following,
-            adopt=self.options.adopt,
-            source=f"{os.uname().nodename}:{show(self._source)}",
-            origin=str(root.identity),
-            path=self._source,
-            left_out=self._left_out(self.options.target.path),
-        )
-        if not opened.owner:
-            # Once, not for every file: it is the same cause and the same remedy for all of them.
-            log.event(
-                _log,
-                logging.WARNING,
-                "owners-not-kept",
-                rule=self.rule,
-                cause="the target's agent is not root: what it writes belongs to its own user",
-                remedy="run the target's agent as root",
-            )
-        if opened.status == "fresh":
-            journal.wipe()
-            self._walked = False
-        journal.set("token", following.encode())
-        journal.commit()
-        # A comparison that was interrupted is still owed.
-        owed = journal.all_doubt
-        strict = opened.status != "fresh" and (
-            (self.options.check == "strict" and not self._walked)
-            or (opened.status == "unknown" and (journal.rebuilt or not self.options.adopt))
-            or owed == "strict"
-        )
-        quick = opened.status != "fresh" and (
-            opened.status == "unknown" or bool(owed) or (journal.unclean_boot and not self._booted)
-        )
-        self._booted = True
-        self._strict, self._compare_all = strict, strict or quick
-        if self._compare_all:
-            self._walked = False
-            journal.doubt_all("strict" if strict else "quick")
-        else:
-            journal.trust()
-        journal.commit()
-        log.event(
-            _log,
-            logging.INFO,
-            "session-open",
-            rule=self.rule,
-            target=str(self.options.target),
-            status=opened.status,
-            compare=("strict" if self._strict else "quick") if self._compare_all else None,
-        )
-        return opened.parts
-
-    def _left_out(self, target: bytes) -> bool:
-        """Whether a path of this host lies in the source, and is excluded there."""
-        real = os.path.realpath(target)
-        return within(real, self._source) and self.paths.excluded(
-            os.path.relpath(real, self._source)
-        )
-
-    def _plan(self, root: Root, journal: Journal, sender: Sender, remote: Remote) -> Planner:
+    def _plan(self, binding: Binding, sender: Sender, remote: Remote) -> Planner:
+        root, journal = binding.root, binding.journal
         if self._watch is None and not self.options.once:
             # Not loaded for nothing by a pass that only looks once.
             from i2node.fs.inotify import InotifyWatch
@@ -386,18 +300,18 @@ class Session:
         )
         journal.new_session()
         planner.belief.in_doubt = {ino for ino, _ in journal.doubts()}
-        planner.belief.all_in_doubt = self._compare_all
-        planner.belief.strict = self._strict
+        planner.belief.all_in_doubt = bool(binding.compare)
+        planner.belief.strict = binding.compare == "strict"
         self._planner = planner
         return planner
 
-    def _replicate(self, root: Root, journal: Journal, planner: Planner, sender: Sender) -> None:
+    def _replicate(self, binding: Binding, planner: Planner, sender: Sender) -> None:
         """The walk, if it is still to be done, then live rounds."""
         if self._walked:
             for ino in planner.belief.in_doubt:
                 self._dirty.add_dir(ino, False, time.monotonic())
         else:
-            self._mirror(root, journal, planner, sender)
+            self._mirror(binding, planner, sender)
         if self._stop.is_set():
             sender.wait_drained(DRAIN_S)
             self._enter(State.M_STOP, "stopped")
@@ -406,12 +320,13 @@ class Session:
             self._enter(State.FINISH, "done")
             return
         self._enter(State.REPLICATION, "live")
-        self._live(root, planner, sender)
+        self._live(binding.root, planner, sender)
         self._enter(State.M_STOP, "stopped")
 
-    def _mirror(self, root: Root, journal: Journal, planner: Planner, sender: Sender) -> None:
+    def _mirror(self, binding: Binding, planner: Planner, sender: Sender) -> None:
         self._enter(State.MIRROR, "mirror")
-        fresh = not journal.listing(root.identity.ino)
+        root = binding.root
+        fresh = not binding.journal.listing(root.identity.ino)
         census = Census(root, self.paths, self._stopped) if fresh else None
         self._census = census
         for attempt in range(ONCE_PASSES):
@@ -426,7 +341,7 @@ class Session:
             if not self.options.once or not self._dirty.count():
                 break
             if attempt + 1 == ONCE_PASSES:
-                self._unsettled(planner)
+                self._troubles.unsettled(planner, self._dirty.take(1 << 30, math.inf))
             self._dirty.take(1 << 30, math.inf)
         if census is not None:
             census.join()
@@ -434,27 +349,9 @@ class Session:
             self._enter(State.SWITCH, "settle")
             self._wait(sender)
             self._walked = True
-            if self._strict:
-                self._last_compare = time.time()
-                journal.set("compared", b"%.3f" % self._last_compare)
-            for path in sorted(planner.mounts):
+            for path in planner.mounts:
                 log.event(_log, logging.WARNING, "mount-left-out", rule=self.rule, path=show(path))
-            journal.trust()
-            journal.set("complete", b"1")
-            journal.commit()
-
-    def _unsettled(self, planner: Planner) -> None:
-        """What still changed in the last pass of a mirror that ends by itself is not as the source
-        has it: that is told."""
-        for work in self._dirty.take(1 << 30, math.inf):
-            directory = planner.journal.path(work.ino, planner.root.identity.ino)
-            # A whole directory is dirty because something failed in it, which is told already.
-            for name in work.names or ():
-                self._troubles.problem(
-                    join(directory or b"", name),
-                    "changed while it was read, in each pass",
-                    "run again when it is quiet, or replicate without --once",
-                )
+            binding.walked(self._troubles.shown().count)
 
     def _live(self, root: Root, planner: Planner, sender: Sender) -> None:
         """Rounds of what the watch found dirty, until told to stop; then the rest is drained."""

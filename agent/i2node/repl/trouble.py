@@ -14,9 +14,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from i2node.fs.coalesce import Work
 from i2node.fs.tree import remedy_for
 from i2node.model import show
 from i2node.mover.batch import At, Op
+from i2node.repl.plan import join
 from i2node.repl.planner import Planner
 from i2node.repl.remote import Fault
 from i2node.repl.report import PathProblem, Problems
@@ -88,6 +90,18 @@ class Troubles:
         with self._lock:
             self._problems.clear()
             self._count = 0
+
+    def unsettled(self, planner: Planner, works: list[Work]) -> None:
+        """What still changed in the last pass of a mirror that ends by itself is not as the source
+        has it. A whole directory is among that because something failed in it, which is told."""
+        for work in works:
+            directory = planner.journal.path(work.ino, planner.root.identity.ino)
+            for name in work.names or ():
+                self.problem(
+                    join(directory or b"", name),
+                    "changed while it was read, in each pass",
+                    "run again when it is quiet, or replicate without --once",
+                )
 
     def settle(self, planner: Planner) -> None:
         """A step that failed leaves its directory in doubt: it is asked for and compared again, now

@@ -1,0 +1,134 @@
+"""What ties a rule to its two roots: which directory its source is, where the target stands, and so
+how much of the journal is to be relied upon."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import time
+from typing import Literal
+
+from i2node import log
+from i2node.errors import SafetyStop
+from i2node.fs.pathset import PathSet
+from i2node.fs.tree import Root, within
+from i2node.model import MirrorOptions, show
+from i2node.repl.journal import Journal
+from i2node.repl.remote import Remote
+
+_log = logging.getLogger(__name__)
+
+
+class Binding:
+    """Of one rule. Making one raises SafetyStop when the source is not the directory that the rule
+    mirrored before, unless the options adopt it: a rule belongs to one directory, not to whatever
+    stands under its path today.
+
+    compare: how both sides are to be compared in the next walk; "": as far as the journal says.
+    last_compare: when their content was last compared in full, seconds since 1970.
+    """
+
+    def __init__(
+        self, rule: str, options: MirrorOptions, paths: PathSet, root: Root, journal: Journal
+    ) -> None:
+        self.rule = rule
+        self.options = options
+        self.paths = paths
+        self.root = root
+        self.journal = journal
+        self.compare: Literal["", "quick", "strict"] = ""
+        self._met = False
+        bound, now = journal.get("identity"), str(root.identity).encode()
+        if bound is not None and bound != now:
+            if not options.adopt:
+                raise SafetyStop(
+                    f"{show(root.path)} is not the directory this rule mirrored before: "
+                    "its file system is not mounted, or it was replaced",
+                    "mount it; if it was replaced on purpose, run once with --adopt. "
+                    "Nothing was deleted",
+                )
+            journal.wipe()
+        journal.set("identity", now)
+        journal.commit()
+        self.last_compare = float(journal.get("compared") or 0) or None
+
+    def open(self, remote: Remote, walked: bool) -> tuple[bool, dict[int, int]]:
+        """Agrees with the target on where the rule stands, and decides what to compare. walked: the
+        tree was compared by this process. Gives whether that still counts, and what an earlier
+        session staged: id → bytes."""
+        journal, options = self.journal, self.options
+        tokens = [t.decode() for key in ("token", "next") if (t := journal.get(key))]
+        # One that was offered and not confirmed may have been taken: it is offered until it is.
+        following = tokens[-1] if len(set(tokens)) == 2 else secrets.token_hex(16)
+        journal.set("next", following.encode())
+        journal.commit()
+        opened = remote.open(
+            self.rule,
+            options.target.path,
+            tokens,
+            following,
+            adopt=options.adopt,
+            source=f"{os.uname().nodename}:{show(self.root.path)}",
+            origin=str(self.root.identity),
+            path=self.root.path,
+            left_out=self._left_out(options.target.path),
+        )
+        if not opened.owner:
+            # Once, not for every file: it is the same cause and the same remedy for all of them.
+            log.event(
+                _log,
+                logging.WARNING,
+                "owners-not-kept",
+                rule=self.rule,
+                cause="the target's agent is not root: what it writes belongs to its own user",
+                remedy="run the target's agent as root",
+            )
+        if opened.status == "fresh":
+            journal.wipe()
+            walked = False
+        journal.set("token", following.encode())
+        self.compare = self._due(opened.status, walked)
+        self._met = True
+        if self.compare:
+            journal.doubt_all(self.compare)
+        else:
+            journal.trust()
+        journal.commit()
+        log.event(
+            _log,
+            logging.INFO,
+            "session-open",
+            rule=self.rule,
+            target=str(options.target),
+            status=opened.status,
+            compare=self.compare or None,
+        )
+        return walked and not self.compare, opened.parts
+
+    def walked(self, problems: int) -> None:
+        """The walk is through, and all that follows from it is durable."""
+        if self.compare == "strict" and not problems:
+            self.last_compare = time.time()
+            self.journal.set("compared", b"%.3f" % self.last_compare)
+        self.journal.trust()
+        self.journal.commit()
+
+    def _due(self, status: str, walked: bool) -> Literal["", "quick", "strict"]:
+        if status == "fresh":
+            return ""
+        # A comparison that was interrupted is still owed.
+        owed = self.journal.all_doubt
+        asked = self.options.check == "strict" and not walked
+        lost = status == "unknown" and (self.journal.rebuilt or not self.options.adopt)
+        if asked or lost or owed == "strict":
+            return "strict"
+        crashed = self.journal.unclean_boot and not self._met
+        return "quick" if status == "unknown" or owed or crashed else ""
+
+    def _left_out(self, target: bytes) -> bool:
+        """Whether a path of this host lies in the source, and is excluded there."""
+        real = os.path.realpath(target)
+        return within(real, self.root.path) and self.paths.excluded(
+            os.path.relpath(real, self.root.path)
+        )
