@@ -96,9 +96,7 @@ class Arena:
         return ["nsenter", f"--net=/run/netns/{space}", *map(str, words)]
 
     def on_the_cable(self) -> int:
-        row = next(line for line in self.hosts._devices().splitlines() if "eth0:" in line)
-        numbers = row.partition(":")[2].split()
-        return int(numbers[0]) + int(numbers[8])
+        return sum(self.hosts.cable())
 
     @contextlib.contextmanager
     def disk(self, name: str, size: int, inodes: int) -> Iterator[Path]:

@@ -213,14 +213,19 @@ class Hosts:
     def heal(self) -> None:
         must("ip", "-n", self.target.space, "link", "set", "eth0", "up")
 
-    def _devices(self) -> str:
-        assert self._anchor is not None
-        return Path(f"/proc/{self._anchor.pid}/net/dev").read_text()
+    def cable(self) -> tuple[int, int]:
+        """Bytes that came to the target's end of the cable and went from it, headers included."""
+        row = next(line for line in self._devices().splitlines() if "eth0:" in line)
+        numbers = row.partition(":")[2].split()
+        return int(numbers[0]), int(numbers[8])
 
     def received(self) -> int:
         """Bytes that have come to the target's end of the cable, headers included."""
-        row = next(line for line in self._devices().splitlines() if "eth0:" in line)
-        return int(row.partition(":")[2].split()[0])
+        return self.cable()[0]
+
+    def _devices(self) -> str:
+        assert self._anchor is not None
+        return Path(f"/proc/{self._anchor.pid}/net/dev").read_text()
 
     # ------------------------------------------------------------------ the nodes
 

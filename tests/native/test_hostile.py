@@ -249,7 +249,7 @@ def test_faults_are_counted_beyond_the_room(target: Target) -> None:
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_mutated_steps_stay_inside(tmp_path_factory: pytest.TempPathFactory, data: object) -> None:
-    draw = data.draw  # type: ignore[attr-defined]
+    draw = data.draw
     place = tmp_path_factory.mktemp("mutated")
     target = Target(place)
     (place / "canary").write_bytes(b"untouched")

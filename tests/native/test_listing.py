@@ -39,7 +39,7 @@ def entry(name: bytes = b"f", kind: Kind = Kind.FILE, **fields: object) -> Entry
         attrs=0,
         content=bytes(16),
     )
-    return replace(plain, **fields)  # type: ignore[arg-type]
+    return replace(plain, **fields)
 
 
 def pack(found: Iterable[Entry]) -> bytes:

@@ -106,6 +106,7 @@ def _bear(log: str, arguments: list[str]) -> None:
 
 
 def _serve() -> None:
+    # Loaded once, before the forks.
     import i2node.cli.display
     import i2node.fs.inotify
     import i2node.net.identity

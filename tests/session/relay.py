@@ -73,7 +73,7 @@ class Relay:
                     # Outside the lock nobody could cut while we wait; so we wait a moment only.
                     found = ready.select(0.005)
                 for key, _ in found:
-                    self._move(key.fileobj)  # type: ignore[arg-type]
+                    self._move(key.fileobj)
 
     def _move(self, end: socket.socket) -> None:
         if end is self._woken:

@@ -54,7 +54,7 @@ def logged() -> Iterator[list[str]]:
     """Warnings of net, whatever other tests did to the log's settings."""
     lines: list[str] = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: lines.append(record.msg)  # type: ignore[method-assign]
+    handler.emit = lambda record: lines.append(record.msg)
     logger = logging.getLogger("i2node.net")
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING)

@@ -169,7 +169,7 @@ def test_only_a_nodes_certificate_is_trusted(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a PEM"):
         mine.trust("hello")
     with pytest.raises(UsageError, match="role"):
-        mine.trust(mine.cert_pem, role="king")  # type: ignore[arg-type]
+        mine.trust(mine.cert_pem, role="king")
     assert mine.peers() == ()
 
 

@@ -55,7 +55,7 @@ def entry(name: bytes, ino: int = 7, **fields: object) -> Entry:
         attrs=0,
         content=bytes(16),
     )
-    return replace(plain, **fields)  # type: ignore[arg-type]
+    return replace(plain, **fields)
 
 
 @st.composite

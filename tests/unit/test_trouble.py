@@ -44,12 +44,12 @@ def test_what_is_beyond_the_kept_is_found_again_by_looking_at_everything(soon: N
     for number in range(KEPT + 600):
         troubles.unreadable(b"%d" % number, errno.EACCES)
     assert troubles.shown().count == KEPT + 600 and len(troubles.shown().first) == SHOWN
-    troubles.retry(planner)  # type: ignore[arg-type]
+    troubles.retry(planner)
     assert (len(planner.retried), planner.all) == (KEPT, 1)
     assert troubles.shown().count == 0
     # One that stays is told again, and tried again.
     troubles.unreadable(b"7", errno.EACCES)
-    troubles.retry(planner)  # type: ignore[arg-type]
+    troubles.retry(planner)
     assert planner.retried[KEPT:] == [b"7"] and planner.all == 1
 
 
@@ -64,10 +64,10 @@ def test_what_is_told_while_others_are_tried_again_stays(soon: None) -> None:
 
     troubles.unreadable(b"old", errno.EACCES)
     planner = Telling()
-    troubles.retry(planner)  # type: ignore[arg-type]
+    troubles.retry(planner)
     assert {p.path for p in troubles.kept().first} == {"new", "old"}
     assert troubles.kept().count == 2
-    troubles.retry(Planner())  # type: ignore[arg-type]
+    troubles.retry(Planner())
     assert troubles.kept().count == 0
 
 
@@ -77,9 +77,9 @@ def test_a_step_that_failed_twice_waits_for_the_next_trial() -> None:
     fault = Fault(b"a/b", b"", int(Op.PUT_FILE), errno.EBUSY, int(At.NAME))
     troubles.faulted([fault])
     assert troubles.waiting and woken
-    troubles.settle(planner)  # type: ignore[arg-type]
+    troubles.settle(planner)
     assert planner.doubted == [(b"a/b", True)] and not troubles.waiting
     assert "put file failed at name" in troubles.shown().first[0].cause
     troubles.faulted([fault])
-    troubles.settle(planner)  # type: ignore[arg-type]
+    troubles.settle(planner)
     assert planner.doubted[1:] == [(b"a/b", False)]
