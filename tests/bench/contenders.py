@@ -88,7 +88,7 @@ class Rsync:
         target.mkdir(exist_ok=True)
         config = self._area / "rsyncd.conf"
         config.write_text(
-            "uid = 0\ngid = 0\nuse chroot = no\nmunge symlinks = no\n"
+            "uid = 0\ngid = 0\nuse chroot = yes\nmunge symlinks = no\n"
             f"[m]\npath = {target}\nread only = no\n"
         )
         daemon = Running(
