@@ -309,6 +309,12 @@ int64_t i2_blocks(const uint8_t *data, size_t len, uint32_t block, struct i2_blo
 int64_t i2_blocks_scalar(const uint8_t *data, size_t len, uint32_t block, struct i2_block *out,
                          size_t cap);
 
+/* Where two signatures of n blocks differ: runs of blocks, each {first, behind the last}, to runs (room
+ * for cap of them). *looked = blocks looked at: fewer than n when there was no room for more. Returns the
+ * number of runs. */
+int64_t i2_differ(const struct i2_block *a, const struct i2_block *b, size_t n, uint64_t (*runs)[2],
+                  size_t cap, uint64_t *looked);
+
 /* The block size for a file of that many bytes: 4096 up to 4 GiB, then doubled so that a file has at most
  * 1 Mi blocks, which is 20 MiB of signature (2^31 at most). Both sides compute it, so it is part of the protocol. */
 uint32_t i2_block_size(uint64_t size);

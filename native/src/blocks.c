@@ -225,6 +225,23 @@ int64_t i2_blocks_scalar(const uint8_t *data, size_t len, uint32_t block, struct
     return (int64_t)n;
 }
 
+int64_t i2_differ(const struct i2_block *a, const struct i2_block *b, size_t n, uint64_t (*runs)[2],
+                  size_t cap, uint64_t *looked)
+{
+    size_t found = 0, i = 0;
+    while (i < n && found < cap) {
+        while (i < n && memcmp(&a[i], &b[i], sizeof *a) == 0)
+            i++;
+        size_t first = i;
+        while (i < n && memcmp(&a[i], &b[i], sizeof *a) != 0)
+            i++;
+        if (first < i)
+            runs[found][0] = first, runs[found++][1] = i;
+    }
+    *looked = i;
+    return (int64_t)found;
+}
+
 static int is_hole(const struct i2_block *b)
 {
     static const uint8_t none[16];

@@ -23,8 +23,9 @@ from i2node.model import Entry, Verdict
 from i2node.mover import batch, blocks, listing
 from i2node.mover.batch import STEP, At, Op
 from i2node.repl.answers import sign_file
+from i2node.repl.delta import Basis
 from i2node.repl.journal import Journal
-from i2node.repl.large import Basis, LargeReader
+from i2node.repl.large import LargeReader
 from i2node.repl.plan import Large, known, unsettled
 
 MIB = 1 << 20

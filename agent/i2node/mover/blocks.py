@@ -21,6 +21,7 @@ LITERAL: Final = (1 << 64) - 1
 ZERO: Final = (1 << 64) - 2
 
 _OPS = 4096
+_RUNS = 256
 
 _room = ffi.new_allocator(should_clear_after_alloc=False)
 
@@ -49,6 +50,22 @@ def signature(data: Data, block: int) -> bytes:
     out = ffi.new("struct i2_block[]", n)
     lib.i2_blocks(view, len(view), block, out, n)
     return bytes(ffi.buffer(out))
+
+
+def differing(a: Data, b: Data) -> list[tuple[int, int]]:
+    """The runs of blocks, (first, behind the last), in which two signatures of equal length
+    differ."""
+    here, there = records(a), records(b)
+    if len(here) != len(there):
+        raise ValueError(f"signatures of {len(here)} and {len(there)} blocks")
+    found: list[tuple[int, int]] = []
+    runs = _room("uint64_t[][2]", _RUNS)
+    looked, at = ffi.new("uint64_t *"), 0
+    while at < len(here):
+        n = lib.i2_differ(here + at, there + at, len(here) - at, runs, _RUNS, looked)
+        found += ((at + first, at + last) for first, last in runs[0:n])
+        at += looked[0]
+    return found
 
 
 def digest(signature: Data) -> bytes:

@@ -23,7 +23,7 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from i2node.errors import ProtocolError
 from i2node.fs.tree import Root
@@ -31,6 +31,7 @@ from i2node.model import Entry, Kind, Verdict
 from i2node.mover import batch, blocks, listing
 from i2node.mover.batch import Op
 from i2node.mover.blocks import LITERAL, ZERO
+from i2node.repl.delta import HOLE, Basis, Differ, moved
 from i2node.repl.journal import Journal
 from i2node.repl.plan import Large
 from i2node.repl.signatures import BLOCK_RECORD, Signature
@@ -45,21 +46,7 @@ SIGNED_MAX = 1 << 46
 should be held in memory."""
 RACY_NS = 20_000_000
 """A ctime younger than this does not prove that a later write would show another (mover.h)."""
-HOLE = -1
-"""As the source of an op: a hole here."""
-
 Pieces = Iterator[tuple[bytes, int]]
-
-
-@dataclass(frozen=True, slots=True)
-class Basis:
-    """What the target holds under the file's name: its size, its mtime (nanoseconds since 1970),
-    and signatures in blocks of `block` bytes."""
-
-    signature: bytes
-    size: int
-    block: int
-    mtime: int
 
 
 class LargeReader:
@@ -94,6 +81,7 @@ class LargeReader:
             self.outcome = replace(item.entry, status=error.errno or errno.EIO)
             return
         try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
             yield from self._ship(item, fd)
         except OSError as error:
             self.outcome = replace(item.entry, status=error.errno or errno.EIO)
@@ -123,12 +111,7 @@ class LargeReader:
         signing = Signing(_block(entry.size))
         basis = kept or self._asked(item, entry)
         if basis is not None and signing.block and basis.block == signing.block:
-            ops = self._match(fd, entry, basis, signing)
-            if _unchanged(ops, basis, entry):
-                yield from self._meta(item, entry, signing.digest())
-                self._keep(entry, bytes(signing.records), signing.block)
-                return
-            yield from self._delta(item, fd, entry, basis, ops, signing)
+            yield from self._delta(item, fd, entry, basis, signing)
         else:
             yield from self._whole(item, fd, entry, signing)
 
@@ -193,61 +176,60 @@ class LargeReader:
 
     # ------------------------------------------------------------------ delta
 
-    def _match(self, fd: int, entry: Entry, basis: Basis, signing: Signing) -> list[blocks.Op]:
-        """How the file is had from what the target holds."""
-        matcher = blocks.Matcher(basis.signature, basis.size, basis.block)
-        ops: list[blocks.Op] = []
-        carried = b""
-        for window in windows(fd, 0, entry.size, basis.block):
-            signing.add(window)
-            if window.data is None:
-                if carried:
-                    ops += matcher.match(carried, window.at - len(carried), True)[0]
-                    carried = b""
-                ops.append(blocks.Op(window.at, HOLE, window.end - window.at))
-                continue
-            data = carried + window.data
-            found, used = matcher.match(data, window.end - len(data), window.end == entry.size)
-            ops += found
-            carried = data[used:]
-        return ops
-
-    def _delta(
-        self,
-        item: Large,
-        fd: int,
-        entry: Entry,
-        basis: Basis,
-        ops: list[blocks.Op],
-        signing: Signing,
-    ) -> Pieces:
-        """In place on a clone where nothing moved, else built anew from the old file and
-        literals."""
+    def _delta(self, item: Large, fd: int, entry: Entry, basis: Basis, signing: Signing) -> Pieces:
+        """In place where nothing moved, which shows at the end; else built anew from the old file
+        and literals, from the first op on that says so."""
         stage = _stage_id(item.path, entry, b"delta")
-        moved = any(op.source not in (LITERAL, ZERO, HOLE, op.at) for op in ops)
         sent = Sent(signing, entry.size)
-        if moved:
-            yield self._begin(stage, item.path, 0), 0
-        else:
+        differ = Differ(basis, entry.size, signing)
+        waiting: list[blocks.Op] = []
+        anew = False
+        for op in differ.ops(windows(fd, 0, entry.size, basis.block)):
+            waiting.append(op)
+            if not anew and moved(op):
+                anew = True
+                yield self._begin(stage, item.path, 0), 0
+            if anew:
+                for one in waiting:
+                    yield from self._anew(item.path, fd, stage, one, basis, sent)
+                waiting.clear()
+        if not anew and basis.unchanged(waiting, entry.size):
+            yield from self._meta(item, entry, signing.digest())
+            self._keep(entry, bytes(signing.records), signing.block)
+            return
+        if not anew:
             yield self._begin_clone(stage, item.path, basis), 0
             if basis.size > entry.size:
                 # What is cut off must not come back when the file grows before it is done.
-                cut = ops[-1].at if ops and ops[-1].source == HOLE else entry.size
+                hole = bool(waiting) and waiting[-1].source == HOLE
+                cut = waiting[-1].at if hole else entry.size
                 yield _hole(stage, cut, basis.size - cut), 0
-        for op in ops:
-            if op.source == HOLE:
-                yield _hole(stage, op.at, op.span), op.span
-            elif op.source == ZERO and not moved and _is_zero(basis, op):
-                yield b"", op.span
-            elif op.source in (LITERAL, ZERO):
-                for window in windows(fd, op.at, op.at + op.span, 1):
-                    sent.literal(window)
-                    yield from _content(stage, window)
-            elif moved:
-                yield _copy(item.path, stage, op, basis.mtime), op.span
-            else:
-                yield b"", op.span
+            for one in waiting:
+                yield from self._in_place(fd, stage, one, basis, sent)
         yield from self._settle(item, fd, entry, signing, sent, stage)
+
+    def _in_place(self, fd: int, stage: int, op: blocks.Op, basis: Basis, sent: Sent) -> Pieces:
+        if op.source == HOLE:
+            yield _hole(stage, op.at, op.span), op.span
+        elif op.source == op.at or (op.source == ZERO and basis.zero(op)):
+            yield b"", op.span
+        else:
+            yield from self._literal(fd, stage, op, sent)
+
+    def _anew(
+        self, path: bytes, fd: int, stage: int, op: blocks.Op, basis: Basis, sent: Sent
+    ) -> Pieces:
+        if op.source == HOLE:
+            yield _hole(stage, op.at, op.span), op.span
+        elif op.source in (LITERAL, ZERO):
+            yield from self._literal(fd, stage, op, sent)
+        else:
+            yield _copy(path, stage, op, basis.mtime), op.span
+
+    def _literal(self, fd: int, stage: int, op: blocks.Op, sent: Sent) -> Pieces:
+        for window in windows(fd, op.at, op.at + op.span, 1):
+            sent.literal(window)
+            yield from _content(stage, window)
 
     # ------------------------------------------------------------------ the end
 
@@ -289,14 +271,18 @@ class LargeReader:
         if entry.size < before:
             # What is cut off must not come back when the file grows again.
             yield _hole(stage, entry.size, before - entry.size), 0
-        known = sent.block == signing.block != 0
+        block = signing.block
+        stood = sent.signature() if sent.block == block != 0 else None
         for window in windows(fd, 0, entry.size, signing.block or WINDOW):
             first = len(signing.records)
             signing.add(window)
-            if window.data is None or not known:
+            if window.data is None or stood is None:
                 yield from _content(stage, window, counted=False)
                 continue
-            for at, end in sent.differing(window, signing.records[first:]):
+            new = signing.records[first:]
+            there = stood[first : first + len(new)].ljust(len(new), b"\xff")
+            for i, j in blocks.differing(new, there):
+                at, end = window.at + i * block, window.at + j * block
                 yield from _content(stage, window, at, end, counted=False)
 
     def _meta(self, item: Large, entry: Entry, digest: bytes = b"") -> Pieces:
@@ -324,19 +310,6 @@ class LargeReader:
 def _block(size: int) -> int:
     """The signature's block for a file of that size; 0: none is made."""
     return blocks.block_size(size) if size <= SIGNED_MAX else 0
-
-
-def _is_zero(basis: Basis, op: blocks.Op) -> bool:
-    """Whether the old file is zero where op is."""
-    first = op.at // basis.block * BLOCK_RECORD
-    last = -(-(op.at + op.span) // basis.block) * BLOCK_RECORD
-    return op.at + op.span <= basis.size and not any(basis.signature[first:last])
-
-
-def _unchanged(ops: list[blocks.Op], basis: Basis, entry: Entry) -> bool:
-    return basis.size == entry.size and all(
-        _is_zero(basis, op) if op.source in (ZERO, HOLE) else op.source == op.at for op in ops
-    )
 
 
 def _refreshed(entry: Entry, fd: int) -> Entry:

@@ -39,7 +39,7 @@ from i2node.fs.tree import host_id
 from i2node.model import show
 from i2node.mover import listing
 from i2node.net.channel import Channel
-from i2node.repl.large import Basis
+from i2node.repl.delta import Basis
 
 STEPS, FLUSH = 1, 2
 """Types of data frames, both a payload of steps. FLUSH: nothing comes behind for now, make it

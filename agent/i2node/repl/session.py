@@ -32,9 +32,10 @@ from i2node.net.throttle import Bucket, parse_plan
 from i2node.net.transport import connect, open_stream
 from i2node.repl.binding import Binding
 from i2node.repl.census import Census
+from i2node.repl.delta import Basis
 from i2node.repl.embedded import EmbeddedAgent
 from i2node.repl.journal import Journal
-from i2node.repl.large import Basis, LargeReader
+from i2node.repl.large import LargeReader
 from i2node.repl.line import Flow
 from i2node.repl.planner import Planner
 from i2node.repl.remote import Fault, Remote

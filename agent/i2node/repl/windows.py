@@ -140,12 +140,14 @@ class Signing:
 
 
 class Sent:
-    """What a staged file holds by now, block by block: the signature of what was sent."""
+    """What a staged file holds by now, block by block: the signature of what was sent. `signing`
+    is what was signed when the file of `size` bytes was first read, and may still go on."""
 
     def __init__(self, signing: Signing, size: int) -> None:
         self.block = signing.block
-        self.records = bytearray(signing.records)
         self.size = size
+        self._signing = signing
+        self._literals: list[tuple[int, bytes]] = []
 
     def literal(self, window: Window) -> None:
         """The content of a window was read once more, and sent."""
@@ -161,25 +163,11 @@ class Sent:
             )
         elif not aligned:
             records = b"\xff" * len(records)
-        self.records[first * BLOCK_RECORD : last * BLOCK_RECORD] = records
+        self._literals.append((first * BLOCK_RECORD, records))
 
-    def differing(self, window: Window, records: bytes | bytearray) -> Iterator[tuple[int, int]]:
-        """The stretches of a window, in whole blocks, that the staged file does not hold. records:
-        the window's own."""
-        first = window.at // self.block * BLOCK_RECORD
-        if self.records[first : first + len(records)] == records:
-            return
-        start = -1
-        for i in range(0, len(records), BLOCK_RECORD):
-            same = (
-                self.records[first + i : first + i + BLOCK_RECORD]
-                == (records[i : i + BLOCK_RECORD])
-            )
-            here = window.at + i // BLOCK_RECORD * self.block
-            if same and start >= 0:
-                yield start, here
-                start = -1
-            elif not same and start < 0:
-                start = here
-        if start >= 0:
-            yield start, window.end
+    def signature(self) -> bytes:
+        """Of the staged file, once the signing is through."""
+        records = bytearray(self._signing.records)
+        for at, literal in self._literals:
+            records[at : at + len(literal)] = literal
+        return bytes(records)
