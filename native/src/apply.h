@@ -12,6 +12,7 @@
 
 #define I2_HELD 4
 #define I2_STAGE_NAME 40
+#define I2_BUFFER (1u << 20)
 
 /* A directory of the target kept open while steps go to it. */
 struct i2_held {
@@ -33,7 +34,7 @@ struct i2_site {
     uint64_t ticks;
     int stale; /* i2_forget was called */
     /* what the file system was found not to have */
-    int no_tmpfile, no_empty_link, no_clone, no_range;
+    int no_tmpfile, no_empty_link, no_clone, no_range, no_direct;
     uint64_t unique, uniques;
     /* the staged file and the old file that the last step used */
     int staged, source;
@@ -41,7 +42,7 @@ struct i2_site {
     int spoilt; /* staged_id is one that cannot be built any more */
     const uint8_t *source_path;
     size_t source_len;
-    uint8_t *buffer;
+    uint8_t *buffer; /* I2_BUFFER bytes; see i2_buffer */
     /* faults */
     uint32_t index;
     int fatal;
@@ -105,5 +106,14 @@ void i2_let_go_source(struct i2_site *site);
 
 /* Writes all of it at an offset; 0 or -errno. */
 int i2_write_at(int fd, const uint8_t *data, size_t len, uint64_t at);
+
+/* direct.c: the same for large files, where possible past the page cache. data may be site->buffer. */
+int i2_write_large(struct i2_site *site, int fd, const uint8_t *data, size_t len, uint64_t at);
+
+/* Whether it would be. */
+int i2_is_direct(const struct i2_site *site, uint64_t len, uint64_t at);
+
+/* Makes site->buffer; 0 or -ENOMEM. */
+int i2_buffer(struct i2_site *site);
 
 #endif

@@ -12,8 +12,6 @@
 #include "apply.h"
 #include "content.h"
 
-#define BUFFER (256u << 10)
-
 static void name_of(uint64_t id, char out[I2_STAGE_NAME])
 {
     snprintf(out, I2_STAGE_NAME, "%016llx", (unsigned long long)id);
@@ -144,18 +142,12 @@ static int source(struct i2_site *site, const struct i2_step *s, struct stat *st
 
 /* ---------------------------------------------------------------------------- holes ----------- */
 
-static int buffer(struct i2_site *site)
-{
-    if (!site->buffer) site->buffer = malloc(BUFFER);
-    return site->buffer ? 0 : -ENOMEM;
-}
-
 /* Zeros over the data in [at, end), for file systems that cannot punch. */
 static int write_zeros(struct i2_site *site, int fd, uint64_t at, uint64_t end)
 {
-    int err = buffer(site);
+    int err = i2_buffer(site);
     if (err) return err;
-    memset(site->buffer, 0, BUFFER);
+    memset(site->buffer, 0, I2_BUFFER);
     while (at < end && !err) {
         off_t data = lseek(fd, (off_t)at, SEEK_DATA);
         if (data < 0 && errno == ENXIO) break;
@@ -163,7 +155,7 @@ static int write_zeros(struct i2_site *site, int fd, uint64_t at, uint64_t end)
             at = (uint64_t)data;
             continue;
         }
-        size_t n = end - at < BUFFER ? (size_t)(end - at) : BUFFER;
+        size_t n = end - at < I2_BUFFER ? (size_t)(end - at) : I2_BUFFER;
         err = i2_write_at(fd, site->buffer, n, at);
         at += n;
     }
@@ -216,7 +208,7 @@ static int copy_data(struct i2_site *site, int from, uint64_t at, int to, uint64
 {
     int err = clone_range(site, from, at, to, dest, span);
     if (!err || !is_not_had(err)) return err;
-    while (span && !site->no_range) {
+    while (span && !site->no_range && !i2_is_direct(site, span, dest)) {
         off_t in = (off_t)at, out = (off_t)dest;
         size_t want = span < 1u << 30 ? (size_t)span : 1u << 30;
         ssize_t n = copy_file_range(from, &in, to, &out, want, 0);
@@ -230,13 +222,13 @@ static int copy_data(struct i2_site *site, int from, uint64_t at, int to, uint64
             span -= (uint64_t)n;
         }
     }
-    if (span && (err = buffer(site))) return err;
+    if (span && (err = i2_buffer(site))) return err;
     while (span) {
-        size_t want = span < BUFFER ? (size_t)span : BUFFER;
+        size_t want = span < I2_BUFFER ? (size_t)span : I2_BUFFER;
         ssize_t n = pread(from, site->buffer, want, (off_t)at);
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0) return n ? -errno : -ESTALE;
-        if ((err = i2_write_at(to, site->buffer, (size_t)n, dest))) return err;
+        if ((err = i2_write_large(site, to, site->buffer, (size_t)n, dest))) return err;
         at += (uint64_t)n;
         dest += (uint64_t)n;
         span -= (uint64_t)n;
@@ -315,7 +307,7 @@ void i2_do_write(struct i2_site *site, const struct i2_step *s)
 {
     int fd = staged(site, s);
     if (fd < 0) return;
-    int err = i2_write_at(fd, i2_step_data(s), s->data_len, s->size);
+    int err = i2_write_large(site, fd, i2_step_data(s), s->data_len, s->size);
     if (err) spoil(site, s, I2_AT_WRITE, err);
 }
 

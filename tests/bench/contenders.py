@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 from arena import Arena, Measure, Running, Usage
+
+import i2node
 
 PORT = 26821
 RSYNC_PORT = 8730
@@ -38,6 +41,9 @@ class Ours:
         self._area.mkdir(parents=True)
         self._homes = {host: self._area / host for host in ("source", "target")}
         self._paired = False
+        # Like an installed one, whatever the environment says of writing it.
+        for package in i2node.__path__:
+            compileall.compile_dir(package, quiet=1)
 
     def _words(self, host: str, *words: object) -> list[str]:
         python = (sys.executable, "-m", "i2node", "--home", self._homes[host])

@@ -16,6 +16,7 @@ _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 
 SYSCALLS = {  # x86_64
     "ioctl": 16,
+    "fcntl": 72,
     "linkat": 265,
     "openat": 257,
     "fallocate": 285,

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import itertools
 import os
 import resource
 import subprocess
@@ -388,3 +390,46 @@ def test_only_a_regular_file_is_opened(target: Target) -> None:
             batch.open_file(target.fds[0], dev, name)
         assert told.value.errno == status
     os.close(batch.open_file(target.fds[0], dev, b"f"))
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_large_file_is_written_past_the_page_cache(target: Target, refused: bool) -> None:
+    mib = 1 << 20
+    data = os.urandom(9 * mib + 4096 + 7)
+    ends = [0, mib, 4 * mib, 5 * mib, 8 * mib, len(data)]
+    written = [write(a, data[a:b]) for a, b in itertools.pairwise(ends)]
+
+    def work() -> None:
+        assert target.apply(stage(), *written, staged(b"big", len(data))) == []
+        old = (target.root / "big").stat()
+        moved = copy(b"big", 0, 6 * mib, len(data), old)
+        assert target.apply(stage(), moved, staged(b"copy", 6 * mib + len(data))) == []
+
+    kernel.without([("fcntl", errno.EINVAL, 1, fcntl.F_SETFL)] if refused else [], work)
+    assert (target.root / "big").read_bytes() == data
+    assert (target.root / "copy").read_bytes() == bytes(6 * mib) + data
+    if not refused and takes_direct(target.root):
+        os.truncate(target.root / "big", 0)
+        assert target.apply(stage(), *written, staged(b"big", len(data))) == []
+        fd = os.open(target.root / "big", os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            os.preadv(fd, [bytearray(4096)], 6 * mib, os.RWF_NOWAIT)
+        os.close(fd)
+
+
+def takes_direct(place: Path) -> bool:
+    """Whether files there can be written past the page cache."""
+    probe = place / "probe"
+    try:
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_DIRECT))
+    except OSError:
+        return False
+    finally:
+        probe.unlink(missing_ok=True)
+    return os.statvfs(place).f_bsize == 4096 and "tmpfs" not in filesystem(place)
+
+
+def filesystem(place: Path) -> str:
+    return subprocess.run(
+        ["stat", "-f", "-c", "%T", place], capture_output=True, text=True, check=True
+    ).stdout

@@ -269,6 +269,8 @@ class Receiver:
             with self._line_idle:
                 header, body = self._stream.recv_frame()
             kind, payload = opener.open(header, body)
+            if isinstance(payload, bytes):
+                self._stream.reuse(body)
             if kind not in (STEPS, FLUSH):
                 raise ProtocolError(f"frame of type {kind!r} is not for the target")
             while not self._over:
