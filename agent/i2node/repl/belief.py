@@ -160,8 +160,9 @@ class Belief:
             # What was drafted for it in this round is to be known before it is compared again: what
             # seems new would be made once more, and what is in it be forgotten.
             self.draft.settle()
+        listings = self.journal.listings([visit.ino for visit in visits])
         for visit in visits:
-            held = found[visit.ino] = self.journal.listing(visit.ino)
+            held = found[visit.ino] = listings.get(visit.ino, b"")
             if self.doubted(visit.ino) or not (held or self._empty(visit.ino)):
                 asked.append(visit)
                 if ALL_BELOW in self.journal.suspects(visit.ino):

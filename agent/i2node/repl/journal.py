@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import struct
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,7 @@ _KEYED = (
 )
 _HEAD = struct.Struct("<IH")  # of a record: length, name_len
 _ANY = 1 << 63  # bytes: no limit
+_AT_ONCE = 500  # values in one query
 _FLAGS = 4  # of what follows the inode number in it
 
 
@@ -94,6 +95,21 @@ class Journal(Database):
                 "SELECT records FROM listing WHERE dir=? ORDER BY first", (_signed(ino),)
             )
             return b"".join(records for (records,) in rows)
+
+    def listings(self, inos: Sequence[int]) -> dict[int, bytes]:
+        """The same of many directories, of which something is known."""
+        found: dict[int, list[bytes]] = {}
+        with self._using("reading") as db:
+            for at in range(0, len(inos), _AT_ONCE):
+                some = inos[at : at + _AT_ONCE]
+                marks = ",".join("?" * len(some))
+                rows = db.execute(
+                    f"SELECT dir, records FROM listing WHERE dir IN ({marks}) ORDER BY dir, first",
+                    list(map(_signed, some)),
+                )
+                for key, records in rows:
+                    found.setdefault(_unsigned(key), []).append(records)
+        return {ino: b"".join(pages) for ino, pages in found.items()}
 
     def select(self, ino: int, names: Iterable[bytes]) -> bytes:
         """The listing of a directory, of these names only."""

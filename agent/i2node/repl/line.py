@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from i2node.errors import I2Error, PeerLost, SessionError
@@ -65,7 +66,9 @@ class Line:
         self._window = window
         self._pace = pace
         self._pool = ThreadPoolExecutor(SEALING_THREADS, "seal")
-        self._frames: queue.Queue[tuple[Future[list[Buffer]], Sent]] = queue.Queue(QUEUED_FRAMES)
+        self._frames: queue.Queue[tuple[Future[list[Buffer]], Sent] | None] = queue.Queue(
+            QUEUED_FRAMES
+        )
         self._waiting: deque[Sent] = deque()
         self._flying: deque[Sent] = deque()
         self._lasting: deque[Sent] = deque()
@@ -148,6 +151,8 @@ class Line:
         """Ends the sending and the connection."""
         self.fail(PeerLost("the session ended"))
         self._stream.close()
+        with suppress(queue.Full):
+            self._frames.put_nowait(None)
         for thread in self._threads:
             thread.join()
         # Not before: who still put a frame would find nobody to seal it.
@@ -168,9 +173,12 @@ class Line:
         sent_at = time.monotonic()
         while self.error is None:
             try:
-                future, sent = self._frames.get(timeout=0.2)
+                given = self._frames.get(timeout=0.2)
             except queue.Empty:
                 continue
+            if given is None:
+                return
+            future, sent = given
             buffers = future.result()
             ready_at = time.monotonic()
             size = sum(len(b) for b in buffers)

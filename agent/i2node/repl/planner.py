@@ -29,7 +29,7 @@ from i2node.repl.journal import Journal
 from i2node.repl.moves import Moves
 from i2node.repl.plan import Compared, Visit, join, named_root
 
-LIST_BATCH = 32
+LIST_BATCH = 64
 
 
 class Planner:

@@ -14,8 +14,10 @@ import queue
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 
+from i2node.errors import PeerLost
 from i2node.fs.tree import Root
 from i2node.model import Entry, Kind, Verdict
 from i2node.mover import batch, listing
@@ -71,7 +73,7 @@ class Sender:
         self.strayed = strayed
         self.line = Line(stream, sealer, window, pace)
         self._changed = self.line.changed
-        self._batches: queue.Queue[Batch] = queue.Queue(QUEUED_BATCHES)
+        self._batches: queue.Queue[Batch | None] = queue.Queue(QUEUED_BATCHES)
         self._submitted = 0
         self._read = 0
         self._unflushed = False
@@ -170,6 +172,9 @@ class Sender:
 
     def close(self) -> None:
         """Stops the threads. What was submitted and not sent is forgotten here; it is in doubt."""
+        self.line.fail(PeerLost("the session ended"))
+        with suppress(queue.Full):
+            self._batches.put_nowait(None)
         self.line.close()
 
     def _check(self) -> None:
@@ -183,6 +188,8 @@ class Sender:
                 work = self._batches.get(timeout=0.2)
             except queue.Empty:
                 continue
+            if work is None:
+                return
             self._read_batch(work)
             if work.last or self._batches.empty() or not work:
                 self._emit(last=work.last)
