@@ -225,6 +225,7 @@ int64_t i2_steps_check(const uint8_t *steps, size_t len);
 struct i2_group {
     uint32_t length;   /* with path (padded to 8) and entries */
     uint32_t path_len;
+    uint64_t ino;      /* what the directory must be, 0: any; entries of another one are ESTALE */
     /* path, padding to 8, entries */
 };
 

@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,8 +20,19 @@
 
 #define DIGEST 100 /* mode of i2_digest_files: no steps */
 
+/* Jobs for which one more thread is worth its start. */
+#define JOBS_A_HAND 4
+
+/* A directory that is read from: opened for its first job, closed after the last. */
+struct place {
+    const struct i2_group *group;
+    size_t left; /* jobs */
+    int fd, err;
+};
+
 struct job {
     const struct i2_group *group;
+    struct place *place;
     struct i2_entry *entry;
     size_t at, used; /* the step in out */
 };
@@ -31,6 +43,8 @@ struct hall {
     uint8_t *out;
     size_t cap, n;
     struct job *jobs;
+    struct place *places;
+    pthread_mutex_t door; /* of the places */
     atomic_size_t next, head;
 };
 
@@ -38,8 +52,7 @@ struct hall {
 struct reader {
     struct hall *hall;
     struct i2_kernel k;
-    const struct i2_group *group; /* whose directory is open */
-    int dir, dir_err;
+    int dir; /* of the job at hand */
     struct i2_bytes xattrs, hashed;
     char target[PATH_MAX];
     size_t target_len;
@@ -365,6 +378,31 @@ static int pack_closed(struct reader *r, struct job *j, const char *name)
     return full ? full : err;
 }
 
+/* Opens the directory of a job, if it is not; 0 or -errno. */
+static int enter(struct reader *r, struct place *p)
+{
+    struct hall *h = r->hall;
+    struct statx self;
+    pthread_mutex_lock(&h->door);
+    if (p->fd < 0 && !p->err) {
+        const struct i2_group *g = p->group;
+        p->fd = i2_open_dir(&r->k, h->root, h->dev, (const uint8_t *)(g + 1), g->path_len, &self);
+        if (p->fd < 0) p->err = p->fd;
+        else if (g->ino && self.stx_ino != g->ino) p->err = -ESTALE;
+    }
+    r->dir = p->fd;
+    int err = p->err;
+    pthread_mutex_unlock(&h->door);
+    return err;
+}
+
+static void leave(struct hall *h, struct place *p)
+{
+    pthread_mutex_lock(&h->door);
+    if (!--p->left && p->fd >= 0) close(p->fd);
+    pthread_mutex_unlock(&h->door);
+}
+
 static int pack_one(struct reader *r, struct job *j)
 {
     struct hall *h = r->hall;
@@ -375,22 +413,15 @@ static int pack_one(struct reader *r, struct job *j)
         if (e->size > h->small_max) return -EFBIG;
         if (step_size(j, 0, 0, (size_t)e->size) > h->cap - atomic_load(&h->head)) return -ENOBUFS;
     }
-    if (r->group != j->group) {
-        struct statx self;
-        if (r->dir >= 0) close(r->dir);
-        r->dir = i2_open_dir(&r->k, h->root, h->dev, (const uint8_t *)(j->group + 1),
-                             j->group->path_len, &self);
-        r->dir_err = r->dir < 0 ? r->dir : 0;
-        r->group = j->group;
-    }
-    if (r->dir_err) return r->dir_err;
+    int err = enter(r, j->place);
+    if (err) return err;
     memcpy(name, e + 1, e->name_len);
     name[e->name_len] = 0;
     r->target_len = 0;
     if (!reads) return pack_closed(r, j, name);
     int fd = open_file(r, name);
     if (fd < 0) return fd;
-    int err = h->mode == DIGEST ? digest_file(r, j, fd) : pack_file(r, j, fd);
+    err = h->mode == DIGEST ? digest_file(r, j, fd) : pack_file(r, j, fd);
     close(fd);
     return err;
 }
@@ -401,6 +432,7 @@ static void do_job(struct reader *r, size_t i)
     j->entry->status = 0;
     int err = pack_one(r, j);
     if (err) j->entry->status = (uint16_t)-err;
+    leave(r->hall, j->place);
 }
 
 static void *read_jobs(void *arg)
@@ -414,10 +446,13 @@ static void *read_jobs(void *arg)
 
 /* --------------------------------------------------------------------------------- the call --- */
 
-/* Counts the entries of sound groups, or -EINVAL; fills jobs when given. */
-static int64_t read_groups(uint8_t *groups, size_t len, struct job *jobs)
+/* Counts the entries of sound groups, or -EINVAL, and the groups that have any; fills jobs and places
+ * when given. */
+static int64_t read_groups(uint8_t *groups, size_t len, struct job *jobs, struct place *places,
+                           size_t *count)
 {
     size_t n = 0;
+    *count = 0;
     if ((uintptr_t)groups % 8) return -EINVAL;
     for (size_t at = 0; at < len;) {
         struct i2_group *g = (struct i2_group *)(groups + at);
@@ -425,50 +460,54 @@ static int64_t read_groups(uint8_t *groups, size_t len, struct job *jobs)
             return -EINVAL;
         if (g->path_len > I2_PATH_LIMIT || i2_pad8(g->path_len) > g->length - sizeof *g) return -EINVAL;
         if (!jobs && !i2_path_clean((uint8_t *)(g + 1), g->path_len)) return -EINVAL;
-        size_t end = at + g->length;
+        size_t end = at + g->length, before = n;
         for (at += sizeof *g + i2_pad8(g->path_len); at < end; n++) {
             struct i2_entry *e = (struct i2_entry *)(groups + at);
             if (end - at < sizeof *e || e->length != i2_pad8(sizeof *e + e->name_len) ||
                 e->length > end - at || e->kind < I2_FILE || e->kind > I2_SOCK)
                 return -EINVAL;
             if (!jobs && !i2_name_clean((uint8_t *)(e + 1), e->name_len)) return -EINVAL;
-            if (jobs) jobs[n] = (struct job){.group = g, .entry = e};
+            if (jobs) jobs[n] = (struct job){.group = g, .place = &places[*count], .entry = e};
             at += e->length;
         }
+        if (n == before) continue;
+        if (jobs) places[*count] = (struct place){.group = g, .left = n - before, .fd = -1};
+        ++*count;
     }
     return (int64_t)n;
 }
 
 static int64_t read_all(struct hall *h, uint8_t *groups, size_t len, int threads)
 {
-    int64_t n = read_groups(groups, len, NULL);
+    size_t count;
+    int64_t n = read_groups(groups, len, NULL, NULL, &count);
     if (n <= 0) return n;
     h->n = (size_t)n;
-    int hands = i2_hands(threads, h->n);
+    int hands = i2_hands(threads, (h->n + JOBS_A_HAND - 1) / JOBS_A_HAND);
     h->jobs = malloc(h->n * sizeof *h->jobs);
+    h->places = malloc(count * sizeof *h->places);
     struct reader *readers = calloc((size_t)hands, sizeof *readers);
     int64_t used = -ENOMEM;
-    if (h->jobs && readers) {
-        read_groups(groups, len, h->jobs);
+    if (h->jobs && h->places && readers) {
+        read_groups(groups, len, h->jobs, h->places, &count);
+        pthread_mutex_init(&h->door, NULL);
         atomic_init(&h->next, 0);
         atomic_init(&h->head, 0);
-        for (int i = 0; i < hands; i++) {
-            readers[i].hall = h;
-            readers[i].dir = -1;
-        }
+        for (int i = 0; i < hands; i++) readers[i].hall = h;
         /* Directories first and in order: what is made in them comes behind them. */
         for (size_t i = 0; i < h->n; i++)
             if (h->jobs[i].entry->kind == I2_DIR) do_job(&readers[0], i);
         i2_crew(read_jobs, readers, sizeof *readers, hands);
         for (int i = 0; i < hands; i++) {
-            if (readers[i].dir >= 0) close(readers[i].dir);
             free(readers[i].xattrs.p);
             free(readers[i].hashed.p);
             i2_reading_free(&readers[i].reading);
         }
+        pthread_mutex_destroy(&h->door);
         used = (int64_t)close_up(h);
     }
     free(readers);
+    free(h->places);
     free(h->jobs);
     return used;
 }

@@ -370,7 +370,7 @@ def test_unsound_groups_are_refused(trees: Copier, source: Path) -> None:
     (source / "f").touch()
     good = batch.group(b"", listed(trees))
     slash = bytearray(good)
-    slash[8 + ENTRY.size] = ord("/")
+    slash[batch.GROUP.size + ENTRY.size] = ord("/")
     for bad in (good[:-8], good + bytes(8), b"\xff" * 64, batch.group(b"..", b""), bytes(slash)):
         with pytest.raises(batch.SessionError):
             batch.pack(trees.source, trees.dev, bytearray(bad), mode=0, small_max=1, cap=1000)
@@ -379,3 +379,16 @@ def test_unsound_groups_are_refused(trees: Copier, source: Path) -> None:
     assert (
         bytes(batch.pack(trees.source, trees.dev, bytearray(), mode=0, small_max=1, cap=9)) == b""
     )
+
+
+def test_entries_of_another_directory_are_not_read(trees: Copier, source: Path) -> None:
+    (source / "f").write_bytes(b"content")
+    listing = listed(trees)
+    for ino, status in ((source.stat().st_ino, 0), (source.stat().st_ino + 1, errno.ESTALE)):
+        buffer = bytearray(batch.group(b"", listing, ino))
+        out = batch.pack(
+            trees.source, trees.dev, buffer, mode=batch.PACK_ALL, small_max=1 << 20, cap=1 << 16
+        )
+        ((_, read),) = batch.groups(buffer)
+        assert [e.status for e in entries(read)] == [status]
+        assert bool(len(out)) == (not status)

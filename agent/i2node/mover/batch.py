@@ -18,7 +18,7 @@ from i2node.mover._mover import ffi, lib
 
 LISTING = struct.Struct("<IIiiiIIIQQ")
 DIR = struct.Struct("<IIII")
-GROUP = struct.Struct("<II")
+GROUP = struct.Struct("<IIQ")
 STEP = struct.Struct("<IBBHIIIIIIIIqQQQQ16s")
 ENTRY_SIZE = 112
 """Bytes of an entry before its name."""
@@ -216,18 +216,19 @@ def stat_names(root_fd: int, dev: int, path: bytes, names: Iterable[bytes]) -> L
     return _read_listing(memoryview(ffi.buffer(out, used)), 0)[0]
 
 
-def group(path: bytes, entries: bytes | bytearray | memoryview) -> bytes:
-    """A packed group: entries of one directory, to be read by `pack` or `digest_files`."""
+def group(path: bytes, entries: bytes | bytearray | memoryview, ino: int = 0) -> bytes:
+    """A packed group: entries of one directory, to be read by `pack` or `digest_files`. ino: what
+    the directory must be, else its entries are ESTALE."""
     pad = bytes(_pad(len(path)))
     length = GROUP.size + len(path) + len(pad) + len(entries)
-    return b"".join((GROUP.pack(length, len(path)), path, pad, entries))
+    return b"".join((GROUP.pack(length, len(path), ino), path, pad, entries))
 
 
 def groups(buffer: bytes | bytearray | memoryview) -> list[tuple[bytes, bytes]]:
     """Takes packed groups apart into (path, entries)."""
     view, at, found = memoryview(buffer), 0, []
     while at < len(view):
-        length, path_len = GROUP.unpack_from(view, at)
+        length, path_len, _ = GROUP.unpack_from(view, at)
         start = at + GROUP.size
         entries = start + path_len + _pad(path_len)
         found.append((bytes(view[start : start + path_len]), bytes(view[entries : at + length])))

@@ -162,6 +162,9 @@ class Belief:
             self.draft.settle()
         listings = self.journal.listings([visit.ino for visit in visits])
         for visit in visits:
+            if (visit.parent, visit.name) in self.draft.unmade:
+                found[visit.ino] = b""
+                continue
             held = found[visit.ino] = listings.get(visit.ino, b"")
             if self.doubted(visit.ino) or not (held or self._empty(visit.ino)):
                 asked.append(visit)

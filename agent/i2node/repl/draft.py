@@ -30,7 +30,9 @@ class Draft:
 
     late: directories whose times are sent once more at the end, inode → path. gone: (directory,
     its path, what is no longer there), deleted at the end. dirs: all directories touched since the
-    round began. made: directories that are new at the target, and not visited yet.
+    round began. made: directories that are new at the target, and not visited yet. unmade: those
+    that are made when they are visited, in one batch with what is in them: (the one above, name) →
+    (its path, entry).
     """
 
     def __init__(self, journal: Journal, sink: Sink, small_max: int, frame_bytes: int) -> None:
@@ -43,6 +45,8 @@ class Draft:
         self.gone: list[tuple[int, bytes, bytes]] = []
         self.dirs: set[int] = set()
         self.made: set[int] = set()
+        self.unmade: dict[tuple[int, bytes], tuple[bytes, Entry]] = {}
+        self._last_meta = b""
         self.changed_files = 0
         self.changed_bytes = 0
 
@@ -76,7 +80,13 @@ class Draft:
         self, parent: int, parent_path: bytes, entry: Entry, doubt: int, doubt_path: bytes
     ) -> None:
         record = listing.encode(replace(entry, name=entry.name or ROOT, verdict=Verdict.META))
-        self.dir(doubt, doubt_path).metas.append((parent, parent_path, record))
+        metas = self.dir(doubt, doubt_path).metas
+        if metas and parent and metas[-1][0] == parent and self._last_meta < entry.name:
+            # Of one directory, and sorted: they are read together.
+            metas[-1] = (parent, parent_path, metas[-1][2] + record)
+        else:
+            metas.append((parent, parent_path, record))
+        self._last_meta = entry.name
         if parent:
             self.batch.dirs[parent] = parent_path
         self.count(1, 0)

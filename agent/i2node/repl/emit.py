@@ -77,7 +77,12 @@ class Emitter:
             # Whatever is put there or taken away moves the times of the directory on the target.
             self.draft.late[found.ino] = found.path
         for entry in listing.entries(c.dirs):
-            self._dir_entry(found, entry, entry.name in visiting)
+            if entry.verdict == Verdict.NEW and entry.name in visiting and not entry.flags & MOUNT:
+                self.draft.unmade[found.ino, entry.name] = (found.path, entry)
+                # What is made there later moves its times.
+                self.draft.late[found.ino] = found.path
+            else:
+                self._dir_entry(found.ino, found.path, entry, entry.name in visiting)
         for name in (n for files in (c.bulk, c.large, c.linked) for n in listing.retyped(files)):
             self._no_dir(found, name)
         self._small(found)
@@ -108,19 +113,26 @@ class Emitter:
         changes = listing.diff(old, seen, self.small_max)
         return replace(one, changes=changes) if changes else None
 
-    def _dir_entry(self, found: Compared, entry: Entry, visited: bool) -> None:
-        path = join(found.path, entry.name)
+    def make(self, visit: Visit) -> None:
+        """A directory that is about to be filled is made now, if it is still to be made."""
+        waiting = self.draft.unmade.pop((visit.parent, visit.name), None)
+        if waiting is not None:
+            self._dir_entry(visit.parent, *waiting, visited=True)
+            self.draft.made.discard(visit.ino)
+
+    def _dir_entry(self, parent: int, parent_path: bytes, entry: Entry, visited: bool) -> None:
+        path = join(parent_path, entry.name)
         if entry.verdict == Verdict.META:
             if not visited:
                 self.draft.late[entry.ino] = path
             return
-        held = self.draft.held(found.ino, entry.name) if entry.verdict != Verdict.NEW else None
+        held = self.draft.held(parent, entry.name) if entry.verdict != Verdict.NEW else None
         swapped = held is not None and entry.verdict == Verdict.SWAPPED
-        ours = swapped and (found.ino, entry.name) in self.journal.places(held.ino if held else 0)
-        work = self.draft.dir(found.ino, found.path)
+        ours = swapped and (parent, entry.name) in self.journal.places(held.ino if held else 0)
+        work = self.draft.dir(parent, parent_path)
         if held is not None and ours and not held.flags & PROBED:
             work.before_edits += [
-                Unplace(held.ino, found.ino, entry.name),
+                Unplace(held.ino, parent, entry.name),
                 Rekey(held.ino, entry.ino),
             ]
             self.belief.succeed(held.ino, entry.ino, path)
@@ -128,7 +140,7 @@ class Emitter:
             if self.journal.listing(entry.ino):
                 self.draft.settle()
                 self.journal.forget(entry.ino)
-            work = self.draft.dir(found.ino, found.path)
+            work = self.draft.dir(parent, parent_path)
             if swapped:
                 # What it holds is known under a number that another directory has by now.
                 work.before.append(batch.step(Op.REMOVE, path, kind=Kind.DIR))
@@ -139,14 +151,14 @@ class Emitter:
         self.draft.dir(entry.ino, path)
         unknown = replace(entry, mtime_s=0, mtime_ns=0, ctime=0)
         work.before_edits += [
-            Put(found.ino, known(entry if entry.flags & MOUNT else unknown)),
-            self.draft.place(entry, found.ino),
+            Put(parent, known(entry if entry.flags & MOUNT else unknown)),
+            self.draft.place(entry, parent),
         ]
         self.draft.count(1, 0)
         if entry.verdict == Verdict.SWAPPED:
             self.draft.settle()
         if not visited and not entry.flags & MOUNT:
-            self.visit(Visit(path, entry.ino, found.ino, entry.name, True, True))
+            self.visit(Visit(path, entry.ino, parent, entry.name, True, True))
 
     def _no_dir(self, found: Compared, name: bytes) -> None:
         """Where a directory stood that is gone, something else stands."""
@@ -257,6 +269,9 @@ class Emitter:
         if ino == self.root.identity.ino:
             self.draft.meta(0, b"", own, ino, path)
             return
+        if not self.journal.places(ino):
+            # It was made in this round, which is not all in the journal.
+            self.draft.settle()
         parent_path, _, name = path.rpartition(b"/")
         for parent, held_name in self.journal.places(ino):
             if held_name == name:

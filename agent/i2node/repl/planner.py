@@ -172,7 +172,9 @@ class Planner:
         for visit, answer, old in zip(visits, answers, olds, strict=True):
             if old is not None and self.moves.count != moved:
                 # That was known before one of these visits moved a directory.
-                old = self.journal.listing(visit.ino) if self._placed_there(visit) else None
+                there = self._placed_there(visit)
+                unmade = (visit.parent, visit.name) in self.draft.unmade
+                old = (b"" if unmade else self.journal.listing(visit.ino)) if there else None
             if old is not None:
                 doubted = visit.ino in asked
                 self._visited(replace(visit, touched=visit.touched or doubted), answer, old, asof)
@@ -181,10 +183,17 @@ class Planner:
         """Whether the target holds this directory where the source does: else what is sent for it
         would go to another one. Known without looking, unless something moved meanwhile or is in
         doubt."""
-        sure = not self.moves.count and not self.belief.doubted(visit.ino)
-        if sure or not visit.name:
+        doubted = self.belief.doubted(visit.ino)
+        if not visit.name or not (self.moves.count or doubted):
             return True
+        if doubted:
+            # It is asked for as one that is there.
+            self.emitter.make(visit)
         self.draft.settle()
+        if (visit.parent, visit.name) in self.draft.unmade:
+            above = visit.path[: -len(visit.name)].rstrip(b"/")
+            if self.journal.path(visit.parent, self.root.identity.ino) == above:
+                return True
         if self.journal.path(visit.ino, self.root.identity.ino) == visit.path:
             return True
         self._again(visit)
@@ -198,6 +207,7 @@ class Planner:
         if own.ino != visit.ino:
             self._again(visit)
             return
+        self.emitter.make(visit)
         if self.watch:
             self.watch.placed(answer.wd, own.ino, visit.parent, visit.name, asof)
         if self.watch and (children := self.watch.children(visit.ino)):
@@ -246,7 +256,9 @@ class Planner:
             self.emitter.emit(found, {v.name for v in below})
         self._stack.extend(reversed(below))
         self.belief.visited(visit.ino, visit.path)
-        if visit.touched or changes is not None or (not visit.name and self._root_differs(own)):
+        differs = visit.touched or changes is not None
+        differs = differs or (not visit.name and self._root_differs(own))
+        if differs and visit.ino not in self.draft.late:
             parent = visit.path[: -len(visit.name) - 1] if visit.name else b""
             self.draft.meta(
                 visit.parent, parent, replace(own, name=visit.name), visit.ino, visit.path
@@ -272,7 +284,9 @@ class Planner:
             )
         if status in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             self._again(visit)
-        elif status == errno.EXDEV:
+            return
+        self.emitter.make(visit)
+        if status == errno.EXDEV:
             self._mounted(visit.path, True)
         else:
             self.trouble(visit.path, status)
@@ -280,6 +294,7 @@ class Planner:
     def _again(self, visit: Visit) -> None:
         """What was seen is no longer so: the parent's name is looked at anew."""
         now = time.monotonic()
+        self.draft.unmade.pop((visit.parent, visit.name), None)
         self.dirty.add(visit.parent, visit.name, Touch.NAME | Touch.TREE, now)
         self.dirty.put_back(Work(visit.ino, None, visit.deep, frozenset(), now), now)
 

@@ -33,6 +33,8 @@ from i2node.repl.remote import FLUSH, STEPS
 OVERWRITES = (Verdict.DATA, Verdict.SWAPPED)
 QUEUED_BATCHES = 4
 READ_THREADS = 8
+GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE}
+"""What was meant is no longer there: ESTALE, where another directory stands under its path."""
 STEP_ROOM = 512
 """Bytes of a step beyond its content and paths: header, padding, a few attributes."""
 ATTRIBUTES_MAX = (4 << 20) + (64 << 10)
@@ -238,7 +240,7 @@ class Sender:
         room = STEP_ROOM
         while groups:
             wanted = groups
-            packed = bytearray(b"".join(batch.group(path, entries) for _, path, entries in groups))
+            packed = bytearray(b"".join(batch.group(p, entries, ino) for ino, p, entries in groups))
             count, content = map(sum, zip(*(listing.totals(e) for _, _, e in groups), strict=True))
             paths = max(len(path) for _, path, _ in groups)
             cap = content + min(count * (room + paths + 255), ATTRIBUTES_MAX)
@@ -285,9 +287,6 @@ class Sender:
         self, owner: int, path: bytes, asked: bytes, entries: bytes, large: list[Large]
     ) -> bytes:
         """Writes down what was read of a directory; returns the entries to be read again."""
-        if not self._stands(owner, path):
-            self._stray(owner, path, (e.name for e in listing.entries(asked)))
-            return b""
         joined = list(_exchanged(asked, entries))
         meant = {e.name: e.ino for e in listing.kept(asked, Kind.DIR)}
         others = {
@@ -308,7 +307,7 @@ class Sender:
             elif entry.status == errno.EAGAIN:
                 self.journal.put(owner, unsettled(entry))
                 self.again(owner, entry.name)
-            elif entry.status in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            elif entry.status in GONE:
                 self.again(owner, entry.name)
             else:
                 self.trouble(join(path, entry.name), entry.status)
@@ -382,7 +381,7 @@ class Sender:
             self.journal.suspect(self._shipping.dir, [self._shipping.entry.name], seq)
 
     def _shipped(self, item: Large, entry: Entry) -> None:
-        if entry.status in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+        if entry.status in GONE:
             self.again(item.dir, entry.name)
         elif entry.status == errno.EAGAIN:
             self.journal.put(item.dir, unsettled(entry))
