@@ -60,7 +60,7 @@ int i2_is_zero(const uint8_t *data, size_t len)
 
 typedef uint16_t u16x16 __attribute__((vector_size(32)));
 
-static void sums(const uint8_t *data, uint32_t *a, uint32_t *b)
+static inline __attribute__((always_inline)) void sums(const uint8_t *data, uint32_t *a, uint32_t *b)
 {
     u16x16 lo[2] = {{0}}, hi[2] = {{0}}, run_lo[2] = {{0}}, run_hi[2] = {{0}};
     for (size_t row = 0; row < ROWS; row++) {
@@ -90,7 +90,7 @@ static void sums(const uint8_t *data, uint32_t *a, uint32_t *b)
     *b = ROW * rows - columns;
 }
 
-struct roll i2_roll_start(const uint8_t *data, size_t n)
+static inline __attribute__((always_inline)) struct roll start(const uint8_t *data, size_t n)
 {
     uint32_t a = 0, b = 0;
     while (n >= ROW * ROWS) {
@@ -105,6 +105,21 @@ struct roll i2_roll_start(const uint8_t *data, size_t n)
         b += a;
     }
     return (struct roll){ROLL_A * a + ROLL_B * b, ROLL_B * a};
+}
+
+#ifdef __x86_64__
+__attribute__((target("avx2"))) static struct roll start_avx2(const uint8_t *data, size_t n)
+{
+    return start(data, n);
+}
+#endif
+
+struct roll i2_roll_start(const uint8_t *data, size_t n)
+{
+#ifdef __x86_64__
+    if (__builtin_cpu_supports("avx2")) return start_avx2(data, n);
+#endif
+    return start(data, n);
 }
 
 /* A window moved by one byte, with `out` leaving at the front and `in` joining at the end:
