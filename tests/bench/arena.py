@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,12 +33,13 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One run: seconds, each side, and bytes on the cable."""
+    """One run: seconds, each side, bytes on the cable, and seconds until the first MiB was."""
 
     wall: float
     source: Usage
     target: Usage
     wire: int
+    first: float = 0.0
 
     @property
     def cpu(self) -> float:
@@ -97,6 +99,26 @@ class Arena:
 
     def on_the_cable(self) -> int:
         return sum(self.hosts.cable())
+
+    @contextlib.contextmanager
+    def first_mib(self) -> Iterator[list[float]]:
+        """Holds the seconds until a MiB was on the cable, once it was."""
+        seen: list[float] = []
+        before, began, over = self.on_the_cable(), time.perf_counter(), threading.Event()
+
+        def look() -> None:
+            while not over.wait(0.01):
+                if self.on_the_cable() - before >= 1 << 20:
+                    seen.append(time.perf_counter() - began)
+                    return
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            yield seen
+        finally:
+            over.set()
+            thread.join()
 
     @contextlib.contextmanager
     def disk(self, name: str, size: int, inodes: int) -> Iterator[Path]:

@@ -72,10 +72,11 @@ class Ours:
         host, port = via or (address, self.port)
         words = ("mirror", source, f"{host}:{port}:{target}", "--once", "--json", *self._options)
         before, began = self.arena.on_the_cable(), time.perf_counter()
-        client = Running(self._words("source", *words), self._area / "mirror.log").wait()
+        with self.arena.first_mib() as first:
+            client = Running(self._words("source", *words), self._area / "mirror.log").wait()
         wall = time.perf_counter() - began
         wire = self.arena.on_the_cable() - before
-        return Measure(wall, client, agent.end(), wire)
+        return Measure(wall, client, agent.end(), wire, *first)
 
 
 class Rsync:
@@ -109,10 +110,11 @@ class Rsync:
         place = f"rsync://{host}:{port}/m/"
         words = ("rsync", "-aHAXS", "--delete", *self._options, f"{source}/", place)
         before, began = self.arena.on_the_cable(), time.perf_counter()
-        client = Running(self.arena.inside("source", *words), self._area / "client.log").wait()
+        with self.arena.first_mib() as first:
+            client = Running(self.arena.inside("source", *words), self._area / "client.log").wait()
         wall = time.perf_counter() - began
         wire = self.arena.on_the_cable() - before
-        return Measure(wall, client, daemon.end(), wire)
+        return Measure(wall, client, daemon.end(), wire, *first)
 
 
 class Command:

@@ -30,6 +30,9 @@ GOALS = {
 }
 
 
+GROWTH = ("ten-thousand", "small-cold", "million", "tenth", "one", "ten")
+
+
 def _middle(runs: list[dict[str, Any]], *keys: str) -> float:
     found = []
     for run in runs:
@@ -54,6 +57,26 @@ def _row(label: str, runs: list[dict[str, Any]], ours: list[dict[str, Any]]) -> 
         f"| {label} | {shown} | {ratio} | {source:.1f} + {target:.1f} "
         f"| {peaks[0]} / {peaks[1]} | {wire:.1f} |"
     )
+
+
+def _growth(kept: dict[str, Any]) -> list[str]:
+    """Ours alone, as there is more and more to do."""
+    lines = [
+        "## How cost grows",
+        "",
+        "| | wall s | CPU s | peak MiB | first MiB on the cable after s |",
+        "|---|---|---|---|---|",
+    ]
+    for name in GROWTH:
+        if name in kept:
+            runs = next(iter(kept[name]["runs"].values()))
+            cpu = [_middle(runs, side, "cpu") for side in ("source", "target")]
+            peak = [int(_middle(runs, side, "peak")) >> 20 for side in ("source", "target")]
+            lines.append(
+                f"| {kept[name]['title']} | {_middle(runs, 'wall'):.1f} | {cpu[0]:.1f} + "
+                f"{cpu[1]:.1f} | {peak[0]} / {peak[1]} | {_middle(runs, 'first'):.2f} |"
+            )
+    return [*lines, ""]
 
 
 def page(kept: dict[str, Any]) -> str:
@@ -89,7 +112,7 @@ def page(kept: dict[str, Any]) -> str:
         ours = next(iter(result["runs"].values()))
         lines += [_row(label, runs, ours) for label, runs in result["runs"].items()]
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_growth(kept)])
 
 
 if __name__ == "__main__":

@@ -106,11 +106,23 @@ CASES = {
         seeds.small, ours=((), PLAIN_OURS),
     ),
     "million": Case(
-        "1,000,000 small files, first mirror, cold", lambda root: seeds.small(root, 1_000_000),
+        "1,000,000 small files, first mirror, cold", partial(seeds.small, files=1_000_000),
         disk=16 * GIB, inodes=1_200_000,
     ),
     "ten-thousand": Case(
-        "10,000 small files, first mirror, cold", lambda root: seeds.small(root, 10_000)
+        "10,000 small files, first mirror, cold", partial(seeds.small, files=10_000)
+    ),
+    "tenth": Case(
+        "0.1 GB in files of 16 MiB, first mirror, cold", partial(seeds.bulk, size=GIB // 10),
+        inodes=10_000,
+    ),
+    "one": Case(
+        "1 GB in files of 16 MiB, first mirror, cold", partial(seeds.bulk, size=GIB),
+        inodes=10_000,
+    ),
+    "ten": Case(
+        "10 GB in files of 16 MiB, first mirror, cold", partial(seeds.bulk, size=10 * GIB),
+        disk=13 * GIB, inodes=10_000,
     ),
 }  # fmt: skip
 

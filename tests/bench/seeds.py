@@ -45,6 +45,15 @@ def large(root: Path, size: int = 1024 * MIB) -> None:
             file.write(pool[start : start + MIB])
 
 
+def bulk(root: Path, size: int) -> None:
+    """Files of 16 MiB, half random bytes, half text."""
+    dice = random.Random(4)
+    half = 8 * MIB
+    text = _text(dice, half)
+    for number in range(size // (2 * half)):
+        (root / f"f{number:04d}").write_bytes(dice.randbytes(half) + text)
+
+
 def image(root: Path, size: int = 4096 * MIB) -> None:
     """A sparse image of which a quarter is data, in extents of 64 KiB to 4 MiB."""
     dice = random.Random(3)
