@@ -7,9 +7,10 @@ Either way a delta names the mtime (and size) of the old file it was made agains
 refuses it for any other.
 
 Content goes to a staged file on the target; the rename at the end is the only moment at which the
-final name changes. A file that is written while it is read is read again, and only what differs
-from what was staged is sent again; after TRIES it is shipped as it was last seen and looked at once
-more.
+final name changes. Where nothing moved and the target cannot clone (ext4), it keeps the delta in a
+journal, and changes the old file in place once all of it is durable there. A file that is written
+while it is read is read again, and only what differs from what was staged is sent again; after
+TRIES it is shipped as it was last seen and looked at once more.
 
 A hole of the source is a hole on the target, and zeros that were written are written there. Only
 where nothing else changed does a delta leave alone which zeros are allocated: reading them tells
@@ -221,7 +222,7 @@ class LargeReader:
         ops: list[blocks.Op],
         signing: Signing,
     ) -> Pieces:
-        """In place on a clone where nothing moved, else built anew from the old file and
+        """On a clone, or in place, where nothing moved, else built anew from the old file and
         literals."""
         stage = _stage_id(item.path, entry, b"delta")
         moved = any(op.source not in (LITERAL, ZERO, HOLE, op.at) for op in ops)
