@@ -204,8 +204,18 @@ struct i2_step {
  * mtime (CLONE the size too) that path must have, else the fault is ESTALE at CHECK; a file system
  * that keeps whole seconds is held to those. What goes wrong on the way to a staged file, unless it is
  * fatal, spoils it: what else is sent for it is passed over, and STAGED, which has the path, faults
- * with the reason instead of giving a damaged file its name. This outlives the call. */
-#define I2_STAGE 10   /* begin staged file; I2_STEP_CLONE: as a copy (reflink where possible) of path */
+ * with the reason instead of giving a damaged file its name. This outlives the call.
+ *
+ * In place: a large file that cannot be cloned (ext4, XFS without reflink) is not copied for the few
+ * blocks that change. STAGE begins a journal instead, WRITE and HOLE go into it as they come, and STAGED
+ * makes it durable and then does it to the old file itself, which is durable too when STAGED is through
+ * and the journal gone. For that the old file must have one name, the owner and mode it is to have, and
+ * be, at STAGED, what it was at STAGE: a fault is ESTALE at CHECK then. Where it must not be written to
+ * (it has got another name, another mode, it is being run), the journal is laid over a copy, which gets
+ * the name; so it is from the start with I2_APPLY_VERIFY, since what is found wrong in place has been
+ * done already. See i2_redo. */
+#define I2_STAGE 10   /* begin staged file; I2_STEP_CLONE: as a copy (reflink where possible) of path,
+                       * or as a journal of what is to change in it */
 #define I2_WRITE 11   /* data at offset of the staged file */
 #define I2_COPY 12    /* span bytes from offset rdev of path as it stands to offset size of the staged file */
 #define I2_HOLE 13    /* span bytes at offset of the staged file are a hole */
@@ -284,6 +294,14 @@ int64_t i2_apply(int root, int stage, const uint8_t *steps, size_t len, int flag
                  struct i2_fault *fault, uint64_t *faults, uint64_t *more);
 #define I2_APPLY_NO_OWNER 1
 #define I2_APPLY_VERIFY 2 /* contents with a digest are checked against it; a staged file is read back */
+
+/* After a crash, before anything else: does what stands in a journal of the stage (".redo" at the end of its
+ * name), if doing so had begun, or takes it away. flags as of i2_apply. Returns 1: done, the
+ * file is new and durable; 0: taken away: nothing had been done, or the old file is there no more;
+ * -errno: could not be done now, the journal stays. path: where the file is, *path_len 0 when unknown or
+ * longer than cap. */
+int64_t i2_redo(int root, int stage, const uint8_t *name, size_t len, int flags, uint8_t *path,
+                size_t cap, uint64_t *path_len);
 
 /* Opens a regular file beneath root for reading, following no link. Returns a descriptor, the caller's,
  * or -errno: ENOENT where something else stands, ELOOP a symlink. */

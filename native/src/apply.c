@@ -110,7 +110,7 @@ static unsigned read_umask(void)
     return mask;
 }
 
-static int open_site(struct i2_site *site)
+int i2_site_open(struct i2_site *site)
 {
     struct stat root, stage;
     if (fstat(site->root, &root) < 0 || fstat(site->stage, &stage) < 0) return -errno;
@@ -122,6 +122,14 @@ static int open_site(struct i2_site *site)
     site->staged = site->source = -1;
     for (int i = 0; i < I2_HELD; i++) site->held[i].fd = -1;
     return 0;
+}
+
+void i2_site_close(struct i2_site *site)
+{
+    i2_let_go_staged(site);
+    i2_let_go_source(site);
+    let_go_held(site);
+    free(site->buffer);
 }
 
 int64_t i2_apply(int root, int stage, const uint8_t *steps, size_t len, int flags,
@@ -137,7 +145,7 @@ int64_t i2_apply(int root, int stage, const uint8_t *steps, size_t len, int flag
     *faults = *more = 0;
     int64_t n = i2_steps_check(steps, len);
     if (n < 0) return n;
-    int err = open_site(&site);
+    int err = i2_site_open(&site);
     if (err) return err;
 
     int64_t done = 0;
@@ -151,10 +159,7 @@ int64_t i2_apply(int root, int stage, const uint8_t *steps, size_t len, int flag
         at += s->length;
         if (!site.fatal) done++;
     }
-    i2_let_go_staged(&site);
-    i2_let_go_source(&site);
-    let_go_held(&site);
-    free(site.buffer);
+    i2_site_close(&site);
     *faults = site.noted;
     *more = site.more;
     return done;

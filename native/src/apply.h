@@ -2,7 +2,8 @@
  *
  * apply.c walks through the steps; put.c makes files, links and nodes; meta.c gives them owner,
  * mode, attributes and times; names.c moves and removes; remove.c takes trees down; stage.c builds large
- * files. Every path is resolved from the held root, everything in passing stands in the stage. */
+ * files, range.c copies between them, redo.c changes them in place. Every path is resolved from the held
+ * root, everything in passing stands in the stage. */
 #ifndef I2_APPLY_H
 #define I2_APPLY_H
 
@@ -39,6 +40,7 @@ struct i2_site {
     /* the staged file and the old file that the last step used */
     int staged, source;
     uint64_t staged_id;
+    int redo;   /* staged is a journal */
     int spoilt; /* staged_id is one that cannot be built any more */
     const uint8_t *source_path;
     size_t source_len;
@@ -100,9 +102,58 @@ void i2_do_copy(struct i2_site *site, const struct i2_step *s);
 void i2_do_hole(struct i2_site *site, const struct i2_step *s);
 void i2_do_staged(struct i2_site *site, const struct i2_step *s);
 
+/* apply.c: a site to apply steps at, with root, stage and flags set and all else zero; 0 or -errno. */
+int i2_site_open(struct i2_site *site);
+void i2_site_close(struct i2_site *site);
+
 /* stage.c: lets go of the files that the last steps used. */
 void i2_let_go_staged(struct i2_site *site);
 void i2_let_go_source(struct i2_site *site);
+
+/* Under which name something is staged: a file, or the journal of a change. */
+void i2_staged_name(uint64_t id, int redo, char out[I2_STAGE_NAME]);
+#define I2_REDO_SUFFIX ".redo"
+
+/* A new one, empty; becomes site->staged. A descriptor or -errno. */
+int i2_new_staged(struct i2_site *site, uint64_t id, int redo);
+
+/* Takes away what is staged under a number, not there is fine; 0 or -errno. */
+int i2_unstage(struct i2_site *site, uint64_t id);
+
+/* Gives the staged file of a STAGED step, site->staged, its size, metadata and name; 0 or -errno with
+ * *what, or site->fatal. */
+int i2_finish_staged(struct i2_site *site, const struct i2_step *s, int *what);
+
+/* Whether st is the file that the source means. */
+int i2_is_meant(const struct i2_step *s, const struct stat *st);
+
+/* Opens a regular file and nothing else: opening a device or a pipe can do something already. */
+int i2_open_regular(struct i2_site *site, int dir, const char *name, int flags);
+
+/* redo.c: whether a delta to the open old file is better kept in a journal than laid over a copy. */
+int i2_redo_pays(const struct i2_site *site, int from, const struct stat *st);
+
+/* Begins the journal of a STAGE step, which becomes site->staged; 0 or -errno. */
+int i2_redo_begin(struct i2_site *site, const struct i2_step *s, int from);
+
+/* Adds a WRITE or HOLE to the journal that is site->staged; 0 or -errno, then it is as it was. */
+int i2_redo_note(struct i2_site *site, const struct i2_step *s);
+
+/* Makes of the journal that is site->staged the file it describes, which is site->staged then. A
+ * descriptor, or -errno with *what. */
+int i2_redo_build(struct i2_site *site, int *what);
+
+/* Does what STAGED does with the journal that is site->staged; 0 or -errno with *what, or site->fatal. */
+int i2_redo_staged(struct i2_site *site, const struct i2_step *s, int *what);
+
+/* range.c: makes all of `to` a clone of `from`; 0 or -errno. */
+int i2_clone(struct i2_site *site, int from, int to);
+
+/* Copies a range, its holes as holes; 0 or -errno. -ESTALE: the old file ends before it does. */
+int i2_copy_range(struct i2_site *site, int from, uint64_t at, int to, uint64_t dest, uint64_t span);
+
+/* 0 or -errno. */
+int i2_make_hole(struct i2_site *site, int fd, uint64_t at, uint64_t span);
 
 /* Writes all of it at an offset; 0 or -errno. */
 int i2_write_at(int fd, const uint8_t *data, size_t len, uint64_t at);

@@ -24,6 +24,8 @@ from i2node.model import show
 from i2node.mover import batch, listing
 
 STAGE_PREFIX = ".i2node-stage-"
+REDO_SUFFIX = ".redo"
+"""Of journals in the stage (mover.h, i2_redo)."""
 
 _XFS_IOC_FSGEOMETRY_V1 = 2 << 30 | 112 << 16 | ord("X") << 8 | 100
 _XFS_UUID = slice(64, 80)  # of struct xfs_fsop_geom_v1 (xfs_fs.h)
@@ -229,6 +231,21 @@ class TargetTree:
             except OSError as error:
                 raise _disk("make the staging directory", error) from error
         return self._stage
+
+    def redo(self, flags: int) -> Iterator[tuple[bytes, bool]]:
+        """Does again what a crash broke off: for each journal left in the stage the path of its
+        file, and whether there was something to do. To be called before anything else touches the
+        tree; flags as of `batch.apply`. Raises SessionError when the disk refuses: then a file is
+        neither old nor new until it is called again."""
+        if self.inside and not self._inside_exists():
+            return
+        stage = self.stage()
+        for name in sorted(os.listdir(stage)):
+            if name.endswith(REDO_SUFFIX):
+                try:
+                    yield batch.redo(self.root.fd, stage, os.fsencode(name), flags=flags)
+                except OSError as error:
+                    raise _disk("finish a file that a crash left half changed", error) from error
 
     def parts(self) -> dict[int, int]:
         """Staged files that an earlier session left: id → bytes there."""

@@ -42,6 +42,7 @@ UNKNOWN = bytes(16)
 Record = bytes
 
 _ROOM = 4 << 20
+_PATH_ROOM = 1 << 20
 _ERR_BUFFER = 105  # ENOBUFS, the mover's "give me a larger one"
 _NOTHING = b"\0" * 8
 
@@ -404,6 +405,18 @@ def apply(
         for f in (faults[i] for i in range(count[0]))
     ]
     return Applied(int(done), noted, int(more[0]))
+
+
+def redo(root_fd: int, stage_fd: int, name: bytes, *, flags: int = 0) -> tuple[bytes, bool]:
+    """Looks at the journal `name` that a crash left in the stage: gives the path of the file it
+    changes (empty when it does not tell), and whether the change was done again; if not, it had not
+    begun, or the file is there no more. Either way the journal is gone. Raises OSError when it
+    cannot be done now; the journal stays."""
+    path, length = _raw("uint8_t[]", _PATH_ROOM), ffi.new("uint64_t *")
+    done = int(lib.i2_redo(root_fd, stage_fd, name, len(name), flags, path, _PATH_ROOM, length))
+    if done < 0:
+        raise OSError(-done, os.strerror(-done))
+    return bytes(ffi.buffer(path, length[0])), bool(done)
 
 
 def open_file(root_fd: int, dev: int, path: bytes) -> int:

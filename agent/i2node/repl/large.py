@@ -7,9 +7,10 @@ Either way a delta names the mtime (and size) of the old file it was made agains
 refuses it for any other.
 
 Content goes to a staged file on the target; the rename at the end is the only moment at which the
-final name changes. A file that is written while it is read is read again, and only what differs
-from what was staged is sent again; after TRIES it is shipped as it was last seen and looked at once
-more.
+final name changes. Where nothing moved and the target cannot clone (ext4), it keeps the delta in a
+journal, and changes the old file in place once all of it is durable there. A file that is written
+while it is read is read again, and only what differs from what was staged is sent again; after
+TRIES it is shipped as it was last seen and looked at once more.
 
 A hole of the source is a hole on the target, and zeros that were written are written there. Only
 where nothing else changed does a delta leave alone which zeros are allocated: reading them tells
@@ -177,8 +178,8 @@ class LargeReader:
     # ------------------------------------------------------------------ delta
 
     def _delta(self, item: Large, fd: int, entry: Entry, basis: Basis, signing: Signing) -> Pieces:
-        """In place where nothing moved, which shows at the end; else built anew from the old file
-        and literals, from the first op on that says so."""
+        """On a clone, or in place, where nothing moved, which shows at the end; else built anew
+        from the old file and literals, from the first op on that says so."""
         stage = _stage_id(item.path, entry, b"delta")
         sent = Sent(signing, entry.size)
         differ = Differ(basis, entry.size, signing)

@@ -190,6 +190,7 @@ class Receiver:
                 source=show(str(message.get("source") or "").encode()),
                 origin=str(message.get("origin") or ""),
             )
+            self._redo(tree)
             tree.clean(keep_parts=not self.ledger.rebooted)
         except BaseException:
             tree.close()
@@ -200,6 +201,12 @@ class Receiver:
         self.channel.send(
             {"t": "opened", "status": status, "parts": parts, "owner": os.geteuid() == 0}
         )
+
+    def _redo(self, tree: TargetTree) -> None:
+        """No file may be seen that an earlier session left half changed."""
+        for path, done in tree.redo(_flags()):
+            event = "redo-replayed" if done else "redo-dropped"
+            log.event(_log, logging.INFO, event, rule=self.rule, path=show(path))
 
     def _start(self, message: dict[str, object]) -> None:
         number, secret = message.get("number"), message.get("secret")
@@ -282,7 +289,7 @@ class Receiver:
 
     def _apply(self, opener: Opener) -> None:
         assert self.tree is not None
-        flags = 0 if os.geteuid() == 0 else batch.APPLY_NO_OWNER
+        flags = _flags()
         told = 0.0
         while not self._over and self.error is None:
             try:
@@ -402,6 +409,11 @@ class Receiver:
 
     def _ended(self) -> bool:
         return self._over or self.error is not None
+
+
+def _flags() -> int:
+    """For applying: only root can give files to others."""
+    return 0 if os.geteuid() == 0 else batch.APPLY_NO_OWNER
 
 
 def _apart(message: dict[str, object], target: bytes) -> None:
