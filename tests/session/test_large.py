@@ -27,6 +27,7 @@ from i2node.repl.delta import Basis
 from i2node.repl.journal import Journal
 from i2node.repl.large import LargeReader
 from i2node.repl.plan import Large, known, unsettled
+from i2node.repl.windows import Window, ahead, windows
 
 MIB = 1 << 20
 BLOCK = 4096
@@ -597,3 +598,25 @@ def test_a_replaced_file_has_nothing_to_do_with_the_old_signature(way: Way) -> N
     (way.source / "g").rename(path)
     way.ship()
     same(way)
+
+
+def test_windows_that_are_read_ahead_are_the_same_and_end_with_their_reader() -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(os.urandom(9 * MIB + 77))
+        fd, size = file.fileno(), 9 * MIB + 77
+        plain = list(windows(fd, 0, size, BLOCK))
+        before = threading.active_count()
+        assert list(ahead(windows(fd, 0, size, BLOCK))) == plain
+        some = ahead(windows(fd, 0, size, BLOCK))
+        assert next(some) == plain[0]
+        some.close()
+        assert threading.active_count() == before
+
+    def broken() -> Iterator[Window]:
+        yield plain[0]
+        raise OSError(errno.EIO, "broken")
+
+    read = ahead(broken())
+    assert next(read) == plain[0]
+    with pytest.raises(OSError, match="broken"):
+        next(read)

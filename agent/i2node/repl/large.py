@@ -23,7 +23,8 @@ import errno
 import os
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import replace
 
 from i2node.errors import ProtocolError
@@ -36,7 +37,7 @@ from i2node.repl.delta import HOLE, Basis, Differ, moved
 from i2node.repl.journal import Journal
 from i2node.repl.plan import Large
 from i2node.repl.signatures import BLOCK_RECORD, Signature
-from i2node.repl.windows import WINDOW, Sent, Signing, Window, windows
+from i2node.repl.windows import AHEAD, WINDOW, Sent, Signing, Window, ahead, windows
 
 TRIES = 3
 ASK_FROM = 1 << 20
@@ -150,12 +151,13 @@ class LargeReader:
         stage = _stage_id(item.path, entry, b"whole")
         there = self.parts.pop(stage, 0) // WINDOW * WINDOW
         yield self._begin(stage, item.path, batch.STEP_KEEP if there else 0), 0
-        for window in windows(fd, 0, entry.size, signing.block or WINDOW):
-            signing.add(window)
-            if window.end > there:
-                yield from _content(stage, window)
-            else:
-                yield b"", window.end - window.at
+        with closing(_read(fd, entry.size, signing.block or WINDOW)) as found:
+            for window in found:
+                signing.add(window)
+                if window.end > there:
+                    yield from _content(stage, window)
+                else:
+                    yield b"", window.end - window.at
         yield from self._settle(item, fd, entry, signing, Sent(signing, entry.size), stage)
 
     def _begin(self, stage: int, path: bytes, flags: int) -> bytes:
@@ -185,15 +187,16 @@ class LargeReader:
         differ = Differ(basis, entry.size, signing)
         waiting: list[blocks.Op] = []
         anew = False
-        for op in differ.ops(windows(fd, 0, entry.size, basis.block)):
-            waiting.append(op)
-            if not anew and moved(op):
-                anew = True
-                yield self._begin(stage, item.path, 0), 0
-            if anew:
-                for one in waiting:
-                    yield from self._anew(item.path, fd, stage, one, basis, sent)
-                waiting.clear()
+        with closing(_read(fd, entry.size, basis.block)) as found:
+            for op in differ.ops(found):
+                waiting.append(op)
+                if not anew and moved(op):
+                    anew = True
+                    yield self._begin(stage, item.path, 0), 0
+                if anew:
+                    for one in waiting:
+                        yield from self._anew(item.path, fd, stage, one, basis, sent)
+                    waiting.clear()
         if not anew and basis.unchanged(waiting, entry.size):
             yield from self._meta(item, entry, signing.digest())
             self._keep(entry, bytes(signing.records), signing.block)
@@ -306,6 +309,11 @@ class LargeReader:
             return  # behind the year 2262: the target is asked every time
         kept = Signature(entry.size, _mtime(entry), entry.ctime, block, signature)
         self.journal.put_signature(entry.ino, kept)
+
+
+def _read(fd: int, size: int, block: int) -> Generator[Window, None, None]:
+    found = windows(fd, 0, size, block)
+    return ahead(found) if size > AHEAD * WINDOW else found
 
 
 def _block(size: int) -> int:

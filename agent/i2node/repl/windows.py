@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import queue
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from i2node.mover import blocks
@@ -18,6 +21,8 @@ from i2node.repl.signatures import BLOCK_RECORD
 
 WINDOW = 1 << 20
 """Bytes read at a time, and about the content of one frame."""
+AHEAD = 4
+"""Windows that are read before they are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class Window:
     extents: tuple[Extent, ...]
 
 
-def windows(fd: int, at: int, end: int, block: int) -> Iterator[Window]:
+def windows(fd: int, at: int, end: int, block: int) -> Generator[Window, None, None]:
     """The windows of a file from `at`, a multiple of block, to `end`. Raises OSError.
 
     A file that changes meanwhile gives what is there at the moment; zeros behind its end. What is
@@ -57,6 +62,45 @@ def windows(fd: int, at: int, end: int, block: int) -> Iterator[Window]:
         window = _data_window(fd, at, min(end, at - at % limit + limit), end, block, start)
         yield window
         at = window.end
+
+
+def ahead(found: Iterator[Window]) -> Generator[Window, None, None]:
+    """The same windows, read by a thread of their own while the ones before are worked on. To be
+    closed, or gone through: the thread ends with it."""
+    ready: queue.Queue[Window | BaseException | None] = queue.Queue(AHEAD)
+    over = threading.Event()
+
+    def put(one: Window | BaseException | None) -> None:
+        while not over.is_set():
+            try:
+                ready.put(one, timeout=0.2)
+                return
+            except queue.Full:
+                continue
+
+    def read() -> None:
+        try:
+            for window in found:
+                put(window)
+                if over.is_set():
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=read, name="ahead", daemon=True)
+    thread.start()
+    try:
+        while (one := ready.get()) is not None:
+            if isinstance(one, BaseException):
+                raise one
+            yield one
+    finally:
+        over.set()
+        with suppress(queue.Empty):
+            while True:
+                ready.get_nowait()
+        thread.join()
 
 
 def _data_window(fd: int, at: int, stop: int, end: int, block: int, start: int) -> Window:
