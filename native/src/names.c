@@ -156,7 +156,11 @@ static int swap_by_stage(struct i2_site *site, const struct pair *p)
         renameat(site->stage, aside, p->from->fd, p->from_name);
         return err;
     }
-    return renameat(site->stage, aside, p->to->fd, p->to_name) < 0 ? -errno : 0;
+    if (renameat(site->stage, aside, p->to->fd, p->to_name) == 0) return 0;
+    int err = -errno; /* such as a directory with what is below it: as it was */
+    renameat(p->from->fd, p->from_name, p->to->fd, p->to_name);
+    renameat(site->stage, aside, p->from->fd, p->from_name);
+    return err;
 }
 
 void i2_do_exchange(struct i2_site *site, const struct i2_step *s)
