@@ -43,6 +43,7 @@ void i2_do_make_dir(struct i2_site *site, const struct i2_step *s)
         return;
     }
     mode_t mode = 0700 | (s->mode & 01777);
+    if (i2_fresh_make(site, s, held, name, mode)) return;
     for (int again = 0;; again = 1) {
         if (mkdirat(held->fd, name, mode) == 0) return;
         if (errno != EPERM || again || !i2_unlock(site, held->fd, ".")) break;
