@@ -282,7 +282,9 @@ struct i2_fault {
 #define I2_AT_CHECK 10 /* content does not have the digest it should have, or a delta's old file is another */
 
 /* Applies steps beneath root, in order. stage: directory on the same file system for staged files and
- * for names in passing. A file appears under its final name only whole, with its metadata. A fault of
+ * for names in passing. A file appears under its final name only whole, with its metadata; a directory
+ * that is made is built in the stage, where that hands on what the parent does, and appears with all that
+ * is put in it up to the next step of another kind than MAKE_DIR and PUT. A fault of
  * one path is noted and the next step done; ENOSPC, EDQUOT, EROFS, EIO, EMFILE, ENOMEM stop at that
  * step (fatal), what was before it is done, and the same payload can be applied again.
  * OWNER, MODE, XATTR, TIMES faults leave the file in place with what could be set.

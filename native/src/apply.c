@@ -41,7 +41,7 @@ void i2_fault(struct i2_site *site, int what, int err)
 
 void i2_forget(struct i2_site *site) { site->stale = 1; }
 
-static void let_go_held(struct i2_site *site)
+void i2_let_go_held(struct i2_site *site)
 {
     site->stale = 0;
     for (int i = 0; i < I2_HELD; i++) {
@@ -68,15 +68,16 @@ int i2_parent(struct i2_site *site, const uint8_t *path, size_t len, struct i2_h
         if (h->fd < 0 ? oldest->fd >= 0 : oldest->fd >= 0 && h->used < oldest->used) oldest = h;
     }
     struct statx self;
-    int fd = i2_open_dir(&site->k, site->root, site->dev, path, parent_len, &self);
+    int fd = i2_fresh_open(site, path, parent_len), fresh = fd != I2_NOT_FRESH;
+    if (!fresh) fd = i2_open_dir(&site->k, site->root, site->dev, path, parent_len, &self);
     if (fd < 0) return fd;
-    if (self.stx_ino == site->stage_ino) {
+    if (!fresh && self.stx_ino == site->stage_ino) {
         close(fd);
         return -EPERM; /* the stage is ours, even where it stands beneath the root */
     }
     if (oldest->fd >= 0) close(oldest->fd);
-    *oldest = (struct i2_held){
-        .fd = fd, .path = path, .len = parent_len, .used = ++site->ticks, .bare = -1};
+    *oldest = (struct i2_held){.fd = fd, .path = path, .len = parent_len, .used = ++site->ticks,
+                               .bare = -1, .fresh = fresh, .alike = -1};
     *held = oldest;
     return 0;
 }
@@ -119,6 +120,7 @@ int i2_site_open(struct i2_site *site)
     site->stage_ino = root.st_ino == stage.st_ino || root.st_dev != stage.st_dev ? 0 : stage.st_ino;
     site->privileged = geteuid() == 0;
     site->umask = read_umask();
+    site->no_fresh = !site->stage_ino;
     site->staged = site->source = -1;
     for (int i = 0; i < I2_HELD; i++) site->held[i].fd = -1;
     return 0;
@@ -128,7 +130,7 @@ void i2_site_close(struct i2_site *site)
 {
     i2_let_go_staged(site);
     i2_let_go_source(site);
-    let_go_held(site);
+    i2_let_go_held(site);
     free(site->buffer);
 }
 
@@ -136,9 +138,13 @@ int64_t i2_apply(int root, int stage, const uint8_t *steps, size_t len, int flag
                  struct i2_fault *fault, uint64_t *faults, uint64_t *more)
 {
     struct i2_site site;
+    struct i2_fresh fresh[I2_FRESH];
     memset(&site, 0, sizeof site);
     site.root = root;
     site.stage = stage;
+    site.steps = steps;
+    site.len = len;
+    site.fresh = fresh;
     site.flags = flags;
     site.fault = fault;
     site.room = *faults;
@@ -148,19 +154,25 @@ int64_t i2_apply(int root, int stage, const uint8_t *steps, size_t len, int flag
     int err = i2_site_open(&site);
     if (err) return err;
 
-    int64_t done = 0;
-    for (size_t at = 0; at < len && !site.fatal;) {
-        const struct i2_step *s = (const struct i2_step *)(steps + at);
-        site.index = (uint32_t)done;
+    for (int faulted = 0;;) {
+        int over = site.at == len || site.fatal;
+        const struct i2_step *s = over ? NULL : (const struct i2_step *)(steps + site.at);
+        /* Behind a fault too: done again with what comes later in place, that step might be no fault. */
+        if (site.fresh_n && (over || faulted || !i2_fresh_stays(&site, s)) && i2_fresh_publish(&site))
+            continue;
+        if (over) break;
+        uint64_t told = site.noted + site.more;
         /* Only these leave the names alone, so that the old file stays the one that was opened. */
         if (s->op != I2_WRITE && s->op != I2_COPY && s->op != I2_HOLE) i2_let_go_source(&site);
         ops[s->op](&site, s);
-        if (site.stale) let_go_held(&site);
-        at += s->length;
-        if (!site.fatal) done++;
+        faulted = site.noted + site.more != told;
+        if (site.stale) i2_let_go_held(&site);
+        if (site.fatal) continue;
+        site.at += s->length;
+        site.index++;
     }
     i2_site_close(&site);
     *faults = site.noted;
     *more = site.more;
-    return done;
+    return site.index;
 }

@@ -1,9 +1,10 @@
 /* Changing the target: what the parts of i2_apply share.
  *
  * apply.c walks through the steps; put.c makes files, links and nodes; meta.c gives them owner,
- * mode, attributes and times; names.c moves and removes; remove.c takes trees down; stage.c builds large
- * files, range.c copies between them, redo.c changes them in place. Every path is resolved from the held
- * root, everything in passing stands in the stage. */
+ * mode, attributes and times; names.c moves and removes; fresh.c builds new directories where nobody
+ * sees them, if heirs.c allows; remove.c takes trees down; stage.c builds large files, range.c copies
+ * between them, direct.c writes them past the page cache, redo.c changes them in place. Every path is
+ * resolved from the held root, everything in passing stands in the stage. */
 #ifndef I2_APPLY_H
 #define I2_APPLY_H
 
@@ -12,6 +13,7 @@
 #include "steps.h"
 
 #define I2_HELD 4
+#define I2_FRESH 128
 #define I2_STAGE_NAME 40
 #define I2_BUFFER (1u << 20)
 
@@ -24,6 +26,26 @@ struct i2_held {
     /* What a new file in it is given, which the first one tells. */
     int bare; /* no extended attributes: 1, 0, -1 not known yet */
     uint32_t uid, gid;
+    int fresh; /* nobody sees it yet: it stands in the stage */
+    int alike; /* of i2_heirs_alike: 1, 0, -1 not known yet */
+};
+
+/* A directory that was made in the stage and has its name still to get; what is below it is in it. */
+struct i2_fresh {
+    const uint8_t *path;
+    size_t len;
+    char staged[I2_STAGE_NAME];
+    /* The step that made it, and what was noted before that: where to go back to. */
+    size_t at;
+    uint32_t index;
+    uint64_t noted, more;
+    struct i2_fault last;
+};
+
+/* What a directory hands on to what is made in it; all zero where it is nothing. */
+struct i2_heirs {
+    uint32_t gid, flags, xflags, extsize, cowextsize, project;
+    char label[256];
 };
 
 struct i2_site {
@@ -45,8 +67,18 @@ struct i2_site {
     const uint8_t *source_path;
     size_t source_len;
     uint8_t *buffer; /* I2_BUFFER bytes; see i2_buffer */
-    /* faults */
+    /* the step at hand */
+    const uint8_t *steps;
+    size_t len, at;
     uint32_t index;
+    /* directories not seen yet */
+    struct i2_fresh *fresh; /* I2_FRESH of them */
+    int fresh_n, no_fresh, no_noreplace;
+    size_t run_end; /* where the run of MAKE_DIR steps ends that was looked at last */
+    int run_filled; /* something is put behind it */
+    struct i2_heirs heirs; /* the stage's */
+    int heirs_known;
+    /* faults */
     int fatal;
     struct i2_fault *fault;
     uint64_t noted, room, more;
@@ -66,6 +98,9 @@ int i2_parent(struct i2_site *site, const uint8_t *path, size_t len, struct i2_h
  * step at hand is done. */
 void i2_forget(struct i2_site *site);
 
+/* Lets go of all directories held. */
+void i2_let_go_held(struct i2_site *site);
+
 /* A name for something in passing, new in the stage. */
 void i2_unique_name(struct i2_site *site, char out[I2_STAGE_NAME]);
 
@@ -80,6 +115,24 @@ int i2_unlock(struct i2_site *site, int dir, const char *name);
 /* put.c: gives what stands in the stage as `staged` its final name, in place of whatever is there.
  * 0 or -errno, then `staged` is still there. */
 int i2_place(struct i2_site *site, const struct i2_held *held, const char *name, const char *staged);
+
+/* fresh.c: MAKE_DIR of a name in held. 1: it is made, or was, in the stage; 0: to be made in place. */
+int i2_fresh_make(struct i2_site *site, const struct i2_step *s, struct i2_held *held,
+                  const char *name, mode_t mode);
+
+/* Whether fresh directories can stay what they are when the step is done. */
+int i2_fresh_stays(const struct i2_site *site, const struct i2_step *s);
+
+/* Opens a directory that is fresh or below one; I2_NOT_FRESH or -errno. */
+int i2_fresh_open(struct i2_site *site, const uint8_t *path, size_t len);
+#define I2_NOT_FRESH (-4096) /* no errno */
+
+/* Gives fresh directories their names. 1: not all could be given theirs; the site is back at the step
+ * that made the first such, with nothing noted of it, and from now on none is made. */
+int i2_fresh_publish(struct i2_site *site);
+
+/* heirs.c: whether what is made in the stage inherits the same as in held. */
+int i2_heirs_alike(struct i2_site *site, struct i2_held *held);
 
 /* meta.c: owner, mode, attributes and times of the step, in this order, as far as they differ from
  * *now. path_only: fd was opened with O_PATH. bare: it has no extended attributes. Notes faults. */

@@ -43,6 +43,7 @@ void i2_do_make_dir(struct i2_site *site, const struct i2_step *s)
         return;
     }
     mode_t mode = 0700 | (s->mode & 01777);
+    if (i2_fresh_make(site, s, held, name, mode)) return;
     for (int again = 0;; again = 1) {
         if (mkdirat(held->fd, name, mode) == 0) return;
         if (errno != EPERM || again || !i2_unlock(site, held->fd, ".")) break;
@@ -156,7 +157,11 @@ static int swap_by_stage(struct i2_site *site, const struct pair *p)
         renameat(site->stage, aside, p->from->fd, p->from_name);
         return err;
     }
-    return renameat(site->stage, aside, p->to->fd, p->to_name) < 0 ? -errno : 0;
+    if (renameat(site->stage, aside, p->to->fd, p->to_name) == 0) return 0;
+    int err = -errno; /* such as a directory with what is below it: as it was */
+    renameat(p->from->fd, p->from_name, p->to->fd, p->to_name);
+    renameat(site->stage, aside, p->from->fd, p->from_name);
+    return err;
 }
 
 void i2_do_exchange(struct i2_site *site, const struct i2_step *s)

@@ -69,15 +69,24 @@ int i2_place(struct i2_site *site, const struct i2_held *held, const char *name,
 
 /* ---------------------------------------------------------------------------- a file ---------- */
 
-/* A file on its way: without a name where the file system can do that, else in the stage. */
+/* A file on its way: under its final name where nobody sees that yet, else without a name where the
+ * file system can do that, else in the stage. */
 struct draft {
     int fd;
-    char staged[I2_STAGE_NAME]; /* "" while it has no name */
+    int named;                  /* has its final name */
+    char staged[I2_STAGE_NAME]; /* "" while it has no name in the stage */
 };
 
-static int begin(struct i2_site *site, struct i2_held *held, struct draft *d, unsigned mode)
+#define NEW_FILE (O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC)
+
+static int begin(struct i2_site *site, struct i2_held *held, const char *name, struct draft *d,
+                 unsigned mode)
 {
     d->staged[0] = 0;
+    d->fd = held->fresh ? openat(held->fd, name, NEW_FILE, mode) : -1;
+    d->named = d->fd >= 0;
+    /* Where that failed the usual way does it, or tells what is wrong. */
+    if (d->named) return 0;
     for (int again = 0; !site->no_tmpfile; again = 1) {
         d->fd = openat(held->fd, ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, mode);
         if (d->fd >= 0) return 0;
@@ -86,7 +95,7 @@ static int begin(struct i2_site *site, struct i2_held *held, struct draft *d, un
         else if (errno != EPERM || again || !i2_unlock(site, held->fd, ".")) return -errno;
     }
     i2_unique_name(site, d->staged);
-    d->fd = openat(site->stage, d->staged, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC, mode);
+    d->fd = openat(site->stage, d->staged, NEW_FILE, mode);
     return d->fd < 0 ? -errno : 0;
 }
 
@@ -129,6 +138,7 @@ static int give_name(struct i2_site *site, const struct i2_held *held, struct dr
                      const char *name)
 {
     int err = 0;
+    if (d->named) return 0;
     if (!d->staged[0]) {
         err = link_to(site, d->fd, held->fd, name);
         if (err != -EEXIST) return err;
@@ -167,7 +177,7 @@ void i2_do_put_file(struct i2_site *site, const struct i2_step *s)
     /* Nobody sees it before it has its name: it may have its mode from the beginning. Set-id bits come
      * after the owner, which clears them. */
     unsigned mode = s->mode & 07000 || s->mode & site->umask ? 0600 : s->mode;
-    err = begin(site, held, &d, mode);
+    err = begin(site, held, name, &d, mode);
     if (err) {
         i2_fault(site, I2_AT_CREATE, err);
         return;
@@ -184,28 +194,31 @@ void i2_do_put_file(struct i2_site *site, const struct i2_step *s)
         }
     }
     if (err) i2_fault(site, what, err);
+    if ((err || site->fatal) && d.named) unlinkat(held->fd, name, 0);
     if ((err || site->fatal) && d.staged[0]) unlinkat(site->stage, d.staged, 0);
     close(d.fd);
 }
 
 /* ---------------------------------------------------------------------------- links, nodes ---- */
 
-/* Metadata and name for what was made in the stage; takes it away when that fails. */
+/* Metadata and name for what was made in the stage, or, with staged "", under its name in a fresh
+ * directory; takes it away when that fails. */
 static void dress_and_place(struct i2_site *site, const struct i2_step *s, const struct i2_held *held,
                             const char *name, const char *staged)
 {
     struct statx now;
-    int what = I2_AT_CREATE;
-    int fd = i2_open_in(&site->k, site->stage, staged, O_PATH | O_NOFOLLOW);
+    int what = I2_AT_CREATE, dir = staged[0] ? site->stage : held->fd;
+    const char *made = staged[0] ? staged : name;
+    int fd = i2_open_in(&site->k, dir, made, O_PATH | O_NOFOLLOW);
     int err = fd < 0 ? fd : i2_statx(&site->k, fd, "", AT_EMPTY_PATH, &now);
     if (!err) {
         i2_meta(site, fd, 1, s, &now, 0);
         what = I2_AT_NAME;
-        if (!site->fatal) err = i2_place(site, held, name, staged);
+        if (!site->fatal && staged[0]) err = i2_place(site, held, name, staged);
     }
     if (fd >= 0) close(fd);
     if (err) i2_fault(site, what, err);
-    if (err || site->fatal) unlinkat(site->stage, staged, 0);
+    if (err || site->fatal) unlinkat(dir, made, 0);
 }
 
 void i2_do_put_link(struct i2_site *site, const struct i2_step *s)
@@ -219,8 +232,9 @@ void i2_do_put_link(struct i2_site *site, const struct i2_step *s)
     }
     memcpy(target, i2_step_other(s), s->other_len);
     target[s->other_len] = 0;
-    i2_unique_name(site, staged);
-    if (symlinkat(target, site->stage, staged) < 0) i2_fault(site, I2_AT_CREATE, -errno);
+    staged[0] = 0;
+    if (!held->fresh || symlinkat(target, held->fd, name) < 0) i2_unique_name(site, staged);
+    if (staged[0] && symlinkat(target, site->stage, staged) < 0) i2_fault(site, I2_AT_CREATE, -errno);
     else dress_and_place(site, s, held, name, staged);
 }
 
@@ -235,9 +249,11 @@ void i2_do_put_node(struct i2_site *site, const struct i2_step *s)
         i2_fault(site, I2_AT_OPEN, err);
         return;
     }
-    i2_unique_name(site, staged);
+    staged[0] = 0;
+    mode_t type = types[s->kind] | 0600;
     dev_t rdev = s->kind == I2_CHR || s->kind == I2_BLK ? (dev_t)s->rdev : 0;
-    if (mknodat(site->stage, staged, types[s->kind] | 0600, rdev) < 0)
+    if (!held->fresh || mknodat(held->fd, name, type, rdev) < 0) i2_unique_name(site, staged);
+    if (staged[0] && mknodat(site->stage, staged, type, rdev) < 0)
         i2_fault(site, I2_AT_CREATE, -errno);
     else dress_and_place(site, s, held, name, staged);
 }

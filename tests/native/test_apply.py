@@ -248,6 +248,15 @@ def test_exchange_by_three_renames(target: Target) -> None:
     assert (target.root / "b").read_bytes() == b"A"
 
 
+def test_an_exchange_with_what_is_below_changes_nothing(target: Target) -> None:
+    assert target.apply(make_dir(b"d"), put(b"d/f")) == []
+    for a, b in ((b"d", b"d/f"), (b"d/f", b"d")):
+        (fault,) = target.apply(step(Op.EXCHANGE, a, b))
+        assert (fault.what, fault.status) == (At.NAME, errno.EINVAL)
+        assert os.listdir(target.root) == ["d"] and os.listdir(target.root / "d") == ["f"]
+        assert os.listdir(target.stage) == []
+
+
 @needs_root
 def test_metadata_is_set_on_whatever_it_is(target: Target) -> None:
     attrs = b"".join(
