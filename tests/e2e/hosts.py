@@ -264,6 +264,10 @@ class Hosts:
         staged = self.target.home / "var" / "stage"
         return [*near, *(p for p in staged.rglob("*") if not p.is_dir())]
 
+    def tidy(self, target: Path) -> None:
+        """Nothing of ours is left; the target may still be about it when the source has ended."""
+        until("what was staged to go", lambda: not self.litter(target))
+
 
 @contextlib.contextmanager
 def two_hosts(area: Path) -> Iterator[Hosts]:

