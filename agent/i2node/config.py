@@ -50,9 +50,9 @@ class Config:
 
     small_file_max: int = _number(256 * KIB, 4 * KIB, 4 * MIB)
     """Files up to this size travel whole, many to a frame; larger ones by difference."""
-    frame_bytes: int = _number(1 * MIB, 256 * KIB, 4 * MIB)
+    frame_bytes: int = _number(4 * MIB, 256 * KIB, 4 * MIB)
     """Content gathered into one frame."""
-    window_bytes: int = _number(4 * MIB, 1 * MIB, 256 * MIB)
+    window_bytes: int = _number(16 * MIB, 1 * MIB, 256 * MIB)
     """Content under way that the target has not applied yet."""
     checkpoint_s: float = _number(3.0, 0.05, 60.0)
     """How long a target under load may hold what it applied before it makes it durable and

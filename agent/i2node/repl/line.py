@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,7 +21,9 @@ from i2node.net.seal import Buffer, Sealer
 from i2node.net.stream import DataStream
 
 SEALING_THREADS = 2
-QUEUED_FRAMES = 6
+QUEUED_FRAMES = 4
+PACED = 512 << 10
+"""Bytes sent at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,12 +190,21 @@ class Line:
                     self.changed.wait(0.2)
                 self._waiting.popleft()
                 self._flying.append(replace(sent, size=size))
-            self._pace(size)
-            self.check()
-            self._stream.send(buffers)
+            for some in _slices(buffers):
+                self._pace(len(some))
+                self.check()
+                self._stream.send([some])
             starved, sent_at = ready_at - sent_at, time.monotonic()
             blocked = sent_at - ready_at
             on_line = blocked if self._target_waits else 0.0
             self._sealer.effort.spent(on_line, starved + blocked - on_line)
             with self.changed:
                 self._bytes_sent += size
+
+
+def _slices(buffers: list[Buffer]) -> Iterator[memoryview]:
+    """A frame in pieces, so that a slow line is kept to its rate within one."""
+    for buffer in buffers:
+        view = memoryview(buffer).cast("B")
+        for at in range(0, len(view), PACED):
+            yield view[at : at + PACED]

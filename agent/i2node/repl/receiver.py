@@ -50,9 +50,11 @@ from i2node.repl.remote import FLUSH, PART, STEPS, error_message
 
 _log = logging.getLogger(__name__)
 
-QUEUED_FRAMES = 6
+QUEUED_FRAMES = 3
 RETRY_S = 1.0
 """Between two attempts to apply what the disk refused."""
+TOLD_S = 0.005
+"""At most so often the source is told what is applied: until then it holds back what is behind."""
 WEIGHED_S = 0.5
 """Over how long it is weighed whether the target waits for frames, rather than they for it."""
 FAULTS_A_STEP = 8
@@ -304,7 +306,7 @@ class Receiver:
                     self._flush = seq
                 self._wake.notify_all()
             now = time.monotonic()
-            if self._frames.empty() or now - told > 0.02:
+            if self._frames.empty() or now - told > TOLD_S:
                 # With a full window neither queue fills: both have to be idle.
                 waits = self._line_idle.share > 0.5 and self._disk_idle.share > 0.5
                 self.channel.send({"t": "applied", "seq": seq, "waits": waits})

@@ -14,8 +14,9 @@ import queue
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from i2node.errors import PeerLost
 from i2node.fs.tree import Root
@@ -24,6 +25,7 @@ from i2node.mover import batch, listing
 from i2node.mover.batch import Op
 from i2node.net.seal import Sealer
 from i2node.net.stream import DataStream
+from i2node.net.wire import FRAME_MAX
 from i2node.repl.journal import UNTIL_ASKED, Journal
 from i2node.repl.large import LargeReader
 from i2node.repl.line import Flow, Line
@@ -39,6 +41,20 @@ STEP_ROOM = 512
 """Bytes of a step beyond its content and paths: header, padding, a few attributes."""
 ATTRIBUTES_MAX = (4 << 20) + (64 << 10)
 """Bytes beyond the content that are packed at once: what the attributes of one file may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Groups as they were read, with their steps: files, and bytes of content in them."""
+
+    packed: bytearray
+    steps: memoryview
+    files: int
+    content: int
+
+
+class _Closed(Exception):
+    """The sender ends."""
 
 
 class Sender:
@@ -76,6 +92,7 @@ class Sender:
         self.line = Line(stream, sealer, window, pace)
         self._changed = self.line.changed
         self._batches: queue.Queue[Batch | None] = queue.Queue(QUEUED_BATCHES)
+        self._pool = ThreadPoolExecutor(1, "pack")
         self._submitted = 0
         self._read = 0
         self._unflushed = False
@@ -178,6 +195,7 @@ class Sender:
         with suppress(queue.Full):
             self._batches.put_nowait(None)
         self.line.close()
+        self._pool.shutdown(cancel_futures=True)
 
     def _check(self) -> None:
         self.line.check()
@@ -185,21 +203,39 @@ class Sender:
     # ------------------------------------------------------------------ reading
 
     def _read_loop(self) -> None:
+        following: tuple[Batch, Future[Read]] | None = None
         while self.error is None:
             try:
-                work = self._batches.get(timeout=0.2)
+                work, read = following or self._begin(self._batches.get(timeout=0.2))
             except queue.Empty:
                 continue
-            if work is None:
+            except _Closed:
                 return
-            self._read_batch(work)
-            if work.last or self._batches.empty() or not work:
+            # While this one is written down the next is read; not behind a large file,
+            # which may take so long that what was read of the next is old.
+            following = None if work.large or work.linked else self._begin_next()
+            self._read_batch(work, read)
+            if work.last or not work or (following is None and self._batches.empty()):
                 self._emit(last=work.last)
             with self._changed:
                 self._read += 1
                 self._changed.notify_all()
 
-    def _read_batch(self, work: Batch) -> None:
+    def _begin(self, work: Batch | None) -> tuple[Batch, Future[Read]]:
+        if work is None:
+            raise _Closed
+        return work, self._pool.submit(self._read_groups, work.files)
+
+    def _begin_next(self) -> tuple[Batch, Future[Read]] | None:
+        try:
+            return self._begin(self._batches.get_nowait())
+        except queue.Empty:
+            return None
+        except _Closed:
+            self._batches.put_nowait(None)
+            return None
+
+    def _read_batch(self, work: Batch, read: Future[Read]) -> None:
         """Turns a batch into steps, in the order that Batch describes."""
         self._since = min(self._since or work.since, work.since)
         self._reading_since = work.since
@@ -209,7 +245,7 @@ class Sender:
         self._doubt(self.line.last + 1)
         self._suspect(self.line.last + 1)
         self._steps(work.before, work.before_edits)
-        self._pack(work.files, work.large)
+        self._pack(work.files, work.large, read)
         for item in work.large:
             self._ship(item)
         for group in work.linked:
@@ -235,38 +271,49 @@ class Sender:
         for step in steps:
             self._append(step)
 
-    def _pack(self, groups: list[tuple[int, bytes, bytes]], large: list[Large]) -> None:
-        """Reads entries into steps, as often as there was no room for some."""
+    def _read_groups(self, groups: list[tuple[int, bytes, bytes]], room: int = STEP_ROOM) -> Read:
+        """Reads entries into steps. room: bytes for what a step has beside its content."""
+        if not groups:
+            return Read(bytearray(), memoryview(b""), 0, 0)
+        packed = bytearray(b"".join(batch.group(p, entries, ino) for ino, p, entries in groups))
+        count, content = map(sum, zip(*(listing.totals(e) for _, _, e in groups), strict=True))
+        paths = max(len(path) for _, path, _ in groups)
+        steps = batch.pack(
+            self.root.fd,
+            self.root.dev,
+            packed,
+            mode=batch.PACK_ALL,
+            small_max=self.small_max,
+            threads=READ_THREADS,
+            cap=min(content + min(count * (room + paths + 255), ATTRIBUTES_MAX), FRAME_MAX),
+        )
+        return Read(packed, steps, count, content)
+
+    def _pack(
+        self,
+        groups: list[tuple[int, bytes, bytes]],
+        large: list[Large],
+        begun: Future[Read] | None = None,
+    ) -> None:
+        """Sends entries and writes them down, as often as there was no room for some."""
         room = STEP_ROOM
         while groups:
             wanted = groups
-            packed = bytearray(b"".join(batch.group(p, entries, ino) for ino, p, entries in groups))
-            count, content = map(sum, zip(*(listing.totals(e) for _, _, e in groups), strict=True))
-            paths = max(len(path) for _, path, _ in groups)
-            cap = content + min(count * (room + paths + 255), ATTRIBUTES_MAX)
+            read = begun.result() if begun else self._read_groups(groups, room)
             # What is read once more had attributes of a size that only reading tells.
-            room *= 4
-            steps = batch.pack(
-                self.root.fd,
-                self.root.dev,
-                packed,
-                mode=batch.PACK_ALL,
-                small_max=self.small_max,
-                threads=READ_THREADS,
-                cap=cap,
-            )
+            begun, room = None, room * 4
             for owner, _, asked in groups:
                 if over := listing.overwritten(asked):
                     self.journal.suspect(owner, over, self.line.last + 1)
-            read, groups = batch.groups(packed), []
-            for (owner, _, asked), (path, entries) in zip(wanted, read, strict=True):
+            found, groups = batch.groups(read.packed), []
+            for (owner, _, asked), (path, entries) in zip(wanted, found, strict=True):
                 rest = self._noted(owner, path, asked, entries, large)
                 if rest:
                     groups.append((owner, path, rest))
             # Behind what was noted: with the frame that it may fill, the journal is committed.
-            self._files += count
-            self._content += content
-            self._append(steps)
+            self._files += read.files
+            self._content += read.content
+            self._append(read.steps)
 
     def _stands(self, owner: int, path: bytes) -> bool:
         """Whether the directory that was meant is still the one under this path."""
@@ -396,6 +443,8 @@ class Sender:
     def _append(self, steps: bytes | memoryview) -> None:
         if not steps:
             return
+        if self._size + len(steps) > FRAME_MAX:
+            self._emit()
         self._parts.append(steps)
         self._size += len(steps)
         if self._size >= self.frame_bytes:
