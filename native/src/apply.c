@@ -3,6 +3,7 @@
 #include "apply.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +28,7 @@ int i2_is_fatal(int err)
 void i2_fault(struct i2_site *site, int what, int err)
 {
     /* A value too large for the file system is ENOSPC as well; i2_meta tells it apart by E2BIG. */
-    int fatal = i2_is_fatal(err);
+    int fatal = i2_is_fatal(err) || site->torn;
     if (fatal) site->fatal = 1;
     if (site->noted == site->room) {
         site->more++;
@@ -111,6 +112,39 @@ static unsigned read_umask(void)
     return mask;
 }
 
+/* A stage that stands in the root itself has a name there, and no step may touch what has it. */
+static void find_stage(struct i2_site *site)
+{
+    struct stat above, root, st;
+    char link[40], path[PATH_MAX];
+    site->stage_name[0] = 0;
+    if (fstatat(site->stage, "..", &above, 0) < 0 || fstat(site->root, &root) < 0) return;
+    if (above.st_ino != root.st_ino || above.st_dev != root.st_dev) return;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", site->stage);
+    ssize_t n = readlink(link, path, sizeof path - 1);
+    if (n <= 0) return;
+    path[n] = 0;
+    const char *name = strrchr(path, '/');
+    if (!name || strlen(name + 1) > I2_NAME_LIMIT) return;
+    if (fstatat(site->root, name + 1, &st, AT_SYMLINK_NOFOLLOW) < 0 || st.st_ino != site->stage_ino)
+        return;
+    strcpy(site->stage_name, name + 1);
+}
+
+/* Whether a path is that of the stage, or leads into it. */
+static int is_staged(const struct i2_site *site, const uint8_t *path, size_t len)
+{
+    size_t n = strlen(site->stage_name);
+    return n && len >= n && !memcmp(path, site->stage_name, n) && (len == n || path[n] == '/');
+}
+
+static int touches_stage(const struct i2_site *site, const struct i2_step *s)
+{
+    if (is_staged(site, i2_step_path(s), s->path_len)) return 1;
+    int paths = s->op == I2_LINK || s->op == I2_RENAME || s->op == I2_EXCHANGE;
+    return paths && is_staged(site, i2_step_other(s), s->other_len);
+}
+
 int i2_site_open(struct i2_site *site)
 {
     struct stat root, stage;
@@ -121,6 +155,7 @@ int i2_site_open(struct i2_site *site)
     site->privileged = geteuid() == 0;
     site->umask = read_umask();
     site->no_fresh = !site->stage_ino;
+    find_stage(site);
     site->staged = site->source = -1;
     for (int i = 0; i < I2_HELD; i++) site->held[i].fd = -1;
     return 0;
@@ -164,7 +199,8 @@ int64_t i2_apply(int root, int stage, const uint8_t *steps, size_t len, int flag
         uint64_t told = site.noted + site.more;
         /* Only these leave the names alone, so that the old file stays the one that was opened. */
         if (s->op != I2_WRITE && s->op != I2_COPY && s->op != I2_HOLE) i2_let_go_source(&site);
-        ops[s->op](&site, s);
+        if (touches_stage(&site, s)) i2_fault(&site, I2_AT_OPEN, -EPERM);
+        else ops[s->op](&site, s);
         faulted = site.noted + site.more != told;
         if (site.stale) i2_let_go_held(&site);
         if (site.fatal) continue;

@@ -53,6 +53,7 @@ struct i2_site {
     int root, stage, flags, privileged;
     unsigned umask;
     uint64_t dev, stage_ino; /* stage_ino 0: the stage is the root itself */
+    char stage_name[I2_NAME_LIMIT + 1]; /* where it stands in the root, else empty */
     struct i2_held held[I2_HELD];
     uint64_t ticks;
     int stale; /* i2_forget was called */
@@ -71,6 +72,7 @@ struct i2_site {
     const uint8_t *steps;
     size_t len, at;
     uint32_t index;
+    int torn; /* the step at hand left a file half changed: a fault of it is fatal */
     /* directories not seen yet */
     struct i2_fresh *fresh; /* I2_FRESH of them */
     int fresh_n, no_fresh, no_noreplace;

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/vfs.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "apply.h"
@@ -228,10 +229,10 @@ static int open_old(struct journal *j, const struct i2_step *at, int flags, stru
     struct i2_site *site = j->site;
     int err = i2_parent(site, i2_step_path(at), at->path_len, &held, name);
     if (err) return err;
-    i2_forget(site); /* the path may be the journal's, which does not last */
     int fd = i2_open_regular(site, held->fd, name, flags);
     if (fd == -EPERM && flags != O_RDONLY && i2_unlock(site, held->fd, name))
         fd = i2_open_regular(site, held->fd, name, flags);
+    i2_let_go_held(site); /* the path may be the journal's, which does not last */
     if (fd < 0) return fd;
     err = look(site, fd, e);
     if (!err && (e->ino != j->ino || e->birth != j->birth)) err = -ESTALE;
@@ -240,6 +241,14 @@ static int open_old(struct journal *j, const struct i2_step *at, int flags, stru
     if (!err) return fd;
     close(fd);
     return err;
+}
+
+/* Whether an ACL says who may read the file, before or afterwards. */
+static int has_acl(int fd, const struct i2_step *s)
+{
+    static const char name[] = "system.posix_acl_access";
+    return fgetxattr(fd, name, NULL, 0) >= 0 ||
+           memmem(i2_step_xattrs(s), s->xattr_len, name, sizeof name - 1);
 }
 
 /* Opens the old file where it may be written to: no other name changes with it, nobody runs it, and
@@ -252,7 +261,7 @@ static int open_in_place(struct journal *j, const struct i2_step *s)
     int fd = open_old(j, s, O_RDWR, &e);
     if (fd < 0) return fd;
     int same = (flags & I2_APPLY_NO_OWNER) || (e.uid == s->uid && e.gid == s->gid);
-    if (e.nlink == 1 && e.mode == s->mode && same) return fd;
+    if (e.nlink == 1 && e.mode == s->mode && same && !has_acl(fd, s)) return fd;
     close(fd);
     return -EPERM;
 }
@@ -345,8 +354,9 @@ static int settle(struct journal *j, const struct i2_step *s, int *what)
     if (!err || i2_is_fatal(err)) return err;
     err = build(j, s->size, what);
     if (!err) err = i2_finish_staged(j->site, s, what);
-    /* A torn file under its name: nothing else may be done before it is whole. */
-    return err && torn && !is_gone(err) ? -EIO : err;
+    /* A torn file under its name: nothing else may be done before it is whole, whatever the reason. */
+    j->site->torn = err && torn && !is_gone(err);
+    return err;
 }
 
 int i2_redo_staged(struct i2_site *site, const struct i2_step *s, int *what)

@@ -277,3 +277,39 @@ def test_noise_is_no_payload(noise: bytes) -> None:
     except ProtocolError:
         return
     assert (n == 0) == (noise == b"")
+
+
+def test_a_stage_in_the_root_is_out_of_reach(tmp_path: Path) -> None:
+    """Neither it nor anything in it, whatever the op and however deep the path."""
+    root = tmp_path / "root"
+    stage = root / ".i2node-stage-x"
+    (stage / "t1").mkdir(parents=True, mode=0o700)
+    stage.chmod(0o700)
+    (root / "d").mkdir()
+    (root / "f").write_text("mine")
+    fds = [os.open(p, os.O_RDONLY | os.O_DIRECTORY) for p in (root, stage)]
+    name = os.fsencode(stage.name)
+    steps = [
+        step(Op.RENAME, b"d", name, kind=Kind.DIR),
+        step(Op.RENAME, name, b"e", kind=Kind.DIR),
+        step(Op.EXCHANGE, b"d", name, kind=Kind.DIR),
+        step(Op.LINK, name + b"/t1/f", b"f", kind=Kind.FILE),
+        step(Op.SET_META, name, kind=Kind.DIR, mode=0o777),
+        step(Op.SET_META, name + b"/t1", kind=Kind.DIR, mode=0o777),
+        step(Op.MAKE_DIR, name + b"/t1/d", kind=Kind.DIR, mode=0o755),
+        step(Op.PUT_FILE, name + b"/t1/evil", kind=Kind.FILE, mode=0o644),
+        step(Op.REMOVE, name + b"/t1", kind=Kind.DIR),
+        step(Op.REMOVE, name, kind=Kind.DIR),
+    ]
+    result = batch.apply(*fds, b"".join(steps), room=64)
+    assert result.done == len(steps)
+    assert [(f.step, f.status) for f in result.faults] == [
+        (n, errno.EPERM) for n in range(len(steps))
+    ]
+    assert stage.stat().st_mode & 0o777 == 0o700
+    assert os.listdir(stage) == ["t1"] and os.listdir(stage / "t1") == []
+    assert sorted(os.listdir(root)) == [stage.name, "d", "f"]
+    beside = batch.apply(*fds, step(Op.REMOVE, name + b"y", kind=Kind.FILE), room=8)
+    assert beside.faults == []
+    for fd in fds:
+        os.close(fd)

@@ -415,7 +415,7 @@ def redo(root_fd: int, stage_fd: int, name: bytes, *, flags: int = 0) -> tuple[b
     path, length = _raw("uint8_t[]", _PATH_ROOM), ffi.new("uint64_t *")
     done = int(lib.i2_redo(root_fd, stage_fd, name, len(name), flags, path, _PATH_ROOM, length))
     if done < 0:
-        raise OSError(-done, os.strerror(-done))
+        raise OSError(-done, os.strerror(-done), os.fsdecode(bytes(ffi.buffer(path, length[0]))))
     return bytes(ffi.buffer(path, length[0])), bool(done)
 
 
