@@ -147,6 +147,18 @@ def make_target(path: bytes) -> None:
         ) from error
 
 
+def half_changed(path: bytes, rule: str, state: Path) -> bool:
+    """Whether a crash left journals in a rule's stage, wherever that may have been."""
+    name = os.fsencode(STAGE_PREFIX + rule[:12])
+    for home in (os.fsencode(state / "stage"), os.path.dirname(path), path):
+        with suppress(OSError):
+            if any(
+                n.endswith(os.fsencode(REDO_SUFFIX)) for n in os.listdir(b"%s/%s" % (home, name))
+            ):
+                return True
+    return False
+
+
 class TargetTree:
     """A target's root and the directory where files wait for their final name.
 
@@ -245,7 +257,8 @@ class TargetTree:
                 try:
                     yield batch.redo(self.root.fd, stage, os.fsencode(name), flags=flags)
                 except OSError as error:
-                    raise _disk("finish a file that a crash left half changed", error) from error
+                    path = show(os.fsencode(error.filename or name))
+                    raise _disk(f"finish {path}, which a crash left half changed", error) from error
 
     def parts(self) -> dict[int, int]:
         """Staged files that an earlier session left: id → bytes there."""
@@ -302,12 +315,9 @@ class TargetTree:
         """Makes everything applied so far durable: syncfs(2) of the root's file system."""
         batch.sync(self.root.fd)
 
-    def close(self, forget: bool = False) -> None:
-        """Ends the use; with `forget` the staging directory goes too, whatever it holds."""
+    def close(self) -> None:
+        """Ends the use."""
         self.rest()
-        if forget:
-            with suppress(OSError):
-                self.clean(keep_parts=False)
         if self._stage is not None:
             os.close(self._stage)
             self._stage = None

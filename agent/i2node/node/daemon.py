@@ -15,6 +15,7 @@ from i2node.net.channel import Channel
 from i2node.net.identity import Identity
 from i2node.net.listener import Listener
 from i2node.repl.ledger import Ledger
+from i2node.repl.mend import mend_all
 from i2node.repl.receiver import Receiver
 
 _log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class Daemon:
 
     def run(self) -> None:
         """Serves until SIGTERM, SIGINT (as the caller has arranged) or the end of stdin."""
+        mend_all(self.ledger, self.config.var, self.config.allow_roots)
         listener = Listener(
             self.config.listen_host,
             self.config.listen_port,

@@ -84,7 +84,7 @@ class Planner:
         self._stack[:] = [Visit(b"", self.root.identity.ino, 0, b"", True, False)]
         self.mounts = ()
         self.draft.gone.clear()
-        self.emitter.links.begin(walking=True)
+        self.emitter.begin()
         self.draft.dirs.clear()
         self.belief.begin()
         self.moves.count = 0
@@ -183,14 +183,12 @@ class Planner:
         """Whether the target holds this directory where the source does: else what is sent for it
         would go to another one. Known without looking, unless something moved meanwhile or is in
         doubt."""
-        doubted = self.belief.doubted(visit.ino)
+        unmade = (visit.parent, visit.name) in self.draft.unmade
+        doubted = self.belief.doubted(visit.ino) and not unmade
         if not visit.name or not (self.moves.count or doubted):
             return True
-        if doubted:
-            # It is asked for as one that is there.
-            self.emitter.make(visit)
         self.draft.settle()
-        if (visit.parent, visit.name) in self.draft.unmade:
+        if unmade:
             above = visit.path[: -len(visit.name)].rstrip(b"/")
             if self.journal.path(visit.parent, self.root.identity.ino) == above:
                 return True
@@ -258,11 +256,8 @@ class Planner:
         self.belief.visited(visit.ino, visit.path)
         differs = visit.touched or changes is not None
         differs = differs or (not visit.name and self._root_differs(own))
-        if differs and visit.ino not in self.draft.late:
-            parent = visit.path[: -len(visit.name) - 1] if visit.name else b""
-            self.draft.meta(
-                visit.parent, parent, replace(own, name=visit.name), visit.ino, visit.path
-            )
+        if differs:
+            self.emitter.dress(visit, own)
 
     def _mounted(self, path: bytes, so: bool) -> None:
         if (path in self.mounts) != so:
@@ -288,13 +283,19 @@ class Planner:
         self.emitter.make(visit)
         if status == errno.EXDEV:
             self._mounted(visit.path, True)
-        else:
-            self.trouble(visit.path, status)
+            return
+        self.trouble(visit.path, status)
+        # Its own mode, owner and times are told by the one above.
+        above = visit.path[: -len(visit.name)].rstrip(b"/")
+        seen = batch.stat_names(self.root.fd, self.root.dev, above, [visit.name])
+        own = None if seen.status else listing.find(seen.entries, visit.name)
+        if own is not None and own.ino == visit.ino and own.kind == Kind.DIR:
+            self.emitter.dress(visit, own)
 
     def _again(self, visit: Visit) -> None:
         """What was seen is no longer so: the parent's name is looked at anew."""
         now = time.monotonic()
-        self.draft.unmade.pop((visit.parent, visit.name), None)
+        self.emitter.give_up(visit)
         self.dirty.add(visit.parent, visit.name, Touch.NAME | Touch.TREE, now)
         self.dirty.put_back(Work(visit.ino, None, visit.deep, frozenset(), now), now)
 

@@ -46,6 +46,7 @@ from i2node.net.seal import Opener
 from i2node.net.stream import DataStream
 from i2node.repl import answers
 from i2node.repl.ledger import Ledger
+from i2node.repl.mend import apply_flags, mend
 from i2node.repl.remote import FLUSH, PART, STEPS, error_message
 
 _log = logging.getLogger(__name__)
@@ -192,7 +193,7 @@ class Receiver:
                 source=show(str(message.get("source") or "").encode()),
                 origin=str(message.get("origin") or ""),
             )
-            self._redo(tree)
+            mend(tree, rule)
             tree.clean(keep_parts=not self.ledger.rebooted)
         except BaseException:
             tree.close()
@@ -203,12 +204,6 @@ class Receiver:
         self.channel.send(
             {"t": "opened", "status": status, "parts": parts, "owner": os.geteuid() == 0}
         )
-
-    def _redo(self, tree: TargetTree) -> None:
-        """No file may be seen that an earlier session left half changed."""
-        for path, done in tree.redo(_flags()):
-            event = "redo-replayed" if done else "redo-dropped"
-            log.event(_log, logging.INFO, event, rule=self.rule, path=show(path))
 
     def _start(self, message: dict[str, object]) -> None:
         number, secret = message.get("number"), message.get("secret")
@@ -291,7 +286,7 @@ class Receiver:
 
     def _apply(self, opener: Opener) -> None:
         assert self.tree is not None
-        flags = _flags()
+        flags = apply_flags()
         told = 0.0
         while not self._over and self.error is None:
             try:
@@ -411,11 +406,6 @@ class Receiver:
 
     def _ended(self) -> bool:
         return self._over or self.error is not None
-
-
-def _flags() -> int:
-    """For applying: only root can give files to others."""
-    return 0 if os.geteuid() == 0 else batch.APPLY_NO_OWNER
 
 
 def _apart(message: dict[str, object], target: bytes) -> None:

@@ -1,0 +1,67 @@
+"""What a crash of the target left half changed, finished before anybody looks at it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from i2node import log
+from i2node.errors import I2Error
+from i2node.fs.tree import Root, TargetTree, half_changed, resolve_target
+from i2node.model import show
+from i2node.mover import batch
+from i2node.repl.ledger import Ledger, Record
+
+_log = logging.getLogger(__name__)
+
+
+def apply_flags() -> int:
+    """For applying: only root can give files to others."""
+    return 0 if os.geteuid() == 0 else batch.APPLY_NO_OWNER
+
+
+def mend(tree: TargetTree, rule: str) -> None:
+    """No file may be seen that an earlier session left half changed. Raises SessionError when the
+    disk refuses."""
+    for path, done in tree.redo(apply_flags()):
+        event = "redo-replayed" if done else "redo-dropped"
+        log.event(_log, logging.INFO, event, rule=rule, path=show(path))
+
+
+def mend_all(ledger: Ledger, state: Path, allowed: Sequence[Path]) -> None:
+    """The same for every rule that was ever served here, when the agent starts: the source may be
+    what is lost. What cannot be done now is told, and done when the rule's next session opens."""
+    for record in ledger.records():
+        path = os.fsencode(record.root)
+        if not half_changed(path, record.rule, state):
+            continue
+        try:
+            resolve_target(path, allowed)
+            if _is_there(path, record):
+                _mend_locked(ledger, record, state, allowed)
+        except (I2Error, OSError) as error:
+            cause = error.cause if isinstance(error, I2Error) else str(error)
+            log.event(_log, logging.WARNING, "redo-failed", rule=record.rule, cause=cause)
+
+
+def _is_there(path: bytes, record: Record) -> bool:
+    root = Root(path)
+    try:
+        found = root.identity
+        return (found.ino, found.birth, found.fs) == (record.ino, record.birth, record.fs)
+    finally:
+        root.close()
+
+
+def _mend_locked(ledger: Ledger, record: Record, state: Path, allowed: Sequence[Path]) -> None:
+    ledger.lock(record.rule, lambda: None)
+    try:
+        tree = TargetTree(os.fsencode(record.root), record.rule, state, allowed)
+        try:
+            mend(tree, record.rule)
+        finally:
+            tree.close()
+    finally:
+        ledger.unlock(record.rule)
