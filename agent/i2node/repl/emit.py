@@ -88,8 +88,9 @@ class Emitter:
             self.draft.late[found.ino] = found.path
         for entry in listing.entries(c.dirs):
             if entry.verdict == Verdict.NEW and entry.name in visiting and not entry.flags & MOUNT:
+                if (found.ino, entry.name) not in self.draft.unmade:
+                    self._unmade_in[found.ino] = self._unmade_in.get(found.ino, 0) + 1
                 self.draft.unmade[found.ino, entry.name] = (found.path, entry)
-                self._unmade_in[found.ino] = self._unmade_in.get(found.ino, 0) + 1
             else:
                 self._dir_entry(found.ino, found.path, entry, entry.name in visiting)
         for name in (n for files in (c.bulk, c.large, c.linked) for n in listing.retyped(files)):
@@ -251,6 +252,11 @@ class Emitter:
                 )
             for ino, path, section in self.draft.gone:
                 self._remove(ino, path, section)
+        # What was to be made in these is not to be visited any more.
+        for dressed in self._undressed.values():
+            self._dress(*dressed)
+        self._undressed.clear()
+        self._unmade_in.clear()
         # By the one above, so that they are read together.
         for ino, path in sorted(self.draft.late.items(), key=lambda one: one[1].rpartition(b"/")):
             self._own_meta(ino, path)
