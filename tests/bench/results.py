@@ -112,7 +112,8 @@ def page(kept: dict[str, Any]) -> str:
         ours = next(iter(result["runs"].values()))
         lines += [_row(label, runs, ours) for label, runs in result["runs"].items()]
         lines.append("")
-    return "\n".join([*lines, *_growth(kept)])
+    reasons = Path(__file__).with_name("reasons.md").read_text()
+    return "\n".join([*lines, *_growth(kept), reasons])
 
 
 if __name__ == "__main__":
