@@ -15,7 +15,7 @@ import kernel
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from trees import entries, nasty, snapshot
+from trees import entries, nasty, open_files, snapshot
 
 from i2node.model import RACY, Kind
 from i2node.mover import batch
@@ -305,7 +305,7 @@ def test_reading_leaves_no_trace(root: int, tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "f").touch()
     before = snapshot(tmp_path)
-    open_before = sorted(os.listdir("/proc/self/fd"))
+    open_before = open_files()
     batch.list_dirs(root, os.fstat(root).st_dev, [(b"d", ())] * 20 + [(b"no", ())], threads=4)
     assert snapshot(tmp_path) == before
-    assert sorted(os.listdir("/proc/self/fd")) == open_before
+    assert open_files() == open_before

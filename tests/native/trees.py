@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import stat
@@ -25,6 +26,12 @@ def acl(*entries: tuple[int, int, int]) -> bytes:
 
 NO_ID = 0xFFFFFFFF
 ACL = acl((1, 7, NO_ID), (2, 5, 4711), (4, 4, NO_ID), (16, 5, NO_ID), (32, 0, NO_ID))
+
+
+def open_files() -> list[str]:
+    """The file descriptors of this process, without those that only wait for the collector."""
+    gc.collect()
+    return sorted(os.listdir("/proc/self/fd"))
 
 
 def entries(listing: bytes) -> Iterator[Entry]:
