@@ -19,6 +19,7 @@ from i2node.mover.batch import Op
 from i2node.net.channel import Channel
 from i2node.net.identity import Identity
 from i2node.net.transport import Listener, connect, open_stream
+from i2node.repl import sender
 from i2node.repl.journal import Journal
 from i2node.repl.large import LargeReader
 from i2node.repl.ledger import Ledger
@@ -175,6 +176,28 @@ def test_a_fault_is_told_before_its_frame_is_acknowledged(wire: Wire) -> None:
     kinds = [what for what, _ in wire.told]
     assert ("fault", b"missing/x") in wire.told
     assert kinds.index("fault") < kinds.index("applied") < kinds.index("durable")
+
+
+def test_what_does_not_fit_the_frame_is_in_doubt_until_the_next_one(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a file overwrites goes by the number of the frame that the file is in."""
+    monkeypatch.setattr(sender, "FRAME_MAX", 1 << 16)
+    (wire.source / "d").mkdir()
+    for n in range(20):
+        (wire.source / f"f{n}").write_bytes(bytes(4000))
+    made = listing.decode(batch.stat_names(wire.root.fd, wire.root.dev, b"", [b"d"]).entries)
+    work = wire.batch(*(f"f{n}" for n in range(20)), verdict=Verdict.DATA)
+    work.before = [make_dir(b"d", made)]
+    wire.gate.clear()
+    wire.sender.submit(work)
+    wire.sender.settle()
+    wire.journal.settle(0)
+    # Fifteen fitted the first frame, with the directory.
+    assert len(wire.journal.suspects(wire.ino)) == 5
+    wire.gate.set()
+    assert wire.sender.wait_drained(30.0)
+    assert wire.journal.suspects(wire.ino) == []
 
 
 def test_a_lost_wire_ends_the_waiting_and_leaves_the_doubt(wire: Wire) -> None:

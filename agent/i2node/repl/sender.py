@@ -53,10 +53,6 @@ class Read:
     content: int
 
 
-class _Closed(Exception):
-    """The sender ends."""
-
-
 class Sender:
     """One stream's sending side; `submit` and `settle` are for the planner.
 
@@ -192,6 +188,7 @@ class Sender:
     def close(self) -> None:
         """Stops the threads. What was submitted and not sent is forgotten here; it is in doubt."""
         self.line.fail(PeerLost("the session ended"))
+        # Wakes the thread that waits for a batch; where the queue is full it does not wait.
         with suppress(queue.Full):
             self._batches.put_nowait(None)
         self.line.close()
@@ -205,15 +202,13 @@ class Sender:
     def _read_loop(self) -> None:
         following: tuple[Batch, Future[Read]] | None = None
         while self.error is None:
-            try:
-                work, read = following or self._begin(self._batches.get(timeout=0.2))
-            except queue.Empty:
+            begun = following or self._take(0.2)
+            if begun is None:
                 continue
-            except _Closed:
-                return
+            work, read = begun
             # While this one is written down the next is read; not behind a large file,
             # which may take so long that what was read of the next is old.
-            following = None if work.large or work.linked else self._begin_next()
+            following = None if work.large or work.linked else self._take(0)
             self._read_batch(work, read)
             if work.last or not work or (following is None and self._batches.empty()):
                 self._emit(last=work.last)
@@ -221,19 +216,13 @@ class Sender:
                 self._read += 1
                 self._changed.notify_all()
 
-    def _begin(self, work: Batch | None) -> tuple[Batch, Future[Read]]:
-        if work is None:
-            raise _Closed
-        return work, self._pool.submit(self._read_groups, work.files)
-
-    def _begin_next(self) -> tuple[Batch, Future[Read]] | None:
+    def _take(self, timeout: float) -> tuple[Batch, Future[Read]] | None:
+        """The next batch, with its reading begun; None: there is none, or the sender ends."""
         try:
-            return self._begin(self._batches.get_nowait())
+            work = self._batches.get(timeout=timeout)
         except queue.Empty:
             return None
-        except _Closed:
-            self._batches.put_nowait(None)
-            return None
+        return None if work is None else (work, self._pool.submit(self._read_groups, work.files))
 
     def _read_batch(self, work: Batch, read: Future[Read]) -> None:
         """Turns a batch into steps, in the order that Batch describes."""
@@ -302,6 +291,9 @@ class Sender:
             read = begun.result() if begun else self._read_groups(groups, room)
             # What is read once more had attributes of a size that only reading tells.
             begun, room = None, room * 4
+            if self._size + len(read.steps) > FRAME_MAX:
+                # Before anything is noted: what is noted goes by the number of the frame it is in.
+                self._emit()
             for owner, _, asked in groups:
                 if over := listing.overwritten(asked):
                     self.journal.suspect(owner, over, self.line.last + 1)
@@ -443,8 +435,6 @@ class Sender:
     def _append(self, steps: bytes | memoryview) -> None:
         if not steps:
             return
-        if self._size + len(steps) > FRAME_MAX:
-            self._emit()
         self._parts.append(steps)
         self._size += len(steps)
         if self._size >= self.frame_bytes:
