@@ -128,7 +128,7 @@ def test_the_times_of_a_directory_are_not_taken_from_the_one_that_replaced_it(
     (tmp_path / "a").rename(tmp_path / "c")
     (tmp_path / "b").rename(tmp_path / "a")
     planner.emitter.finish()
-    assert [work.metas for work in sink.sent] == [[]]
+    assert [work.metas for work in sink.sent] == [{}]
     assert planner.dirty.count() == 1
     (tmp_path / "a").rename(tmp_path / "b")
     (tmp_path / "c").rename(tmp_path / "a")

@@ -238,7 +238,7 @@ def test_another_directory_under_the_name_is_not_noted_as_this_one(wire: Wire) -
     meant = replace(seen, ino=seen.ino + 1_000_000, verdict=Verdict.META)
     work = Batch(before=[make_dir(b"d", seen)], dirs={wire.ino: b""}, last=True)
     work.before_edits = [Put(wire.ino, known(meant))]
-    work.metas = [(wire.ino, b"", listing.encode(meant))]
+    work.metas = {wire.ino: (b"", {b"d": listing.encode(meant)})}
     wire.send(work)
     assert ("strayed", b"d") in wire.told
     held = wire.held("d")

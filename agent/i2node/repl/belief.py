@@ -162,7 +162,7 @@ class Belief:
             self.draft.settle()
         listings = self.journal.listings([visit.ino for visit in visits])
         for visit in visits:
-            if (visit.parent, visit.name) in self.draft.unmade:
+            if self.draft.is_unmade(visit):
                 found[visit.ino] = b""
                 continue
             held = found[visit.ino] = listings.get(visit.ino, b"")

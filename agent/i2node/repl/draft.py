@@ -9,7 +9,7 @@ from typing import Protocol
 from i2node.model import Entry, Kind, Verdict
 from i2node.mover import listing
 from i2node.repl.journal import Journal
-from i2node.repl.plan import ROOT, Batch, Place, same_file
+from i2node.repl.plan import ROOT, Batch, Place, Visit, same_file
 
 BATCH_ENTRIES = 2000
 
@@ -31,8 +31,8 @@ class Draft:
     late: directories whose times are sent once more at the end, inode → path. gone: (directory,
     its path, what is no longer there), deleted at the end. dirs: all directories touched since the
     round began. made: directories that are new at the target, and not visited yet. unmade: those
-    that are made when they are visited, in one batch with what is in them: (the one above, name) →
-    (its path, entry).
+    that are made when they are visited, in one batch with what is in them, so that the target can
+    build them whole: the one above → name → (path of the one above, entry).
     """
 
     def __init__(self, journal: Journal, sink: Sink, small_max: int, frame_bytes: int) -> None:
@@ -45,8 +45,7 @@ class Draft:
         self.gone: list[tuple[int, bytes, bytes]] = []
         self.dirs: set[int] = set()
         self.made: set[int] = set()
-        self.unmade: dict[tuple[int, bytes], tuple[bytes, Entry]] = {}
-        self._last_meta = b""
+        self.unmade: dict[int, dict[bytes, tuple[bytes, Entry]]] = {}
         self.changed_files = 0
         self.changed_bytes = 0
 
@@ -79,21 +78,23 @@ class Draft:
     def meta(
         self, parent: int, parent_path: bytes, entry: Entry, doubt: int, doubt_path: bytes
     ) -> None:
+        """A directory is to get its owner, mode and times; doubt: it itself, with its path."""
         record = listing.encode(replace(entry, name=entry.name or ROOT, verdict=Verdict.META))
-        metas = self.dir(doubt, doubt_path).metas
-        if metas and parent and metas[-1][0] == parent and self._last_meta < entry.name:
-            # Of one directory, and sorted: they are read together.
-            metas[-1] = (parent, parent_path, metas[-1][2] + record)
-        else:
-            metas.append((parent, parent_path, record))
-        self._last_meta = entry.name
+        work = self.dir(doubt, doubt_path)
         if parent:
-            self.batch.dirs[parent] = parent_path
+            work.metas.setdefault(parent, (parent_path, {}))[1][entry.name] = record
+            work.dirs[parent] = parent_path
+        else:
+            work.root = record
         self.count(1, 0)
 
     def place(self, entry: Entry, parent: int) -> Place:
         sole = entry.kind == Kind.DIR or entry.nlink < 2
         return Place(entry.ino, parent, entry.name, sole)
+
+    def is_unmade(self, visit: Visit) -> bool:
+        """Whether a directory is still to be made: the target holds nothing in its place."""
+        return visit.name in self.unmade.get(visit.parent, ())
 
     def placed(self, entry: Entry) -> bool:
         """Whether the journal keeps where the target holds this: what may move or be linked."""

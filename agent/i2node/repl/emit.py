@@ -63,15 +63,13 @@ class Emitter:
         self.belief = belief
         self.trouble = trouble
         self.small_max = draft.small_max
-        self._unmade_in: dict[int, int] = {}  # directory -> how many in it are unmade
-        self._undressed: dict[int, tuple[Visit, Entry]] = {}
+        self._undressed: dict[int, tuple[Visit, Entry]] = {}  # till what is unmade in them is made
         self.links = Links(root, journal, draft, dirty, belief)
 
     def begin(self) -> None:
         """A walk begins anew: what one that was stopped left is of no use."""
         self.draft.unmade.clear()
         self.draft.made.clear()
-        self._unmade_in.clear()
         self._undressed.clear()
         self.links.begin(walking=True)
 
@@ -88,9 +86,7 @@ class Emitter:
             self.draft.late[found.ino] = found.path
         for entry in listing.entries(c.dirs):
             if entry.verdict == Verdict.NEW and entry.name in visiting and not entry.flags & MOUNT:
-                if (found.ino, entry.name) not in self.draft.unmade:
-                    self._unmade_in[found.ino] = self._unmade_in.get(found.ino, 0) + 1
-                self.draft.unmade[found.ino, entry.name] = (found.path, entry)
+                self.draft.unmade.setdefault(found.ino, {})[entry.name] = (found.path, entry)
             else:
                 self._dir_entry(found.ino, found.path, entry, entry.name in visiting)
         for name in (n for files in (c.bulk, c.large, c.linked) for n in listing.retyped(files)):
@@ -125,34 +121,33 @@ class Emitter:
 
     def make(self, visit: Visit) -> None:
         """A directory that is about to be filled is made now, if it is still to be made."""
-        waiting = self.draft.unmade.get((visit.parent, visit.name))
-        if waiting is not None:
-            self._dir_entry(visit.parent, *waiting, visited=True)
+        if self.draft.is_unmade(visit):
+            path, entry = self.draft.unmade[visit.parent][visit.name]
+            self._dir_entry(visit.parent, path, entry, visited=True)
             self.draft.made.discard(visit.ino)
             self.give_up(visit)
 
     def give_up(self, visit: Visit) -> None:
         """A directory is not to be made any more: it was, or it is gone."""
-        if self.draft.unmade.pop((visit.parent, visit.name), None) is None:
+        if not self.draft.is_unmade(visit):
             return
-        left = self._unmade_in[visit.parent] = self._unmade_in[visit.parent] - 1
-        if not left:
-            del self._unmade_in[visit.parent]
+        del self.draft.unmade[visit.parent][visit.name]
+        if not self.draft.unmade[visit.parent]:
+            del self.draft.unmade[visit.parent]
             if dressed := self._undressed.pop(visit.parent, None):
                 self._dress(*dressed)
 
     def dress(self, visit: Visit, own: Entry) -> None:
         """Sends owner, mode and times of a directory: behind what is still to be made in it, which
         moves the times."""
-        if visit.ino in self._unmade_in:
+        if visit.ino in self.draft.unmade:
             self._undressed[visit.ino] = (visit, own)
         elif visit.ino not in self.draft.late:
             self._dress(visit, own)
 
     def _dress(self, visit: Visit, own: Entry) -> None:
-        parent = visit.path[: -len(visit.name) - 1] if visit.name else b""
         named = replace(own, name=visit.name)
-        self.draft.meta(visit.parent, parent, named, visit.ino, visit.path)
+        self.draft.meta(visit.parent, visit.above, named, visit.ino, visit.path)
 
     def _dir_entry(self, parent: int, parent_path: bytes, entry: Entry, visited: bool) -> None:
         path = join(parent_path, entry.name)
@@ -256,8 +251,8 @@ class Emitter:
         for dressed in self._undressed.values():
             self._dress(*dressed)
         self._undressed.clear()
-        self._unmade_in.clear()
-        # By the one above, so that they are read together.
+        self.draft.unmade.clear()
+        # By the one above, so that they come into one batch, and are read together.
         for ino, path in sorted(self.draft.late.items(), key=lambda one: one[1].rpartition(b"/")):
             self._own_meta(ino, path)
         self.draft.batch.last = True

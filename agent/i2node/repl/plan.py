@@ -149,7 +149,10 @@ class Batch:
     files: list[tuple[int, bytes, bytes]] = field(default_factory=list)
     large: list[Large] = field(default_factory=list)
     linked: list[Linked] = field(default_factory=list)
-    metas: list[tuple[int, bytes, bytes]] = field(default_factory=list)
+    metas: dict[int, tuple[bytes, dict[bytes, bytes]]] = field(default_factory=dict)
+    """By the directory above: its path, and name → record, so that they are read together."""
+    root: bytes = b""
+    """The root's own record."""
     dirs: dict[int, bytes] = field(default_factory=dict)
     suspects: list[tuple[int, bytes]] = field(default_factory=list)
     """Names that get another file or directory by a rename or a link: what was there may look the
@@ -168,6 +171,7 @@ class Batch:
             or self.large
             or self.linked
             or self.metas
+            or self.root
         )
 
 
@@ -184,6 +188,11 @@ class Visit:
     touched: bool
     unsure: bool = False
     """Which directory the target holds there is not known, nor are those below it."""
+
+    @property
+    def above(self) -> bytes:
+        """The path of the directory that this one is in."""
+        return self.path.rpartition(b"/")[0]
 
 
 @dataclass(slots=True)

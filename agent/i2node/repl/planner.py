@@ -173,7 +173,7 @@ class Planner:
             if old is not None and self.moves.count != moved:
                 # That was known before one of these visits moved a directory.
                 there = self._placed_there(visit)
-                unmade = (visit.parent, visit.name) in self.draft.unmade
+                unmade = self.draft.is_unmade(visit)
                 old = (b"" if unmade else self.journal.listing(visit.ino)) if there else None
             if old is not None:
                 doubted = visit.ino in asked
@@ -183,16 +183,13 @@ class Planner:
         """Whether the target holds this directory where the source does: else what is sent for it
         would go to another one. Known without looking, unless something moved meanwhile or is in
         doubt."""
-        unmade = (visit.parent, visit.name) in self.draft.unmade
+        unmade = self.draft.is_unmade(visit)
         doubted = self.belief.doubted(visit.ino) and not unmade
         if not visit.name or not (self.moves.count or doubted):
             return True
         self.draft.settle()
-        if unmade:
-            above = visit.path[: -len(visit.name)].rstrip(b"/")
-            if self.journal.path(visit.parent, self.root.identity.ino) == above:
-                return True
-        if self.journal.path(visit.ino, self.root.identity.ino) == visit.path:
+        known, path = (visit.parent, visit.above) if unmade else (visit.ino, visit.path)
+        if self.journal.path(known, self.root.identity.ino) == path:
             return True
         self._again(visit)
         return False
@@ -286,8 +283,7 @@ class Planner:
             return
         self.trouble(visit.path, status)
         # Its own mode, owner and times are told by the one above.
-        above = visit.path[: -len(visit.name)].rstrip(b"/")
-        seen = batch.stat_names(self.root.fd, self.root.dev, above, [visit.name])
+        seen = batch.stat_names(self.root.fd, self.root.dev, visit.above, [visit.name])
         own = None if seen.status else listing.find(seen.entries, visit.name)
         if own is not None and own.ino == visit.ino and own.kind == Kind.DIR:
             self.emitter.dress(visit, own)

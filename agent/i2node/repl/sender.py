@@ -239,10 +239,13 @@ class Sender:
             self._ship(item)
         for group in work.linked:
             self._ship_linked(group)
-        self._pack([m for m in work.metas if m[0]], [])
-        for parent, _, record in work.metas:
-            if not parent:
-                self._root_meta(listing.decode(record))
+        metas = (
+            (ino, path, b"".join(record for _, record in sorted(records.items())))
+            for ino, (path, records) in work.metas.items()
+        )
+        self._pack(list(metas), [])
+        if work.root:
+            self._root_meta(listing.decode(work.root))
         if work.last:
             for step in self.large.leftovers():
                 self._append(step)
