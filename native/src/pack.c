@@ -4,169 +4,23 @@
  * five system calls: openat, flistxattr, pread, statx, close. */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <limits.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "content.h"
 #include "crew.h"
-#include "path.h"
-#include "steps.h"
-#include "xattr.h"
+#include "pack.h"
 
 #define DIGEST 100 /* mode of i2_digest_files: no steps */
 
 /* Jobs for which one more thread is worth its start. */
 #define JOBS_A_HAND 4
 
-/* A directory that is read from: opened for its first job, closed after the last. */
-struct place {
-    const struct i2_group *group;
-    size_t left; /* jobs */
-    int fd, err;
-};
-
-struct job {
-    const struct i2_group *group;
-    struct place *place;
-    struct i2_entry *entry;
-    size_t at, used; /* the step in out */
-};
-
-struct hall {
-    int root, mode, tries, content;
-    uint64_t dev, small_max;
-    uint8_t *out;
-    size_t cap, n;
-    struct job *jobs;
-    struct place *places;
-    pthread_mutex_t door; /* of the places */
-    atomic_size_t next, head;
-};
-
-/* One thread. */
-struct reader {
-    struct hall *hall;
-    struct i2_kernel k;
-    int dir; /* of the job at hand */
-    struct i2_bytes xattrs, hashed;
-    char target[PATH_MAX];
-    size_t target_len;
-    struct i2_reading reading;
-};
-
-/* --------------------------------------------------------------------------------- output ----- */
-
-/* Takes n bytes of the output; 0 or -ENOBUFS. */
-static int take(struct hall *h, size_t n, size_t *at)
-{
-    size_t head = atomic_load(&h->head);
-    do {
-        if (n > h->cap - head) return -ENOBUFS;
-    } while (!atomic_compare_exchange_weak(&h->head, &head, head + n));
-    *at = head;
-    return 0;
-}
-
-/* Gives back what is behind `used` of the n bytes taken at `at`, when nobody took more since. What
- * cannot be given back is closed up at the end. */
-static void give_back(struct hall *h, size_t at, size_t n, size_t used)
-{
-    size_t end = at + n;
-    atomic_compare_exchange_strong(&h->head, &end, at + used);
-}
-
-static int by_at(const void *a, const void *b)
-{
-    const struct job *x = a, *y = b;
-    return (x->at > y->at) - (x->at < y->at);
-}
-
-static size_t close_up(struct hall *h)
-{
-    size_t sum = 0;
-    for (size_t i = 0; i < h->n; i++) sum += h->jobs[i].used;
-    if (sum == atomic_load(&h->head)) return sum;
-    qsort(h->jobs, h->n, sizeof *h->jobs, by_at);
-    size_t end = 0;
-    for (size_t i = 0; i < h->n; i++) {
-        if (!h->jobs[i].used) continue;
-        memmove(h->out + end, h->out + h->jobs[i].at, h->jobs[i].used);
-        end += h->jobs[i].used;
-    }
-    return end;
-}
-
-static size_t path_size(const struct job *j)
-{
-    return j->group->path_len + (j->group->path_len != 0) + j->entry->name_len;
-}
-
-/* Bytes of a step with such parts, padded. */
-static size_t step_size(const struct job *j, size_t other, size_t xattrs, size_t data)
-{
-    return i2_pad8(sizeof(struct i2_step) + path_size(j) + other + xattrs + data);
-}
-
-/* Writes the step's head, path, other and xattrs at `at`; the data is there or follows by itself. */
-static void write_step(struct reader *r, struct job *j, size_t at, int op, int flags, size_t data)
-{
-    const struct i2_entry *e = j->entry;
-    uint8_t *p = r->hall->out + at;
-    struct i2_step s;
-    memset(&s, 0, sizeof s);
-    s.op = (uint8_t)op;
-    s.kind = e->kind;
-    s.flags = (uint16_t)flags;
-    s.path_len = (uint32_t)path_size(j);
-    s.other_len = op == I2_PUT_LINK ? (uint32_t)r->target_len : 0;
-    s.xattr_len = (uint32_t)r->xattrs.len;
-    s.data_len = (uint32_t)data;
-    s.mode = e->mode;
-    s.uid = e->uid;
-    s.gid = e->gid;
-    s.mtime_s = e->mtime_s;
-    s.mtime_ns = e->mtime_ns;
-    if (e->kind == I2_FILE) s.size = data ? data : e->size;
-    if (op == I2_PUT_NODE) s.rdev = e->rdev;
-    if (op == I2_STAGED) s.stage = e->rdev;
-    if (e->kind == I2_FILE) memcpy(s.content, e->content, 16);
-    s.length = (uint32_t)i2_step_size(&s);
-    memcpy(p, &s, sizeof s);
-    p += sizeof s;
-    if (j->group->path_len) {
-        memcpy(p, j->group + 1, j->group->path_len);
-        p += j->group->path_len;
-        *p++ = '/';
-    }
-    memcpy(p, e + 1, e->name_len);
-    p += e->name_len;
-    memcpy(p, r->target, s.other_len);
-    p += s.other_len;
-    if (s.xattr_len) memcpy(p, r->xattrs.p, s.xattr_len);
-    p += s.xattr_len + data;
-    memset(p, 0, (size_t)(r->hall->out + at + s.length - p));
-    j->at = at;
-    j->used = s.length;
-}
-
-static int put_step(struct reader *r, struct job *j, int op, int flags)
-{
-    size_t at, n = step_size(j, op == I2_PUT_LINK ? r->target_len : 0, r->xattrs.len, 0);
-    if (r->hall->mode == DIGEST) return 0;
-    int err = take(r->hall, n, &at);
-    if (!err) write_step(r, j, at, op, flags, 0);
-    return err;
-}
-
 /* ------------------------------------------------------------------------------ attributes ---- */
 
 /* Reads the attributes; *flags gets I2_STEP_NO_XATTR where the file system has none. */
-static int read_xattrs(struct reader *r, const struct i2_bearer *of, int *flags)
+static int read_xattrs(struct i2_reader *r, const struct i2_bearer *of, int *flags)
 {
     int err = i2_xattr_read(of, &r->xattrs);
     *flags = err == -ENOTSUP ? I2_STEP_NO_XATTR : 0;
@@ -176,7 +30,7 @@ static int read_xattrs(struct reader *r, const struct i2_bearer *of, int *flags)
 }
 
 /* The hash of what read_xattrs and the symlink's target are; 1 stands for nothing at all. */
-static int hash_attrs(struct reader *r, uint64_t *attrs)
+static int hash_attrs(struct i2_reader *r, uint64_t *attrs)
 {
     uint32_t len = (uint32_t)r->target_len;
     *attrs = 1;
@@ -202,7 +56,7 @@ static int same(const struct i2_entry *e, const struct i2_entry *now)
 
 /* What stands there now, open as fd or, with -1, by its name: an entry with the name and the rest of e;
  * 0 or -errno. */
-static int restat(struct reader *r, const struct i2_entry *e, int fd, const char *name,
+static int restat(struct i2_reader *r, const struct i2_entry *e, int fd, const char *name,
                   int64_t racy_after, struct i2_entry *now)
 {
     struct statx stx;
@@ -217,7 +71,7 @@ static int restat(struct reader *r, const struct i2_entry *e, int fd, const char
     return 0;
 }
 
-static int open_file(struct reader *r, const char *name)
+static int open_file(struct i2_reader *r, const char *name)
 {
     int flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
     int fd = openat(r->dir, name, r->k.no_noatime ? flags : flags | O_NOATIME);
@@ -231,9 +85,9 @@ static int open_file(struct reader *r, const char *name)
 static int refused(int err) { return err == -EISDIR || err == -ESPIPE ? -ENOENT : err; }
 
 /* A small file: its content goes to the output as it is read. */
-static int pack_file(struct reader *r, struct job *j, int fd)
+static int pack_file(struct i2_reader *r, struct i2_job *j, int fd)
 {
-    struct hall *h = r->hall;
+    struct i2_hall *h = r->hall;
     struct i2_entry *e = j->entry;
     const struct i2_bearer of = {.fd = fd};
     size_t at = 0, taken = 0;
@@ -245,15 +99,15 @@ static int pack_file(struct reader *r, struct job *j, int fd)
         if (e->size > h->small_max) err = -EFBIG;
         if (!err) err = read_xattrs(r, &of, &flags);
         if (err) break;
-        size_t need = step_size(j, 0, r->xattrs.len, (size_t)e->size);
+        size_t need = i2_out_size(j, 0, r->xattrs.len, (size_t)e->size);
         if (need > taken) {
-            give_back(h, at, taken, 0);
+            i2_out_give_back(h, at, taken, 0);
             taken = 0;
-            err = take(h, need, &at);
+            err = i2_out_take(h, need, &at);
             if (err) break;
             taken = need;
         }
-        uint8_t *data = h->out + at + sizeof(struct i2_step) + path_size(j) + r->xattrs.len;
+        uint8_t *data = i2_out_data(r, j, at);
         int64_t got = i2_read_at(fd, data, (size_t)e->size, 0);
         err = got < 0 ? (int)got : restat(r, e, fd, NULL, racy_after, &now);
         if (err) break;
@@ -271,23 +125,23 @@ static int pack_file(struct reader *r, struct job *j, int fd)
             e->status = EAGAIN;
             e->flags |= I2_RACY;
         }
-        if (known && settled) write_step(r, j, at, I2_SET_META, flags, 0);
+        if (known && settled) i2_out_step(r, j, at, I2_SET_META, flags, 0);
         else if (settled && got && !e->blocks && i2_is_zero(data, (size_t)got) == 1)
-            write_step(r, j, at, I2_PUT_FILE, flags | I2_STEP_SPARSE, 0);
+            i2_out_step(r, j, at, I2_PUT_FILE, flags | I2_STEP_SPARSE, 0);
         else {
             uint64_t size = e->size;
             e->size = (uint64_t)got;
-            write_step(r, j, at, I2_PUT_FILE, flags, (size_t)got);
+            i2_out_step(r, j, at, I2_PUT_FILE, flags, (size_t)got);
             e->size = size;
         }
-        give_back(h, at, taken, j->used);
+        i2_out_give_back(h, at, taken, j->used);
         taken = 0;
     }
-    if (taken) give_back(h, at, taken, 0);
+    if (taken) i2_out_give_back(h, at, taken, 0);
     return refused(err);
 }
 
-static int digest_file(struct reader *r, struct job *j, int fd)
+static int digest_file(struct i2_reader *r, struct i2_job *j, int fd)
 {
     struct i2_entry *e = j->entry;
     const struct i2_bearer of = {.fd = fd};
@@ -330,9 +184,9 @@ static int keep_reading(struct i2_entry *e, const struct i2_entry *now)
 }
 
 /* An entry whose file is not opened: directory, symlink, node, and files in the other modes. */
-static int pack_closed(struct reader *r, struct job *j, const char *name)
+static int pack_closed(struct i2_reader *r, struct i2_job *j, const char *name)
 {
-    struct hall *h = r->hall;
+    struct i2_hall *h = r->hall;
     struct i2_entry *e = j->entry;
     char path[I2_NAME_LIMIT + 40];
     snprintf(path, sizeof path, "/proc/self/fd/%d/%s", r->dir, name);
@@ -374,46 +228,46 @@ static int pack_closed(struct reader *r, struct job *j, const char *name)
     else if (e->kind == I2_SYMLINK && !(e->verdict == I2_META && old_attrs == e->attrs))
         op = I2_PUT_LINK;
     else if (e->kind > I2_SYMLINK) op = I2_PUT_NODE;
-    int full = put_step(r, j, op, flags);
+    int full = h->mode == DIGEST ? 0 : i2_out_put(r, j, op, flags);
     return full ? full : err;
 }
 
 /* Opens the directory of a job, if it is not; 0 or -errno. */
-static int enter(struct reader *r, struct place *p)
+static int enter(struct i2_reader *r, struct i2_origin *from)
 {
-    struct hall *h = r->hall;
+    struct i2_hall *h = r->hall;
     struct statx self;
     pthread_mutex_lock(&h->door);
-    if (p->fd < 0 && !p->err) {
-        const struct i2_group *g = p->group;
-        p->fd = i2_open_dir(&r->k, h->root, h->dev, (const uint8_t *)(g + 1), g->path_len, &self);
-        if (p->fd < 0) p->err = p->fd;
-        else if (g->ino && self.stx_ino != g->ino) p->err = -ESTALE;
+    if (from->fd < 0 && !from->err) {
+        const struct i2_group *g = from->group;
+        from->fd = i2_open_dir(&r->k, h->root, h->dev, (const uint8_t *)(g + 1), g->path_len, &self);
+        if (from->fd < 0) from->err = from->fd;
+        else if (g->ino && self.stx_ino != g->ino) from->err = -ESTALE;
     }
-    r->dir = p->fd;
-    int err = p->err;
+    r->dir = from->fd;
+    int err = from->err;
     pthread_mutex_unlock(&h->door);
     return err;
 }
 
-static void leave(struct hall *h, struct place *p)
+static void leave(struct i2_hall *h, struct i2_origin *from)
 {
     pthread_mutex_lock(&h->door);
-    if (!--p->left && p->fd >= 0) close(p->fd);
+    if (!--from->left && from->fd >= 0) close(from->fd);
     pthread_mutex_unlock(&h->door);
 }
 
-static int pack_one(struct reader *r, struct job *j)
+static int pack_one(struct i2_reader *r, struct i2_job *j)
 {
-    struct hall *h = r->hall;
+    struct i2_hall *h = r->hall;
     struct i2_entry *e = j->entry;
     char name[I2_NAME_LIMIT + 1];
     int reads = e->kind == I2_FILE && (h->mode == I2_PACK_ALL || (h->mode == DIGEST && h->content));
     if (reads && h->mode == I2_PACK_ALL) {
         if (e->size > h->small_max) return -EFBIG;
-        if (step_size(j, 0, 0, (size_t)e->size) > h->cap - atomic_load(&h->head)) return -ENOBUFS;
+        if (i2_out_size(j, 0, 0, (size_t)e->size) > h->cap - atomic_load(&h->head)) return -ENOBUFS;
     }
-    int err = enter(r, j->place);
+    int err = enter(r, j->origin);
     if (err) return err;
     memcpy(name, e + 1, e->name_len);
     name[e->name_len] = 0;
@@ -426,19 +280,19 @@ static int pack_one(struct reader *r, struct job *j)
     return err;
 }
 
-static void do_job(struct reader *r, size_t i)
+static void do_job(struct i2_reader *r, size_t i)
 {
-    struct job *j = &r->hall->jobs[i];
+    struct i2_job *j = &r->hall->jobs[i];
     j->entry->status = 0;
     int err = pack_one(r, j);
     if (err) j->entry->status = (uint16_t)-err;
-    leave(r->hall, j->place);
+    leave(r->hall, j->origin);
 }
 
 static void *read_jobs(void *arg)
 {
-    struct reader *r = arg;
-    struct hall *h = r->hall;
+    struct i2_reader *r = arg;
+    struct i2_hall *h = r->hall;
     for (size_t i; (i = atomic_fetch_add(&h->next, 1)) < h->n;)
         if (h->jobs[i].entry->kind != I2_DIR) do_job(r, i);
     return NULL;
@@ -446,9 +300,9 @@ static void *read_jobs(void *arg)
 
 /* --------------------------------------------------------------------------------- the call --- */
 
-/* Counts the entries of sound groups, or -EINVAL, and the groups that have any; fills jobs and places
+/* Counts the entries of sound groups, or -EINVAL, and the groups that have any; fills jobs and origins
  * when given. */
-static int64_t read_groups(uint8_t *groups, size_t len, struct job *jobs, struct place *places,
+static int64_t read_groups(uint8_t *groups, size_t len, struct i2_job *jobs, struct i2_origin *origins,
                            size_t *count)
 {
     size_t n = 0;
@@ -467,17 +321,17 @@ static int64_t read_groups(uint8_t *groups, size_t len, struct job *jobs, struct
                 e->length > end - at || e->kind < I2_FILE || e->kind > I2_SOCK)
                 return -EINVAL;
             if (!jobs && !i2_name_clean((uint8_t *)(e + 1), e->name_len)) return -EINVAL;
-            if (jobs) jobs[n] = (struct job){.group = g, .place = &places[*count], .entry = e};
+            if (jobs) jobs[n] = (struct i2_job){.group = g, .origin = &origins[*count], .entry = e};
             at += e->length;
         }
         if (n == before) continue;
-        if (jobs) places[*count] = (struct place){.group = g, .left = n - before, .fd = -1};
+        if (jobs) origins[*count] = (struct i2_origin){.group = g, .left = n - before, .fd = -1};
         ++*count;
     }
     return (int64_t)n;
 }
 
-static int64_t read_all(struct hall *h, uint8_t *groups, size_t len, int threads)
+static int64_t read_all(struct i2_hall *h, uint8_t *groups, size_t len, int threads)
 {
     size_t count;
     int64_t n = read_groups(groups, len, NULL, NULL, &count);
@@ -485,11 +339,11 @@ static int64_t read_all(struct hall *h, uint8_t *groups, size_t len, int threads
     h->n = (size_t)n;
     int hands = i2_hands(threads, (h->n + JOBS_A_HAND - 1) / JOBS_A_HAND);
     h->jobs = malloc(h->n * sizeof *h->jobs);
-    h->places = malloc(count * sizeof *h->places);
-    struct reader *readers = calloc((size_t)hands, sizeof *readers);
+    h->origins = malloc(count * sizeof *h->origins);
+    struct i2_reader *readers = calloc((size_t)hands, sizeof *readers);
     int64_t used = -ENOMEM;
-    if (h->jobs && h->places && readers) {
-        read_groups(groups, len, h->jobs, h->places, &count);
+    if (h->jobs && h->origins && readers) {
+        read_groups(groups, len, h->jobs, h->origins, &count);
         pthread_mutex_init(&h->door, NULL);
         atomic_init(&h->next, 0);
         atomic_init(&h->head, 0);
@@ -504,10 +358,10 @@ static int64_t read_all(struct hall *h, uint8_t *groups, size_t len, int threads
             i2_reading_free(&readers[i].reading);
         }
         pthread_mutex_destroy(&h->door);
-        used = (int64_t)close_up(h);
+        used = (int64_t)i2_out_close_up(h);
     }
     free(readers);
-    free(h->places);
+    free(h->origins);
     free(h->jobs);
     return used;
 }
@@ -517,15 +371,15 @@ int64_t i2_pack(int root, uint64_t dev, uint8_t *groups, size_t groups_len, int 
 {
     if (mode < I2_PACK_ALL || mode > I2_PACK_STAGED || (uintptr_t)out % 8) return -EINVAL;
     if (small_max > INT32_MAX) small_max = INT32_MAX; /* a step's data_len and length have 32 bits */
-    struct hall h = {.root = root, .dev = dev, .mode = mode, .small_max = small_max,
-                     .tries = tries < 1 ? 1 : tries, .out = out, .cap = cap & ~(size_t)7};
+    struct i2_hall h = {.root = root, .dev = dev, .mode = mode, .small_max = small_max,
+                        .tries = tries < 1 ? 1 : tries, .out = out, .cap = cap & ~(size_t)7};
     return read_all(&h, groups, groups_len, threads);
 }
 
 int64_t i2_digest_files(int root, uint64_t dev, uint8_t *groups, size_t groups_len, int content,
                         int threads)
 {
-    struct hall h = {.root = root, .dev = dev, .mode = DIGEST, .content = content, .tries = 5};
+    struct i2_hall h = {.root = root, .dev = dev, .mode = DIGEST, .content = content, .tries = 5};
     int64_t n = read_all(&h, groups, groups_len, threads);
     return n < 0 ? n : 0;
 }
