@@ -1,30 +1,8 @@
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 from hypothesis import settings
 
 # How long one example takes says something of the machine, not of the code.
 if settings().deadline is not None:
     settings.register_profile("any-machine", deadline=None)
     settings.load_profile("any-machine")
-
-
-@pytest.fixture(params=["disk", "tmpfs"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """An empty directory, once on the machine's own file system and once on tmpfs."""
-    if request.param == "disk":
-        yield tmp_path
-        return
-    if not os.access("/dev/shm", os.W_OK):
-        pytest.skip("no tmpfs at /dev/shm")
-    path = Path(tempfile.mkdtemp(dir="/dev/shm"))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path)

@@ -22,6 +22,7 @@ from test_apply import Target
 from test_stage import ID, copy, digest, hole, stage, staged, when, write
 from trees import entries
 
+import tmpfs
 from i2node.fs.tree import TargetTree
 from i2node.mover import batch, blocks
 from i2node.mover.batch import APPLY_VERIFY, STEP_CLONE, STEP_DROP, STEP_KEEP, At, Op, step
@@ -69,17 +70,9 @@ def disk(place: Path, mib: int = 256) -> Iterator[Path]:
 def spot(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
-    if request.param == "ext4":
-        with disk(tmp_path_factory.mktemp("disk")) as mount:
-            yield mount
-        return
-    if not os.access("/dev/shm", os.W_OK):
-        pytest.skip("no tmpfs at /dev/shm")
-    path = Path(tempfile.mkdtemp(dir="/dev/shm"))
-    try:
+    on_disk = request.param == "ext4"
+    with disk(tmp_path_factory.mktemp("disk")) if on_disk else tmpfs.directory() as path:
         yield path
-    finally:
-        shutil.rmtree(path)
 
 
 @contextmanager

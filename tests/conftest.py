@@ -1,0 +1,20 @@
+"""What more than one kind of test uses. As it stands here, they can import from this directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tmpfs
+
+
+@pytest.fixture(params=["disk", "tmpfs"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """An empty directory, once on the machine's own file system and once on tmpfs."""
+    if request.param == "disk":
+        yield tmp_path
+        return
+    with tmpfs.directory() as path:
+        yield path
