@@ -98,13 +98,8 @@ class Rsync:
             "uid = 0\ngid = 0\nuse chroot = yes\nmunge symlinks = no\n"
             f"[m]\npath = {target}\nread only = no\n"
         )
-        daemon = Running(
-            self.arena.inside(
-                "target", "rsync", "--daemon", "--no-detach", "--port", self.port,
-                f"--config={config}",
-            ),
-            self._area / "daemon.log",
-        )  # fmt: skip
+        serve = ("rsync", "--daemon", "--no-detach", "--port", self.port, f"--config={config}")
+        daemon = Running(self.arena.inside("target", *serve), self._area / "daemon.log")
         daemon.listens(self.port)
         host, port = via or (self.arena.hosts.target.address, self.port)
         place = f"rsync://{host}:{port}/m/"

@@ -277,8 +277,10 @@ def test_metadata_is_set_on_whatever_it_is(target: Target) -> None:
         st = (r / name).lstat()
         assert (st.st_uid, st.st_gid, st.st_mtime_ns) == (4711, 4712, -7 * 10**9 + 8)
         assert name == "l" or st.st_mode & 0o7777 == 0o6711
-        got = {n: os.getxattr(r / name, n, follow_symlinks=False) for n in os.listxattr(
-            r / name, follow_symlinks=False)}  # fmt: skip
+        got = {
+            n: os.getxattr(r / name, n, follow_symlinks=False)
+            for n in os.listxattr(r / name, follow_symlinks=False)
+        }
         assert got == {"security.selinux": b"kept", "trusted.a": b"1", "trusted.b": b"2"}
     # What is right already is not touched: a change would move ctime.
     before = (r / "f").stat().st_ctime_ns

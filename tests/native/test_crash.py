@@ -45,8 +45,16 @@ payload = open(sys.argv[3], "rb").read()
 done = batch.apply(root, stage, payload)
 assert done.faults == [], done
 """
-CALLS = ("pwrite64", "ftruncate", "fdatasync", "fsync", "fallocate", "unlinkat", "utimensat",
-         "fsetxattr")  # fmt: skip
+CALLS = (
+    "pwrite64",
+    "ftruncate",
+    "fdatasync",
+    "fsync",
+    "fallocate",
+    "unlinkat",
+    "utimensat",
+    "fsetxattr",
+)
 
 
 def after_crash(spot: Path, allowed: list[bytes], new: bytes) -> bytes:

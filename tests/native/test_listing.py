@@ -259,9 +259,21 @@ def test_with_fields_changes_what_it_says_and_nothing_else() -> None:
     (got,) = listing.entries(patched)
     assert got == entry(verdict=Verdict.DATA, status=5, rdev=9, flags=RACY)
     every = entry(
-        kind=Kind.BLK, mode=0o1777, uid=3, gid=4, nlink=5, ino=6, size=7, mtime_s=-8, mtime_ns=9,
-        ctime=-10, birth=11, blocks=12, attrs=13, content=b"c" * 16,
-    )  # fmt: skip
+        kind=Kind.BLK,
+        mode=0o1777,
+        uid=3,
+        gid=4,
+        nlink=5,
+        ino=6,
+        size=7,
+        mtime_s=-8,
+        mtime_ns=9,
+        ctime=-10,
+        birth=11,
+        blocks=12,
+        attrs=13,
+        content=b"c" * 16,
+    )
     fields = {f: getattr(every, f) for f in listing._FIELDS}
     assert listing.with_fields(record, **fields) == listing.encode(every)
     with pytest.raises(KeyError):
@@ -275,13 +287,8 @@ def test_head_is_the_struct() -> None:
     fields = dict(ffi.typeof("struct i2_entry").fields)
     for name, (at, form) in listing._FIELDS.items():
         assert (fields[name].offset, ffi.sizeof(fields[name].type)) == (at, struct.calcsize(form))
-    assert [int(k) for k in Kind] == [
-        lib.I2_FILE, lib.I2_DIR, lib.I2_SYMLINK, lib.I2_CHR, lib.I2_BLK, lib.I2_FIFO, lib.I2_SOCK,
-    ]  # fmt: skip
-    assert [int(v) for v in Verdict] == [
-        lib.I2_SAME, lib.I2_NEW, lib.I2_GONE, lib.I2_RETYPED, lib.I2_DATA, lib.I2_META,
-        lib.I2_SWAPPED,
-    ]  # fmt: skip
+    for number in (*Kind, *Verdict):
+        assert int(number) == getattr(lib, f"I2_{number.name}")
 
 
 @pytest.mark.parametrize("bad", [b"", b"n" * 256])

@@ -240,8 +240,10 @@ def test_another_owner_or_mode_or_path_gets_a_new_file(target: Target) -> None:
         now = (target.root / "f").stat()
         assert now.st_ino != have.st_ino and (target.root / "f").read_bytes() == model.data
         assert (now.st_mode & 0o7777, now.st_uid, now.st_gid) == (
-            more.get("mode", MODE), more.get("uid", 0), more.get("gid", 0),
-        )  # fmt: skip
+            more.get("mode", MODE),
+            more.get("uid", 0),
+            more.get("gid", 0),
+        )
         (target.root / "f").unlink()
     have = begin(target, old)
     assert target.apply(clone(have), *model.steps, staged(b"g", size)) == []
@@ -421,9 +423,15 @@ def seal(target: Target, steps: list[bytes], end: bytes, birth: int = 0) -> Path
     os.close(fd)
     have = path.stat()
     first = step(
-        Op.STAGE, b"f", stage=ID, flags=STEP_CLONE, size=have.st_size, **when(have),
-        rdev=old.ino, span=old.birth + birth,
-    )  # fmt: skip
+        Op.STAGE,
+        b"f",
+        stage=ID,
+        flags=STEP_CLONE,
+        size=have.st_size,
+        **when(have),
+        rdev=old.ino,
+        span=old.birth + birth,
+    )
     body = b"".join([first, *steps, end])
     tail = b"i2redo1\n" + len(body).to_bytes(8, "little") + blocks.hash(body, 32)
     journal = target.stage / JOURNAL

@@ -101,9 +101,8 @@ def snapshot(root: str | bytes) -> dict[bytes, tuple[object, ...]]:
         if st.st_nlink > 1 and not stat.S_ISDIR(st.st_mode):
             same = links.setdefault((st.st_dev, st.st_ino), shown)
         rdev = st.st_rdev if stat.S_ISCHR(st.st_mode) or stat.S_ISBLK(st.st_mode) else 0
-        found[shown] = (
-            st.st_mode, st.st_uid, st.st_gid, st.st_mtime_ns, size, rdev, attrs, content, same
-        )  # fmt: skip
+        meta = (st.st_mode, st.st_uid, st.st_gid, st.st_mtime_ns)
+        found[shown] = (*meta, size, rdev, attrs, content, same)
         if stat.S_ISDIR(st.st_mode):
             for name in sorted(os.listdir(path)):
                 visit(path + b"/" + name, shown + b"/" + name if shown else name)

@@ -152,7 +152,9 @@ def test_wait_ends_with_work_or_a_wake() -> None:
 OPS = st.lists(
     st.one_of(
         st.tuples(
-            st.just("add"), st.integers(0, 3), st.sampled_from([b"a", b"b", b"c", b"d"]),
+            st.just("add"),
+            st.integers(0, 3),
+            st.sampled_from([b"a", b"b", b"c", b"d"]),
             st.integers(1, 15),
         ),
         st.tuples(st.just("dir"), st.integers(0, 3), st.just(b""), st.integers(0, 1)),
@@ -160,7 +162,7 @@ OPS = st.lists(
         st.tuples(st.just("back"), st.integers(1, 4), st.just(b""), st.just(0)),
     ),
     max_size=80,
-)  # fmt: skip
+)
 
 
 @given(OPS, st.lists(st.sampled_from([0.0, 0.001, 0.03, 0.5, 3.0]), min_size=80, max_size=80))

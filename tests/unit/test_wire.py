@@ -45,11 +45,15 @@ def open_frame(o: Opener, packed: bytes) -> tuple[int, bytes]:
 # ------------------------------------------------------------------ messages
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False)
-    | st.text(max_size=40) | st.binary(max_size=300),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=40)
+    | st.binary(max_size=300),
     lambda v: st.lists(v, max_size=20) | st.dictionaries(st.text(max_size=9), v, max_size=20),
     max_leaves=40,
-)  # fmt: skip
+)
 
 
 @settings(deadline=None)
@@ -259,9 +263,17 @@ def test_nobody_can_switch_encryption_off() -> None:
 )
 def test_headers_that_are_refused(change: dict[str, Any], why: str) -> None:
     good: dict[str, Any] = {
-        "magic": b"i2", "version": 1, "type": 1, "flags": 0, "zero": 0, "stream": 3,
-        "length": 100, "raw": 84, "seq": 0, "zeros": 0,
-    }  # fmt: skip
+        "magic": b"i2",
+        "version": 1,
+        "type": 1,
+        "flags": 0,
+        "zero": 0,
+        "stream": 3,
+        "length": 100,
+        "raw": 84,
+        "seq": 0,
+        "zeros": 0,
+    }
     assert parse_header(wire._HEADER.pack(*good.values())).raw == 84
     with pytest.raises(ProtocolError, match=why):
         parse_header(wire._HEADER.pack(*(good | change).values()))
