@@ -37,7 +37,7 @@ from i2node.repl.delta import HOLE, Basis, Differ, moved
 from i2node.repl.journal import Journal
 from i2node.repl.plan import Large
 from i2node.repl.signatures import BLOCK_RECORD, Signature
-from i2node.repl.windows import AHEAD, WINDOW, Sent, Signing, Window, ahead, windows
+from i2node.repl.windows import AHEAD, WINDOW, Signing, Staged, Window, ahead, windows
 
 TRIES = 3
 ASK_FROM = 1 << 20
@@ -151,14 +151,14 @@ class LargeReader:
         stage = _stage_id(item.path, entry, b"whole")
         there = self.parts.pop(stage, 0) // WINDOW * WINDOW
         yield self._begin(stage, item.path, batch.STEP_KEEP if there else 0), 0
-        with closing(_read(fd, entry.size, signing.block or WINDOW)) as found:
+        with closing(_read_through(fd, entry.size, signing.block or WINDOW)) as found:
             for window in found:
                 signing.add(window)
                 if window.end > there:
                     yield from _content(stage, window)
                 else:
                     yield b"", window.end - window.at
-        yield from self._settle(item, fd, entry, signing, Sent(signing, entry.size), stage)
+        yield from self._settle(item, fd, entry, signing, Staged(signing, entry.size), stage)
 
     def _begin(self, stage: int, path: bytes, flags: int) -> bytes:
         self._staged = stage
@@ -183,11 +183,11 @@ class LargeReader:
         """On a clone, or in place, where nothing moved, which shows at the end; else built anew
         from the old file and literals, from the first op on that says so."""
         stage = _stage_id(item.path, entry, b"delta")
-        sent = Sent(signing, entry.size)
+        staged = Staged(signing, entry.size)
         differ = Differ(basis, entry.size, signing)
         waiting: list[blocks.Op] = []
         anew = False
-        with closing(_read(fd, entry.size, basis.block)) as found:
+        with closing(_read_through(fd, entry.size, basis.block)) as found:
             for op in differ.ops(found):
                 waiting.append(op)
                 if not anew and moved(op):
@@ -195,7 +195,7 @@ class LargeReader:
                     yield self._begin(stage, item.path, 0), 0
                 if anew:
                     for one in waiting:
-                        yield from self._anew(item.path, fd, stage, one, basis, sent)
+                        yield from self._anew(item.path, fd, stage, one, basis, staged)
                     waiting.clear()
         if not anew and basis.unchanged(waiting, entry.size):
             yield from self._meta(item, entry, signing.digest())
@@ -209,36 +209,36 @@ class LargeReader:
                 cut = waiting[-1].at if hole else entry.size
                 yield _hole(stage, cut, basis.size - cut), 0
             for one in waiting:
-                yield from self._in_place(fd, stage, one, basis, sent)
-        yield from self._settle(item, fd, entry, signing, sent, stage)
+                yield from self._in_place(fd, stage, one, basis, staged)
+        yield from self._settle(item, fd, entry, signing, staged, stage)
 
-    def _in_place(self, fd: int, stage: int, op: blocks.Op, basis: Basis, sent: Sent) -> Pieces:
+    def _in_place(self, fd: int, stage: int, op: blocks.Op, basis: Basis, staged: Staged) -> Pieces:
         if op.source == HOLE:
             yield _hole(stage, op.at, op.span), op.span
         elif op.source == op.at or (op.source == ZERO and basis.zero(op)):
             yield b"", op.span
         else:
-            yield from self._literal(fd, stage, op, sent)
+            yield from self._literal(fd, stage, op, staged)
 
     def _anew(
-        self, path: bytes, fd: int, stage: int, op: blocks.Op, basis: Basis, sent: Sent
+        self, path: bytes, fd: int, stage: int, op: blocks.Op, basis: Basis, staged: Staged
     ) -> Pieces:
         if op.source == HOLE:
             yield _hole(stage, op.at, op.span), op.span
         elif op.source in (LITERAL, ZERO):
-            yield from self._literal(fd, stage, op, sent)
+            yield from self._literal(fd, stage, op, staged)
         else:
             yield _copy(path, stage, op, basis.mtime), op.span
 
-    def _literal(self, fd: int, stage: int, op: blocks.Op, sent: Sent) -> Pieces:
+    def _literal(self, fd: int, stage: int, op: blocks.Op, staged: Staged) -> Pieces:
         for window in windows(fd, op.at, op.at + op.span, 1):
-            sent.literal(window)
+            staged.literal(window)
             yield from _content(stage, window)
 
     # ------------------------------------------------------------------ the end
 
     def _settle(
-        self, item: Large, fd: int, entry: Entry, signing: Signing, sent: Sent, stage: int
+        self, item: Large, fd: int, entry: Entry, signing: Signing, staged: Staged, stage: int
     ) -> Pieces:
         """Sends what changed meanwhile until the file holds still, then gives it its name."""
         status = 0
@@ -250,8 +250,8 @@ class LargeReader:
                 status = errno.EAGAIN
                 break
             again = Signing(_block(now.size))
-            yield from self._again(fd, entry.size, now, sent, again, stage)
-            sent = Sent(again, now.size)
+            yield from self._again(fd, entry.size, now, staged, again, stage)
+            staged = Staged(again, now.size)
             entry, signing = now, again
         digest = signing.digest()
         final = replace(entry, rdev=stage, content=digest, verdict=Verdict.DATA)
@@ -269,14 +269,14 @@ class LargeReader:
             self.journal.drop_signature(entry.ino)
 
     def _again(
-        self, fd: int, before: int, entry: Entry, sent: Sent, signing: Signing, stage: int
+        self, fd: int, before: int, entry: Entry, staged: Staged, signing: Signing, stage: int
     ) -> Pieces:
         """Sends the blocks of the staged file, so far of `before` bytes, that differ by now."""
         if entry.size < before:
             # What is cut off must not come back when the file grows again.
             yield _hole(stage, entry.size, before - entry.size), 0
         block = signing.block
-        stood = sent.signature() if sent.block == block != 0 else None
+        stood = staged.signature() if staged.block == block != 0 else None
         for window in windows(fd, 0, entry.size, signing.block or WINDOW):
             first = len(signing.records)
             signing.add(window)
@@ -311,7 +311,7 @@ class LargeReader:
         self.journal.put_signature(entry.ino, kept)
 
 
-def _read(fd: int, size: int, block: int) -> Generator[Window, None, None]:
+def _read_through(fd: int, size: int, block: int) -> Generator[Window, None, None]:
     found = windows(fd, 0, size, block)
     return ahead(found) if size > AHEAD * WINDOW else found
 

@@ -183,7 +183,7 @@ class Signing:
         return blocks.digest(self.records) if self.block else bytes(16)
 
 
-class Sent:
+class Staged:
     """What a staged file holds by now, block by block: the signature of what was sent. `signing`
     is what was signed when the file of `size` bytes was first read, and may still go on."""
 
