@@ -6,9 +6,12 @@
  *
  * Only the top of what is fresh is noted: what is made below it stands in it. When a top cannot be given
  * its name, whatever the reason, what is in the stage is thrown away, and the steps are done again from
- * the one that made it, in place: all that is told of them is then told as if nothing had been fresh. (Only
- * of what they put below a directory that they then put a file in place of, a fault may be told that was
- * none at first; the file is there either way.) */
+ * the one that made it, in place: all that is told of them is then told as if nothing had been fresh.
+ *
+ * With one exception. Let a be a directory of the target, and MAKE_DIR b, PUT b/y, PUT a/x, PUT a the
+ * steps. The last puts a file in place of a while b is still in the stage. If b cannot be given its name
+ * they are done again, and PUT a/x meets that file: a fault (ENOTDIR) that was none at first. The file a
+ * is there either way. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdio.h>

@@ -237,7 +237,10 @@ static int open_old(struct journal *j, const struct i2_step *at, int flags, stru
     err = look(site, fd, e);
     if (!err && (e->ino != j->ino || e->birth != j->birth)) err = -ESTALE;
     /* Once it is sealed, what differs from what STAGE saw may be our doing. */
-    if (!err && !j->last) err = fstat(fd, &st) < 0 ? -errno : i2_is_meant(j->first, &st) ? 0 : -ESTALE;
+    if (!err && !j->last) {
+        if (fstat(fd, &st) < 0) err = -errno;
+        else if (!i2_is_meant(j->first, &st)) err = -ESTALE;
+    }
     if (!err) return fd;
     close(fd);
     return err;
@@ -348,7 +351,8 @@ static int settle(struct journal *j, const struct i2_step *s, int *what)
     int torn = j->last != NULL;
     *what = I2_AT_WRITE;
     int fd = open_in_place(j, s);
-    int err = fd < 0 ? fd : torn ? 0 : seal(j, s);
+    int err = fd < 0 ? fd : 0;
+    if (!err && !torn) err = seal(j, s);
     if (!err) err = patch(j, fd, s, &torn);
     if (fd >= 0) close(fd);
     if (!err || i2_is_fatal(err)) return err;

@@ -82,16 +82,20 @@ class Differ:
     def _differing(self, window: Window, first: int) -> Iterator[tuple[int, int]]:
         """Where a window, whose records begin at `first`, is not as the old file at this place."""
         basis, block = self._basis, self._basis.block
+        # Files of two sizes have no short block in common: only whole ones are compared.
         end = window.end if self._size == basis.size else window.end // block * block
         there = max(0, min(end, basis.size) - window.at)
         whole = there // block
+        # Files of one size have the last: it is compared though it is short.
         if there % block and window.at + there == basis.size == self._size:
-            whole += 1  # the short last block of both
+            whole += 1
         new = self._signing.records[first : first + whole * BLOCK_RECORD]
         runs = blocks.differing(new, basis.signature[first : first + len(new)])
+        # All behind what is compared differs.
         beyond = min(window.at + whole * block, window.end)
         for i, j in runs:
             start, stop = window.at + i * block, min(window.at + j * block, window.end)
+            # A change that reaches up to there is one with it.
             if stop == beyond:
                 beyond = start
             else:
