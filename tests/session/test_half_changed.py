@@ -140,6 +140,8 @@ def test_a_file_left_half_changed_is_whole_before_anybody_looks(
     with pytest.raises(TargetFault, match="half changed") as failed:
         opened(disk, tmp_path, 1)
     assert "free space" in failed.value.remedy
+    if then == "agent":
+        mend_all(Ledger(tmp_path / "ledger"), tmp_path, [disk])
     filler.unlink()
     if then == "agent":
         mend_all(Ledger(tmp_path / "ledger"), tmp_path, [disk])
@@ -152,6 +154,9 @@ def test_a_file_left_half_changed_is_whole_before_anybody_looks(
     assert path.read_bytes() == b"new" + OLD[3:] + LATE + bytes(2 * MIB)
     assert path.stat().st_mtime_ns == 7 * 10**9
     lines = [r.getMessage() for r in caplog.records if "redo" in r.getMessage()]
+    if then == "agent":
+        said = lines.pop(0)
+        assert said.startswith(f"redo-failed rule={RULE} ") and 'remedy="free space' in said
     assert lines == [f"redo-replayed rule={RULE} path=f"]
     if second is not None:
         second._close()

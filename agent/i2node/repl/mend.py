@@ -9,7 +9,7 @@ from pathlib import Path
 
 from i2node import log
 from i2node.errors import I2Error
-from i2node.fs.tree import Root, TargetTree, half_changed, resolve_target
+from i2node.fs.tree import Root, TargetTree, half_changed, remedy_for, resolve_target
 from i2node.model import show
 from i2node.mover import batch
 from i2node.repl.ledger import Ledger, Record
@@ -41,9 +41,14 @@ def mend_all(ledger: Ledger, state: Path, allowed: Sequence[Path]) -> None:
             resolve_target(path, allowed)
             if _is_there(path, record):
                 _mend_locked(ledger, record, state, allowed)
-        except (I2Error, OSError) as error:
-            cause = error.cause if isinstance(error, I2Error) else str(error)
-            log.event(_log, logging.WARNING, "redo-failed", rule=record.rule, cause=cause)
+        except I2Error as error:
+            _failed(record.rule, error.cause, error.remedy)
+        except OSError as error:
+            _failed(record.rule, str(error), remedy_for(error.errno or 0))
+
+
+def _failed(rule: str, cause: str, remedy: str) -> None:
+    log.event(_log, logging.WARNING, "redo-failed", rule=rule, cause=cause, remedy=remedy)
 
 
 def _is_there(path: bytes, record: Record) -> bool:
