@@ -22,7 +22,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import TypeVar
 
 with warnings.catch_warnings():
     # pyinotify needs asyncore for a class that is not used here; importing it warns.
@@ -32,6 +31,7 @@ with warnings.catch_warnings():
 from i2node.errors import I2Error, SessionError
 from i2node.fs.coalesce import Dirty, Touch
 from i2node.fs.dirtree import DirTree
+from i2node.fs.moves import Moves, Place
 from i2node.fs.pathset import PathSet
 from i2node.fs.watch import Watch, WatchStatus
 from i2node.mover.events import Event, drain
@@ -73,10 +73,7 @@ MASK: int = (
 GRACE = 2.0  # seconds until a directory whose place is taken or empty is given up
 _READ = 1 << 20  # bytes of decoded events fetched at once
 _EARLY = 65_536  # events kept for watches that are not placed yet
-_MOVES = 4096  # halves of moves kept
 
-_Place = tuple[int, bytes]
-_Key = TypeVar("_Key", int, tuple[int, bytes])
 _Touches = list[tuple[int, bytes, int]]
 
 
@@ -127,9 +124,8 @@ class InotifyWatch(Watch):
         self._leaving: set[int] = set()  # watches that end, IN_IGNORED still to come
         self._dead: set[int] = set()  # watches that ended since the last mark
         self._told: set[int] = set()  # directories whose own entry this batch has as dirty
-        self._from: dict[int, _Place] = {}  # by cookie
-        self._pairs: dict[_Place, _Place] = {}  # from -> to, until MOVE_SELF says of what
-        self._unsure: dict[int, tuple[float, _Place]] = {}  # deadline, place when it became so
+        self._moves = Moves()  # until MOVE_SELF says of what
+        self._unsure: dict[int, tuple[float, Place]] = {}  # deadline, place when it became so
 
     # ------------------------------------------------------------------------ the planner's side
 
@@ -221,7 +217,7 @@ class InotifyWatch(Watch):
         with self._lock:
             return self._tree.path(ino)
 
-    def place(self, ino: int) -> _Place | None:
+    def place(self, ino: int) -> Place | None:
         with self._lock:
             return self._tree.place(ino)
 
@@ -391,8 +387,7 @@ class InotifyWatch(Watch):
     def _lose_track(self) -> None:
         """Events were lost: everything is to be looked at. Beliefs are corrected by that."""
         self._overflows += 1
-        self._from.clear()
-        self._pairs.clear()
+        self._moves.clear()
         self._early.clear()
         self._early_count = 0
         self._dirty.add_dir(self._root, True, self._clock())
@@ -407,21 +402,18 @@ class InotifyWatch(Watch):
         if event.mask & _DELETE and unwatched and child is not None:
             self._forget(child)
         if event.mask & _FROM:
-            _bound(self._from)
-            self._from[event.cookie] = place
-            self._pairs.pop(place, None)  # of one that left from here before, unknown to the tree
+            self._moves.leaves(event.cookie, place)
             if unwatched and child is not None:
                 self._doubt(child)
         if event.mask & _TO:
-            source = self._from.pop(event.cookie, None)
+            source = self._moves.source(event.cookie)
             if source is None or excluded:
                 return
             child = self._tree.child(*source)
             if child is not None and self._tree.wd(child) < 0:
                 self._move(child, place)  # it has no watch to say MOVE_SELF
             else:
-                _bound(self._pairs)
-                self._pairs[source] = place
+                self._moves.pair(source, place)
 
     def _moved(self, ino: int, touches: _Touches) -> None:
         """MOVE_SELF: this directory is the one of the pair that left its place."""
@@ -429,7 +421,7 @@ class InotifyWatch(Watch):
             self._lose_root("it was moved")
             return
         place = self._tree.place(ino)
-        target = None if place is None else self._pairs.pop(place, None)
+        target = None if place is None else self._moves.target(place)
         if target is not None:
             self._move(ino, target)
             return
@@ -438,7 +430,7 @@ class InotifyWatch(Watch):
         self._look_again(ino, touches)
         self._doubt(ino)
 
-    def _move(self, ino: int, place: _Place) -> None:
+    def _move(self, ino: int, place: Place) -> None:
         before = self._tree.path(ino)
         self._told.discard(ino)
         self._displace(*place, ino)
@@ -502,8 +494,3 @@ class InotifyWatch(Watch):
             except pyinotify.WatchManagerError:
                 # The directory was deleted; that IN_IGNORED is on its way, or was lost.
                 continue
-
-
-def _bound(moves: dict[_Key, _Place]) -> None:
-    if len(moves) >= _MOVES:
-        del moves[next(iter(moves))]
