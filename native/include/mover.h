@@ -309,6 +309,9 @@ int64_t i2_redo(int root, int stage, const uint8_t *name, size_t len, int flags,
  * or -errno: ENOENT where something else stands, ELOOP a symlink. */
 int64_t i2_open(int root, uint64_t dev, const uint8_t *path, size_t len);
 
+/* How many of these bytes of a file are in the page cache, in whole pages; -errno where nobody tells. */
+int64_t i2_cached(int fd, uint64_t at, uint64_t len);
+
 /* syncfs(2): returns when the file system that fd is on has everything on disk. 0 or -errno. */
 int64_t i2_sync(int fd);
 

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -31,6 +32,26 @@ int64_t i2_open(int root, uint64_t dev, const uint8_t *path, size_t len)
     if (!fd) fd = i2_open_in(&k, dir, name, O_RDONLY | O_NONBLOCK | O_NOATIME);
     close(dir);
     return fd;
+}
+
+int64_t i2_cached(int fd, uint64_t at, uint64_t len)
+{
+    const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    unsigned char there[512];
+    int64_t sum = 0;
+    at -= at % page;
+    while (len) {
+        uint64_t span = len < page * sizeof there ? len : page * sizeof there;
+        void *p = mmap(NULL, span, PROT_READ, MAP_SHARED, fd, (off_t)at);
+        if (p == MAP_FAILED) return -errno;
+        int err = mincore(p, span, there) < 0 ? errno : 0;
+        munmap(p, span);
+        if (err) return -err;
+        for (uint64_t i = 0; i * page < span; i++) sum += there[i] & 1 ? (int64_t)page : 0;
+        at += span;
+        len -= span;
+    }
+    return sum;
 }
 
 int64_t i2_sync(int fd)

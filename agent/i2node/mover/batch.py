@@ -428,6 +428,15 @@ def open_file(root_fd: int, dev: int, path: bytes) -> int:
     return fd
 
 
+def cached(fd: int, at: int, span: int) -> int:
+    """How many of these bytes of a file are in the page cache, in whole pages. Raises OSError where
+    nobody tells."""
+    found = int(lib.i2_cached(fd, at, span))
+    if found < 0:
+        raise OSError(-found, os.strerror(-found))
+    return found
+
+
 def sync(fd: int) -> None:
     """Waits until the file system of `fd` has everything on disk (syncfs(2)). Raises OSError."""
     result = int(lib.i2_sync(fd))

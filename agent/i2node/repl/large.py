@@ -28,6 +28,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from i2node.errors import ProtocolError
+from i2node.fs.past import PastCache, Rooms
 from i2node.fs.tree import Root
 from i2node.model import Entry, Kind, Verdict
 from i2node.mover import batch, blocks, listing
@@ -37,7 +38,17 @@ from i2node.repl.delta import HOLE, Basis, Differ, moved
 from i2node.repl.journal import Journal
 from i2node.repl.plan import Large
 from i2node.repl.signatures import BLOCK_RECORD, Signature
-from i2node.repl.windows import AHEAD, WINDOW, Signing, Staged, Window, ahead, windows
+from i2node.repl.windows import (
+    AHEAD,
+    HELD,
+    WINDOW,
+    Read,
+    Signing,
+    Staged,
+    Window,
+    ahead,
+    windows,
+)
 
 TRIES = 3
 ASK_FROM = 1 << 20
@@ -71,6 +82,7 @@ class LargeReader:
         self.ask = ask
         self.outcome: Entry | None = None
         self._staged: int | None = None
+        self._rooms = Rooms(HELD)
 
     def ship(self, item: Large) -> Pieces:
         """Steps for one file, each with the bytes of content it stands for. Afterwards `outcome` is
@@ -151,7 +163,11 @@ class LargeReader:
         stage = _stage_id(item.path, entry, b"whole")
         there = self.parts.pop(stage, 0) // WINDOW * WINDOW
         yield self._begin(stage, item.path, batch.STEP_KEEP if there else 0), 0
-        with closing(_read_through(fd, entry.size, signing.block or WINDOW)) as found:
+        block = signing.block or WINDOW
+        with (
+            PastCache(fd, entry.size, self._rooms) as file,
+            closing(_read_through(fd, entry.size, block, file.read)) as found,
+        ):
             for window in found:
                 signing.add(window)
                 if window.end > there:
@@ -311,8 +327,10 @@ class LargeReader:
         self.journal.put_signature(entry.ino, kept)
 
 
-def _read_through(fd: int, size: int, block: int) -> Generator[Window, None, None]:
-    found = windows(fd, 0, size, block)
+def _read_through(
+    fd: int, size: int, block: int, read: Read | None = None
+) -> Generator[Window, None, None]:
+    found = windows(fd, 0, size, block, read)
     return ahead(found) if size > AHEAD * WINDOW else found
 
 

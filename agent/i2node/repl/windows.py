@@ -12,17 +12,22 @@ import errno
 import os
 import queue
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from i2node.mover import blocks
+from i2node.mover.blocks import Data
 from i2node.repl.signatures import BLOCK_RECORD
 
 WINDOW = 1 << 20
 """Bytes read at a time, and about the content of one frame."""
 AHEAD = 4
 """Windows that are read before they are asked for."""
+HELD = AHEAD + 3
+"""Windows in use at once: those, one that is read, one that waits for its place, one worked on."""
+Read = Callable[[int, int], Data]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +41,25 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A stretch of a file. `data` is its content, None where all of it is a hole. `extents`: the
-    data and the holes in it, in order and without gap."""
+    """A stretch of a file. `data` is its content, None where all of it is a hole; good until the
+    next window is asked for. `extents`: the data and the holes in it, in order and without gap."""
 
     at: int
     end: int
-    data: bytes | None
+    data: Data | None
     extents: tuple[Extent, ...]
 
 
-def windows(fd: int, at: int, end: int, block: int) -> Generator[Window, None, None]:
-    """The windows of a file from `at`, a multiple of block, to `end`. Raises OSError.
+def windows(
+    fd: int, at: int, end: int, block: int, read: Read | None = None
+) -> Generator[Window, None, None]:
+    """The windows of a file from `at`, a multiple of block, to `end`; read(at, span) gives its
+    content. Raises OSError.
 
     A file that changes meanwhile gives what is there at the moment; zeros behind its end. What is
     said to be a hole is zero in `data` too.
     """
+    read = read or partial(_read, fd)
     limit = max(WINDOW, block)
     while at < end:
         start = _data_from(fd, at, end)
@@ -59,7 +68,8 @@ def windows(fd: int, at: int, end: int, block: int) -> Generator[Window, None, N
             yield Window(at, hole_end, None, (Extent(at, hole_end, False),))
             at = hole_end
             continue
-        window = _data_window(fd, at, min(end, at - at % limit + limit), end, block, start)
+        stop = min(end, at - at % limit + limit)
+        window = _data_window(fd, read, at, stop, end, block, start)
         yield window
         at = window.end
 
@@ -103,7 +113,9 @@ def ahead(found: Iterator[Window]) -> Generator[Window, None, None]:
         thread.join()
 
 
-def _data_window(fd: int, at: int, stop: int, end: int, block: int, start: int) -> Window:
+def _data_window(
+    fd: int, read: Read, at: int, stop: int, end: int, block: int, start: int
+) -> Window:
     """The window at `at`, at most to `stop`; it ends where a hole of whole blocks begins. The next
     data begins at `start`."""
     found: list[Extent] = []
@@ -120,7 +132,7 @@ def _data_window(fd: int, at: int, stop: int, end: int, block: int, start: int) 
             whole = at + -(-(here - at) // block) * block
             if start >= end or (start - at) // block * block + at > whole:
                 stop = min(stop, max(whole, here))
-    data = _read(fd, at, stop - at)
+    data = read(at, stop - at)
     seen = (
         e if e.data or blocks.is_zero(memoryview(data)[e.at - at : e.end - at]) else _filled(e)
         for e in found

@@ -1,0 +1,107 @@
+"""Reading a large file past the page cache.
+
+A file that is read once to be mirrored pushes out of memory what the server works with, and to copy
+it through fresh pages of the cache costs more than all else that is done to it. So what is not
+there is read around the cache (O_DIRECT, open(2)), and only what is there is taken from it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+
+from i2node.mover import batch
+
+ALIGNED = 4096
+"""What every file system with O_DIRECT takes for offset, length and memory."""
+STRETCH = 16 << 20
+"""Bytes of which is asked at once whether the cache holds them."""
+UNABLE = (errno.EINVAL, errno.EOPNOTSUPP)
+
+
+class Rooms:
+    """Aligned memory to read into, used in turn: what was read is good until `count` more reads."""
+
+    def __init__(self, count: int) -> None:
+        self._rooms = [mmap.mmap(-1, ALIGNED) for _ in range(count)]
+        self._next = 0
+
+    def take(self, size: int) -> memoryview:
+        """At least size bytes, and whole pages."""
+        at, self._next = self._next, (self._next + 1) % len(self._rooms)
+        if len(self._rooms[at]) < size:
+            self._rooms[at] = mmap.mmap(-1, -(-size // ALIGNED) * ALIGNED)
+        return memoryview(self._rooms[at])
+
+
+class PastCache:
+    """An open file of `size` bytes, read in order by one thread; the descriptor is left as it was
+    found."""
+
+    def __init__(self, fd: int, size: int, rooms: Rooms) -> None:
+        self._fd = fd
+        self._size = size
+        self._rooms = rooms
+        self._flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        self._able = True
+        self._direct = False
+        self._stretch = -1
+
+    def __enter__(self) -> PastCache:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._turn(False)
+
+    def read(self, at: int, span: int) -> memoryview:
+        """span bytes, as long as their room is not used again; zeros where the file has meanwhile
+        become shorter. Raises OSError."""
+        room = self._rooms.take(span)
+        got = self._around(room, at, span) if self._able and at % ALIGNED == 0 else 0
+        if got < span:
+            self._turn(False)
+        while got < span and (n := os.preadv(self._fd, [room[got:span]], at + got)):
+            got += n
+        if got < span:
+            room[got:span] = bytes(span - got)
+        return room[:span]
+
+    def _around(self, room: memoryview, at: int, span: int) -> int:
+        """What is read around the cache; less where the file ends, nothing where that is not to
+        be."""
+        if at // STRETCH != self._stretch:
+            self._stretch = at // STRETCH
+            self._turn(self._is_cold())
+        if not self._direct:
+            return 0
+        try:
+            return os.preadv(self._fd, [room[: -(-span // ALIGNED) * ALIGNED]], at)
+        except OSError as error:
+            if error.errno not in UNABLE:
+                raise
+            self._able = False
+            return 0
+
+    def _is_cold(self) -> bool:
+        """Whether most of the stretch is not in the cache; not all, or what the kernel itself read
+        ahead behind another stretch would count."""
+        at = self._stretch * STRETCH
+        span = min(STRETCH, self._size - at)
+        try:
+            return batch.cached(self._fd, at, span) < span // 2
+        except OSError:
+            return False
+
+    def _turn(self, direct: bool) -> None:
+        if direct == self._direct:
+            return
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_SETFL, self._flags | (os.O_DIRECT if direct else 0))
+        except OSError as error:
+            if error.errno not in UNABLE:
+                raise
+            self._able = False
+        else:
+            self._direct = direct

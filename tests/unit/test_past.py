@@ -1,0 +1,121 @@
+"""Reading past the page cache, on the machine's own disk and on tmpfs, which has nothing else."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from i2node.fs.past import ALIGNED, STRETCH, PastCache, Rooms
+from i2node.mover import batch
+
+MIB = 1 << 20
+
+
+def make(path: Path, size: int) -> bytes:
+    data = random.Random(size).randbytes(size)
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return data
+
+
+def forget(fd: int) -> None:
+    """Takes a file out of the page cache."""
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def has_direct(fd: int) -> bool:
+    """Whether reading around the cache works here and can be told from reading through it."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_DIRECT)
+        os.preadv(fd, [memoryview(Rooms(1).take(ALIGNED))], 0)
+    except OSError:
+        return False
+    finally:
+        fcntl.fcntl(fd, fcntl.F_SETFL, 0)
+    forget(fd)
+    return batch.cached(fd, 0, ALIGNED) == 0
+
+
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, MIB, 3 * MIB + 1, STRETCH + MIB + 7])
+@pytest.mark.parametrize("warm", [False, True])
+def test_what_is_read_is_what_is_there(place: Path, size: int, warm: bool) -> None:
+    data = make(place / "f", size)
+    fd = os.open(place / "f", os.O_RDONLY)
+    if not warm:
+        forget(fd)
+    rooms = Rooms(2)
+    with PastCache(fd, size, rooms) as file:
+        for at in range(0, size, MIB):
+            assert file.read(at, min(MIB, size - at)) == data[at : at + MIB]
+    assert fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT == 0
+    os.close(fd)
+
+
+def test_a_cold_file_leaves_the_cache_as_it_was_and_a_warm_one_is_taken_from_it(
+    tmp_path: Path,
+) -> None:
+    size = 2 * STRETCH
+    make(tmp_path / "f", size)
+    fd = os.open(tmp_path / "f", os.O_RDONLY)
+    if not has_direct(fd):
+        os.close(fd)
+        pytest.skip("this file system reads through the page cache only")
+    forget(fd)
+    # The second stretch is what somebody else works with.
+    os.pread(fd, STRETCH, STRETCH)
+    assert batch.cached(fd, 0, size) >= STRETCH
+    before = batch.cached(fd, 0, STRETCH - MIB)
+    seen = []
+    with PastCache(fd, size, Rooms(1)) as file:
+        for at in range(0, size, MIB):
+            file.read(at, MIB)
+            seen.append(bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT))
+    assert batch.cached(fd, 0, STRETCH - MIB) == before
+    assert seen == [True] * (STRETCH // MIB) + [False] * (STRETCH // MIB)
+    os.close(fd)
+
+
+def test_what_a_file_lost_meanwhile_reads_as_zeros(tmp_path: Path) -> None:
+    data = make(tmp_path / "f", 3 * MIB)
+    fd = os.open(tmp_path / "f", os.O_RDONLY)
+    forget(fd)
+    with PastCache(fd, 3 * MIB, Rooms(1)) as file:
+        assert file.read(0, MIB) == data[:MIB]
+        os.truncate(tmp_path / "f", MIB + 5000)
+        assert file.read(MIB, MIB) == data[MIB : MIB + 5000] + bytes(MIB - 5000)
+        assert file.read(2 * MIB, MIB) == bytes(MIB)
+    os.close(fd)
+
+
+def test_places_that_are_not_aligned_are_read_through_the_cache(tmp_path: Path) -> None:
+    data = make(tmp_path / "f", MIB)
+    fd = os.open(tmp_path / "f", os.O_RDONLY)
+    forget(fd)
+    with PastCache(fd, MIB, Rooms(1)) as file:
+        assert file.read(0, 4096) == data[:4096]
+        assert file.read(4097, 5000) == data[4097:9097]
+        assert file.read(12288, 100) == data[12288:12388]
+    os.close(fd)
+
+
+def test_a_room_is_used_again_in_its_turn() -> None:
+    rooms = Rooms(2)
+    first, second = rooms.take(10), rooms.take(5000)
+    assert (len(first), len(second)) == (4096, 8192)
+    first[0:1] = b"x"
+    assert rooms.take(1)[0:1] == b"x" and len(rooms.take(1)) == 8192
+    assert len(rooms.take(9000)) == 12288
+
+
+def test_what_cannot_be_asked_is_told(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(OSError, match="No such device"):
+        batch.cached(fd, 0, 4096)
+    os.close(fd)
