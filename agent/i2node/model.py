@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 
 class Kind(IntEnum):
@@ -37,8 +37,7 @@ RACY = 2
 MOUNT = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """What is known of one name in a directory. Field for field `struct i2_entry`."""
 
     name: bytes

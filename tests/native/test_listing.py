@@ -2,7 +2,6 @@
 
 import struct
 from collections.abc import Iterable
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -39,7 +38,7 @@ def entry(name: bytes = b"f", kind: Kind = Kind.FILE, **fields: object) -> Entry
         attrs=0,
         content=bytes(16),
     )
-    return replace(plain, **fields)
+    return plain._replace(**fields)
 
 
 def pack(found: Iterable[Entry]) -> bytes:
@@ -123,14 +122,14 @@ def model_diff(old: dict[bytes, Entry], now: dict[bytes, Entry]) -> dict[str, li
         o, n = old.get(name), now.get(name)
         if n is None:
             assert o is not None
-            changed = replace(o, verdict=Verdict.GONE, status=0)
+            changed = o._replace(verdict=Verdict.GONE, status=0)
         elif o is None:
-            changed = replace(n, verdict=Verdict.NEW)
+            changed = n._replace(verdict=Verdict.NEW)
         else:
-            changed = replace(n, verdict=judge(o, n))
+            changed = n._replace(verdict=judge(o, n))
             if o.kind is n.kind:
                 content = o.content if o.size == n.size else bytes(16)
-                changed = replace(changed, attrs=o.attrs, content=content)
+                changed = changed._replace(attrs=o.attrs, content=content)
         if changed.verdict is not Verdict.SAME:
             out[section(changed)].append(changed)
     return out
@@ -142,7 +141,7 @@ def sections(changes: listing.Changes) -> dict[str, bytes]:
 
 def bare(found: Iterable[Entry]) -> list[Entry]:
     """Without what a diff fills in."""
-    return [replace(e, verdict=Verdict.SAME, attrs=0, content=bytes(16), status=0) for e in found]
+    return [e._replace(verdict=Verdict.SAME, attrs=0, content=bytes(16), status=0) for e in found]
 
 
 @given(worlds)
@@ -180,8 +179,7 @@ def test_merge_is_the_models(
     base: dict[bytes, Entry], change: dict[bytes, Entry], data: st.DataObject
 ) -> None:
     change = {
-        n: replace(
-            e,
+        n: e._replace(
             verdict=data.draw(st.sampled_from(list(Verdict))),
             status=data.draw(st.sampled_from([0, 0, 5])),
         )
@@ -194,7 +192,7 @@ def test_merge_is_the_models(
             if e.verdict is not Verdict.GONE:
                 want[name] = e
     merged = listing.merge(pack(base.values()), pack(change.values()))
-    tidy = [replace(want[n], verdict=Verdict.SAME, status=0) for n in sorted(want)]
+    tidy = [want[n]._replace(verdict=Verdict.SAME, status=0) for n in sorted(want)]
     assert list(listing.entries(merged)) == tidy
 
 

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,7 +79,7 @@ class Way:
         now = batch.stat_names(self.root.fd, self.root.dev, b"", [name]).entries
         (entry,) = listing.entries(now)
         held = self.journal.select(self.root.identity.ino, [name])
-        return replace(entry, verdict=Verdict.DATA if held else Verdict.NEW)
+        return entry._replace(verdict=Verdict.DATA if held else Verdict.NEW)
 
     def steps(self, name: bytes, trusted: bool = False) -> Iterator[bytes]:
         self.ops = []
@@ -114,7 +113,7 @@ class Way:
         if outcome.status == errno.EAGAIN:
             self.journal.put(self.root.identity.ino, unsettled(outcome))
         elif not outcome.status:
-            record = known(replace(outcome, verdict=Verdict.SAME))
+            record = known(outcome._replace(verdict=Verdict.SAME))
             self.journal.put(self.root.identity.ino, record)
         assert os.listdir(self.stage) == []
         return outcome

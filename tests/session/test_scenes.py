@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -618,11 +617,11 @@ def test_a_directory_that_is_looked_at_twice_takes_another_in_once(tmp_path: Pat
     planner = Planner(root, journal, sink, paths, dirty, watch, _asked, _none, 9, 9)
     listed = batch.stat_names(root.fd, root.dev, b"a", [b"b"])
     above, moved = listing.decode(listed.own), next(listing.entries(listed.entries))
-    for entry in (replace(above, name=b"a"), moved):
+    for entry in (above._replace(name=b"a"), moved):
         journal.put(root.identity.ino, known(entry))
         Place(entry.ino, root.identity.ino, entry.name, True).note(journal)
     journal.replace(above.ino, b"")
-    journal.put(moved.ino, known(replace(above, name=b"k", kind=Kind.FILE, ino=1)))
+    journal.put(moved.ino, known(above._replace(name=b"k", kind=Kind.FILE, ino=1)))
     watch.placed(-1, root.identity.ino, 0, b"", watch.mark())
     watch.placed(-1, above.ino, root.identity.ino, b"a", watch.mark())
     own = {b"a": Touch.NAME | Touch.TREE}
@@ -647,12 +646,12 @@ def test_what_is_in_the_way_of_a_rename_keeps_the_place_it_has_elsewhere(tmp_pat
         root, journal, sink, PathSet(root.path, []), Dirty(), None, _asked, _none, 9, 9
     )
     own = listing.decode(batch.stat_names(root.fd, root.dev, b"", []).own)
-    moved = replace(own, name=b"a", ino=50)
-    for entry in (moved, replace(own, name=b"b", ino=51), replace(own, name=b"c", ino=51)):
+    moved = own._replace(name=b"a", ino=50)
+    for entry in (moved, own._replace(name=b"b", ino=51), own._replace(name=b"c", ino=51)):
         journal.put(top, known(entry))
     Place(50, top, b"a", True).note(journal)
     Place(51, top, b"c", True).note(journal)
-    assert planner.moves.move(moved, top, top, replace(moved, name=b"b"))
+    assert planner.moves.move(moved, top, top, moved._replace(name=b"b"))
     assert (journal.places(50), journal.places(51)) == ([(top, b"b")], [(top, b"c")])
     planner.emitter.finish()
     assert [batch.step_at(step, 0)[0] for step in sink.sent[-1].before] == [Op.REMOVE]
@@ -718,7 +717,7 @@ def test_deletes_that_cannot_be_checked_are_told_and_left(tmp_path: Path) -> Non
         root, journal, sink, paths, dirty, None, _asked, lambda *what: told.append(what), 9, 9
     )
     own = listing.decode(batch.stat_names(root.fd, root.dev, b"a", []).own)
-    number, gone = own.ino, known(replace(own, name=b"k", kind=Kind.FILE, ino=1))
+    number, gone = own.ino, known(own._replace(name=b"k", kind=Kind.FILE, ino=1))
     Place(number, root.identity.ino, b"a", True).note(journal)
     journal.put(number, gone)
 

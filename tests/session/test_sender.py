@@ -101,7 +101,7 @@ class Wire:
         asked = [os.fsencode(name) for name in names]
         seen = batch.stat_names(self.root.fd, self.root.dev, b"", asked)
         records = b"".join(
-            listing.encode(replace(e, verdict=verdict)) for e in listing.entries(seen.entries)
+            listing.encode(e._replace(verdict=verdict)) for e in listing.entries(seen.entries)
         )
         return Batch(files=[(self.ino, b"", records)], dirs={self.ino: b""}, last=True)
 
@@ -225,7 +225,7 @@ def test_a_directory_that_was_exchanged_while_it_was_read(wire: Wire) -> None:
     directory = listing.decode(batch.stat_names(wire.root.fd, wire.root.dev, b"", [b"d"]).entries)
     another = directory.ino + 1_000_000
     work = Batch(before=[make_dir(b"d", directory)], dirs={another: b"d"}, last=True)
-    work.files = [(another, b"d", listing.encode(replace(entry, verdict=Verdict.NEW)))]
+    work.files = [(another, b"d", listing.encode(entry._replace(verdict=Verdict.NEW)))]
     wire.send(work)
     assert ("again", b"f") in wire.told
     assert wire.journal.listing(another) == b""
@@ -235,7 +235,7 @@ def test_a_directory_that_was_exchanged_while_it_was_read(wire: Wire) -> None:
 def test_another_directory_under_the_name_is_not_noted_as_this_one(wire: Wire) -> None:
     (wire.source / "d").mkdir()
     seen = listing.decode(batch.stat_names(wire.root.fd, wire.root.dev, b"", [b"d"]).entries)
-    meant = replace(seen, ino=seen.ino + 1_000_000, verdict=Verdict.META)
+    meant = seen._replace(ino=seen.ino + 1_000_000, verdict=Verdict.META)
     work = Batch(before=[make_dir(b"d", seen)], dirs={wire.ino: b""}, last=True)
     work.before_edits = [Put(wire.ino, known(meant))]
     work.metas = {wire.ino: (b"", {b"d": listing.encode(meant)})}
@@ -273,7 +273,7 @@ def test_trust_in_a_large_file_ends_when_it_changes(wire: Wire, size: int) -> No
 
     def seen(verdict: Verdict) -> Large:
         found = batch.stat_names(wire.root.fd, wire.root.dev, b"", [b"a"])
-        return Large(wire.ino, b"a", replace(listing.decode(found.entries), verdict=verdict))
+        return Large(wire.ino, b"a", listing.decode(found.entries)._replace(verdict=verdict))
 
     wire.send(Batch(large=[seen(Verdict.NEW)], dirs={wire.ino: b""}, last=True))
     path.chmod(0o600)

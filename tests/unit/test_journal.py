@@ -27,7 +27,7 @@ BIG = 2**64 - 5  # an inode number that SQLite cannot hold as it is
 
 
 def entry(name: bytes, ino: int = 7, kind: Kind = Kind.FILE, **fields: Any) -> bytes:
-    values: dict[str, Any] = dict.fromkeys(Entry.__dataclass_fields__, 0)
+    values: dict[str, Any] = dict.fromkeys(Entry._fields, 0)
     values |= {"verdict": Verdict.SAME, "content": bytes(16), "nlink": 1, "mode": 0o644}
     return listings.encode(Entry(**(values | {"name": name, "ino": ino, "kind": kind} | fields)))
 

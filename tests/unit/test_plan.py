@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,7 +54,7 @@ def entry(name: bytes, ino: int = 7, **fields: object) -> Entry:
         attrs=0,
         content=bytes(16),
     )
-    return replace(plain, **fields)
+    return plain._replace(**fields)
 
 
 @st.composite
@@ -82,7 +81,7 @@ def _name(e: Entry) -> bytes:
 
 
 def as_told(some: list[Entry]) -> list[Entry]:
-    return [replace(e, flags=PROBED, ino=e.ino + 100, ctime=99) for e in some]
+    return [e._replace(flags=PROBED, ino=e.ino + 100, ctime=99) for e in some]
 
 
 listings = st.lists(entries(), max_size=4)
@@ -129,8 +128,8 @@ def test_a_suspect_is_never_taken_for_what_the_source_has(told: list[Entry]) -> 
 def test_a_file_that_is_linked_otherwise_there_is_not_taken_for_what_the_source_has() -> None:
     """It was written since, and its times put back: only the record that is forgotten tells."""
     before = entry(b"a", nlink=2)
-    heard = believe(packed(as_told([replace(before, nlink=1)])), packed([before]))
-    changes = listing.diff(heard, packed([replace(before, ctime=2)]), SMALL)
+    heard = believe(packed(as_told([before._replace(nlink=1)])), packed([before]))
+    changes = listing.diff(heard, packed([before._replace(ctime=2)]), SMALL)
     assert changes is not None and [e.name for e in listing.entries(changes.linked)] == [b"a"]
 
 
@@ -172,9 +171,9 @@ def test_paths_and_the_root() -> None:
 
 @given(a=entries(), flags=st.sampled_from([0, PROBED]))
 def test_a_number_that_was_used_again_is_another_file(a: Entry, flags: int) -> None:
-    assert same_file(a, replace(a, name=b"other", size=77))
-    assert not same_file(a, replace(a, birth=a.birth + 1))
-    assert same_file(a, replace(a, flags=flags)) == (not flags)
+    assert same_file(a, a._replace(name=b"other", size=77))
+    assert not same_file(a, a._replace(birth=a.birth + 1))
+    assert same_file(a, a._replace(flags=flags)) == (not flags)
 
 
 # ---------------------------------------------------------------------- edits, in a real journal

@@ -76,28 +76,7 @@ def encode(entry: Entry) -> bytes:
         raise ValueError(f"a name has 1..{NAME_MAX} bytes, not {len(name)}")
     length = HEAD.size + len(name) + 7 & ~7
     try:
-        head = HEAD.pack(
-            length,
-            len(name),
-            entry.kind,
-            entry.verdict,
-            entry.mode,
-            entry.uid,
-            entry.gid,
-            entry.nlink,
-            entry.ino,
-            entry.size,
-            entry.rdev,
-            entry.mtime_s,
-            entry.mtime_ns,
-            entry.flags,
-            entry.status,
-            entry.ctime,
-            entry.birth,
-            entry.blocks,
-            entry.attrs,
-            entry.content,
-        )
+        head = HEAD.pack(length, len(name), *entry[1:])
     except struct.error as e:
         raise ValueError(f"entry {name!r}: {e}") from e
     return (head + name).ljust(length, b"\0")

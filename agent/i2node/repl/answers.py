@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 
 from i2node.errors import ProtocolError, Refused, SessionError
 from i2node.fs.tree import FATAL, TargetTree
@@ -100,7 +99,7 @@ def _listed(
     batch.digest_files(root.fd, root.dev, group, content=content, threads=2)
     ((_, filled),) = batch.groups(group)
     told = b"".join(
-        listing.encode(replace(e, flags=e.flags | PROBED, status=0))
+        listing.encode(e._replace(flags=e.flags | PROBED, status=0))
         for e in listing.entries(filled)
     )
     return 0, own, told

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from i2node.fs.coalesce import Dirty
 from i2node.fs.pathset import PathSet
@@ -246,11 +245,11 @@ class Belief:
             if entry.kind == Kind.DIR or (entry.nlink < 2 and theirs.nlink < 2):
                 agreed.append(entry)
             elif entry.nlink < 2:
-                split.append(replace(entry, verdict=Verdict.SWAPPED, content=bytes(16)))
+                split.append(entry._replace(verdict=Verdict.SWAPPED, content=bytes(16)))
             elif self.twin(entry, theirs):
                 agreed.append(entry)
             else:
-                joined.append(replace(entry, verdict=Verdict.DATA))
+                joined.append(entry._replace(verdict=Verdict.DATA))
         work = self.draft.dir(visit.ino, visit.path)
         work.before_edits.append(Put(visit.ino, b"".join(known(e) for e in agreed)))
         work.before_edits += [

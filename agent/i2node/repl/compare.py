@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from i2node.config import Config
@@ -139,7 +139,7 @@ def _roots(own: bytes, told: bytes | None) -> Iterator[Difference]:
     """What differs between the two roots themselves; their attributes are not told."""
     theirs = next(listing.entries(told), None) if told else None
     if theirs is not None:
-        yield from _judge(b".", replace(listing.decode(own), attrs=0), replace(theirs, attrs=0))
+        yield from _judge(b".", listing.decode(own)._replace(attrs=0), theirs._replace(attrs=0))
 
 
 def _judge(

@@ -3,7 +3,6 @@ of the round."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Protocol
 
 from i2node.model import Entry, Kind, Verdict
@@ -79,7 +78,7 @@ class Draft:
         self, parent: int, parent_path: bytes, entry: Entry, doubt: int, doubt_path: bytes
     ) -> None:
         """A directory is to get its owner, mode and times; doubt: it itself, with its path."""
-        record = listing.encode(replace(entry, name=entry.name or ROOT, verdict=Verdict.META))
+        record = listing.encode(entry._replace(name=entry.name or ROOT, verdict=Verdict.META))
         work = self.dir(doubt, doubt_path)
         if parent:
             work.metas.setdefault(parent, (parent_path, {}))[1][entry.name] = record

@@ -146,7 +146,7 @@ class Emitter:
             self._dress(visit, own)
 
     def _dress(self, visit: Visit, own: Entry) -> None:
-        named = replace(own, name=visit.name)
+        named = own._replace(name=visit.name)
         self.draft.meta(visit.parent, visit.above, named, visit.ino, visit.path)
 
     def _dir_entry(self, parent: int, parent_path: bytes, entry: Entry, visited: bool) -> None:
@@ -178,7 +178,7 @@ class Emitter:
             work.before_edits.append(Replace(entry.ino, b""))
             self.draft.made.add(entry.ino)
         self.draft.dir(entry.ino, path)
-        unknown = replace(entry, mtime_s=0, mtime_ns=0, ctime=0)
+        unknown = entry._replace(mtime_s=0, mtime_ns=0, ctime=0)
         work.before_edits += [
             Put(parent, known(entry if entry.flags & MOUNT else unknown)),
             self.draft.place(entry, parent),
@@ -222,8 +222,8 @@ class Emitter:
             if moved is not None and moved != (found.ino, entry.name):
                 old = self.draft.held(*moved)
                 if old is not None and self.moves.move(old, moved[0], found.ino, entry):
-                    entry = replace(
-                        entry, verdict=Verdict.DATA, content=old.content, attrs=old.attrs
+                    entry = entry._replace(
+                        verdict=Verdict.DATA, content=old.content, attrs=old.attrs
                     )
             # Of one that came from elsewhere the watch may have seen a write under its old name.
             touch = found.touches.get(entry.name, Touch.DATA) if found.touches else Touch.DATA
@@ -310,5 +310,5 @@ class Emitter:
         parent_path, _, name = path.rpartition(b"/")
         for parent, held_name in self.journal.places(ino):
             if held_name == name:
-                self.draft.meta(parent, parent_path, replace(own, name=name), ino, path)
+                self.draft.meta(parent, parent_path, own._replace(name=name), ino, path)
                 return

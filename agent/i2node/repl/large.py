@@ -25,7 +25,6 @@ import struct
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import replace
 
 from i2node.errors import ProtocolError
 from i2node.fs.past import PastCache, Rooms
@@ -92,13 +91,13 @@ class LargeReader:
         try:
             fd = batch.open_file(self.root.fd, self.root.dev, item.path)
         except OSError as error:
-            self.outcome = replace(item.entry, status=error.errno or errno.EIO)
+            self.outcome = item.entry._replace(status=error.errno or errno.EIO)
             return
         try:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
             yield from self._ship(item, fd)
         except OSError as error:
-            self.outcome = replace(item.entry, status=error.errno or errno.EIO)
+            self.outcome = item.entry._replace(status=error.errno or errno.EIO)
         finally:
             os.close(fd)
         if self._staged is not None:
@@ -114,7 +113,7 @@ class LargeReader:
     def _ship(self, item: Large, fd: int) -> Pieces:
         entry = _refreshed(item.entry, fd)
         if entry.kind != Kind.FILE:
-            self.outcome = replace(entry, status=errno.ENOENT)
+            self.outcome = entry._replace(status=errno.ENOENT)
             return
         kept = self._kept(item)
         # What was seen of writes was seen up to the moment of the entry, not of now.
@@ -270,11 +269,11 @@ class LargeReader:
             staged = Staged(again, now.size)
             entry, signing = now, again
         digest = signing.digest()
-        final = replace(entry, rdev=stage, content=digest, verdict=Verdict.DATA)
+        final = entry._replace(rdev=stage, content=digest, verdict=Verdict.DATA)
         steps, packed = self._pack(item, final, batch.PACK_STAGED)
         if packed.status == 0 and not _same_moment(packed, entry):
-            packed = replace(packed, status=errno.EAGAIN)
-        self.outcome = replace(packed, rdev=0, content=digest, status=packed.status or status)
+            packed = packed._replace(status=errno.EAGAIN)
+        self.outcome = packed._replace(rdev=0, content=digest, status=packed.status or status)
         if steps:
             self._staged = None
         yield steps, 0
@@ -307,13 +306,13 @@ class LargeReader:
 
     def _meta(self, item: Large, entry: Entry, digest: bytes = b"") -> Pieces:
         steps, packed = self._pack(item, entry, batch.PACK_META)
-        self.outcome = replace(packed, content=digest or item.entry.content)
+        self.outcome = packed._replace(content=digest or item.entry.content)
         yield steps, entry.size
 
     def _pack(self, item: Large, entry: Entry, mode: int) -> tuple[bytes, Entry]:
         """The step that carries the file's metadata, and the entry as it was read for that."""
         directory = item.path[: -len(entry.name) - 1]
-        group = bytearray(batch.group(directory, listing.encode(replace(entry, status=0))))
+        group = bytearray(batch.group(directory, listing.encode(entry._replace(status=0))))
         steps = batch.pack(
             self.root.fd, self.root.dev, group, mode=mode, small_max=0, threads=1, cap=1 << 20
         )
@@ -345,8 +344,7 @@ def _refreshed(entry: Entry, fd: int) -> Entry:
     kind = Kind.FILE if (st.st_mode & 0o170000) == 0o100000 else entry.kind
     if (st.st_mode & 0o170000) != 0o100000:
         kind = Kind.FIFO
-    return replace(
-        entry,
+    return entry._replace(
         kind=kind,
         mode=st.st_mode & 0o7777,
         uid=st.st_uid,

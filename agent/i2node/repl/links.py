@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from array import array
 from bisect import bisect_left
-from dataclasses import replace
 
 from i2node.fs.coalesce import Dirty, Touch
 from i2node.fs.tree import Root
@@ -85,7 +84,7 @@ class Links:
             self.belief.linked(entry.ino, anew=False)
             # The first name was not kept while it was the only one.
             work.before_edits += [
-                Put(found.ino, known(replace(here, name=entry.name))),
+                Put(found.ino, known(here._replace(name=entry.name))),
                 place,
                 Place(entry.ino, parent, name),
             ]
@@ -98,8 +97,7 @@ class Links:
             touch = found.touches.get(entry.name, Touch.DATA) if found.touches else Touch.DATA
             trusted = not touch & Touch.DATA and same_content(here, entry)
             same = here.size == entry.size
-            entry = replace(
-                entry,
+            entry = entry._replace(
                 verdict=Verdict.DATA,
                 attrs=here.attrs,
                 content=here.content if same else bytes(16),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from i2node.fs.coalesce import Dirty, Touch
 from i2node.model import MOUNT, PROBED, Entry, Kind, Verdict
@@ -109,11 +108,11 @@ class Moves:
         work = self.draft.batch
         self.draft.dir(old_dir, source)
         self.draft.dir(new_dir, target)
-        moved = replace(old, name=entry.name)
+        moved = old._replace(name=entry.name)
         work.suspects.append((new_dir, entry.name))
         if in_way is not None and (in_way.kind == Kind.DIR or old.kind == Kind.DIR):
             work.before.append(batch.step(Op.EXCHANGE, here, there, kind=old.kind))
-            displaced = replace(in_way, name=old.name)
+            displaced = in_way._replace(name=old.name)
             work.suspects.append((old_dir, old.name))
             work.before_edits.append(Put(old_dir, known(displaced)))
             if (new_dir, entry.name) in self.journal.places(in_way.ino):

@@ -13,7 +13,7 @@ and writes down, in the same order, what the target is then expected to hold:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from i2node.fs.coalesce import Touch
 from i2node.model import MOUNT, PROBED, RACY, Entry, Kind, Verdict
@@ -220,7 +220,7 @@ def make_dir(path: bytes, entry: Entry) -> bytes:
 
 def tombstone(name: bytes) -> bytes:
     """A change that takes a name out of a listing."""
-    return listing.encode(replace(_NOTHING, name=name))
+    return listing.encode(_NOTHING._replace(name=name))
 
 
 ROOT = b"..."
@@ -251,7 +251,7 @@ _NOTHING = Entry(
 
 def known(entry: Entry) -> bytes:
     """The record as the index keeps it."""
-    return listing.encode(replace(entry, verdict=Verdict.SAME, status=0))
+    return listing.encode(entry._replace(verdict=Verdict.SAME, status=0))
 
 
 def same_file(a: Entry, b: Entry) -> bool:
@@ -311,7 +311,7 @@ def believe(
 def _unknown(told: Entry) -> bytes:
     """What the target told, of a file without what would speak for its content."""
     if told.kind == Kind.FILE:
-        told = replace(told, mtime_s=0, mtime_ns=0, content=bytes(16))
+        told = told._replace(mtime_s=0, mtime_ns=0, content=bytes(16))
     return known(told)
 
 
@@ -353,9 +353,9 @@ def settled(now: bytes, sections: Iterable[bytes]) -> bytes:
 
 def unsettled(entry: Entry) -> bytes:
     """The record of a file that changed while it was read: there, but to be looked at again."""
-    return listing.encode(replace(entry, verdict=Verdict.SAME, status=0, flags=entry.flags | RACY))
+    return listing.encode(entry._replace(verdict=Verdict.SAME, status=0, flags=entry.flags | RACY))
 
 
 def named_root(own: Entry) -> bytes:
     """The root's own record as the journal keeps it: a listing of one name."""
-    return known(replace(own, name=ROOT))
+    return known(own._replace(name=ROOT))

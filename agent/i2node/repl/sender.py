@@ -343,9 +343,9 @@ class Sender:
         rest: list[bytes] = []
         for entry in listing.troubled(entries):
             if entry.status == errno.ENOBUFS:
-                rest.append(listing.encode(replace(entry, status=0)))
+                rest.append(listing.encode(entry._replace(status=0)))
             elif entry.status == errno.EFBIG:
-                large.append(Large(owner, join(path, entry.name), replace(entry, status=0)))
+                large.append(Large(owner, join(path, entry.name), entry._replace(status=0)))
             elif entry.status == errno.EAGAIN:
                 self.journal.put(owner, unsettled(entry))
                 self.again(owner, entry.name)
@@ -361,7 +361,7 @@ class Sender:
     def _unlinked(self, owner: int, entry: Entry) -> None:
         """Another file came under this name meanwhile, one that has more names: they are still to
         be made one on the target."""
-        self.journal.put(owner, known(replace(entry, ctime=0)))
+        self.journal.put(owner, known(entry._replace(ctime=0)))
         self.again(owner, entry.name)
 
     def _root_meta(self, own: Entry) -> None:
@@ -410,7 +410,7 @@ class Sender:
                 self.again(parent, other)
             return
         for parent, other, path in group.others:
-            self.journal.put(parent, known(replace(now, name=other)))
+            self.journal.put(parent, known(now._replace(name=other)))
             self.journal.suspect(parent, [other], self.line.last + 1)
             self._append(batch.step(Op.LINK, path, first.path, kind=now.kind))
 
@@ -431,7 +431,7 @@ class Sender:
         elif entry.status:
             self.trouble(item.path, entry.status)
         else:
-            self.journal.put(item.dir, known(replace(entry, verdict=Verdict.SAME)))
+            self.journal.put(item.dir, known(entry._replace(verdict=Verdict.SAME)))
             if entry.nlink > 1 and entry.ino != item.entry.ino:
                 self._unlinked(item.dir, entry)
 
