@@ -59,6 +59,8 @@ UNTIL_ASKED = (1 << 62) - 1
 """The seq of a doubt that no frame settles, only an answer of the target."""
 UNTIL_COMPARED = UNTIL_ASKED - 1
 """That of one the target answered: settled when what it told was compared, with what follows."""
+UNTIL_SENT = UNTIL_COMPARED - 1
+"""That of one of which more is to be read into frames: `sent` tells by which one it is settled."""
 
 
 class Journal(Database):
@@ -366,6 +368,12 @@ class Journal(Database):
                 "SET path=excluded.path, seq=max(seq, excluded.seq)",
                 [(_signed(ino), path, seq) for ino, path in dirs.items()],
             )
+
+    def sent(self, seq: int) -> None:
+        """What was in doubt UNTIL_SENT is so until seq is acknowledged."""
+        with self._writing("writing") as db:
+            self._latest = seq
+            db.execute("UPDATE doubt SET seq=? WHERE seq=?", (seq, UNTIL_SENT))
 
     def settle(self, seq: int) -> None:
         """All up to and with seq is durable at the target."""

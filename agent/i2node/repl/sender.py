@@ -26,7 +26,7 @@ from i2node.mover.batch import Op
 from i2node.net.seal import Sealer
 from i2node.net.stream import DataStream
 from i2node.net.wire import FRAME_MAX
-from i2node.repl.journal import UNTIL_ASKED, Journal
+from i2node.repl.journal import UNTIL_ASKED, UNTIL_SENT, Journal
 from i2node.repl.large import LargeReader
 from i2node.repl.line import Flow, Line
 from i2node.repl.plan import Batch, Edit, Large, Linked, join, known, unsettled
@@ -97,8 +97,6 @@ class Sender:
         self._files = 0
         self._content = 0
         self._since = 0.0
-        self._dirs: dict[int, bytes] = {}
-        self._reading: dict[int, bytes] = {}
         self._reading_since = 0.0
         self._shipping: Large | None = None
         self._renamed: list[tuple[int, bytes]] = []
@@ -228,10 +226,9 @@ class Sender:
         """Turns a batch into steps, in the order that Batch describes."""
         self._since = min(self._since or work.since, work.since)
         self._reading_since = work.since
-        self._reading = work.dirs
-        self._dirs.update(work.dirs)
         self._renamed = work.suspects
-        self._doubt(self.line.last + 1)
+        if work.dirs:
+            self.journal.doubt_many(work.dirs, UNTIL_SENT)
         self._suspect(self.line.last + 1)
         self._steps(work.before, work.before_edits)
         self._pack(work.files, work.large, read)
@@ -249,13 +246,10 @@ class Sender:
         if work.last:
             for step in self.large.leftovers():
                 self._append(step)
-        self._reading = {}
+        # The frame that has the last of it is the one at hand, or was full with it.
+        self.journal.sent(self.line.last + bool(self._parts))
         self._renamed = []
         self._reading_since = 0.0
-
-    def _doubt(self, seq: int) -> None:
-        if self._dirs:
-            self.journal.doubt_many(self._dirs, seq)
 
     def _steps(self, steps: Iterable[bytes], edits: Iterable[Edit]) -> None:
         for edit in edits:
@@ -446,11 +440,8 @@ class Sender:
     def _emit(self, last: bool = False) -> None:
         """Hands the frame so far to the line, the journal being written first."""
         if not self._parts and not (last and self._unflushed):
-            # Nothing more to come for these directories: the last frame settles them.
-            self._doubt(self.line.last)
             if self.line.durable >= self.line.last:
                 self.journal.settle(self.line.last)
-            self._dirs = dict(self._reading)
             self.journal.commit()
             self._since = 0.0
             return
@@ -464,9 +455,7 @@ class Sender:
         )
         self._unflushed = not last
         self._parts, self._size, self._files, self._content = [], 0, 0, 0
-        self._dirs = dict(self._reading)
         self._since = self._reading_since
-        self._doubt(self.line.last + 1)
         self._suspect(self.line.last + 1)
 
 
