@@ -4,7 +4,7 @@ import threading
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from i2node.fs.coalesce import LONGEST, SHORTEST, Dirty, Touch, Work
@@ -165,6 +165,9 @@ OPS = st.lists(
 )
 
 
+@example(
+    [("add", 1, b"a", 1), ("back", 1, b"", 0), ("dir", 1, b"", 0), ("back", 1, b"", 0)], [0.0] * 4
+)
 @given(OPS, st.lists(st.sampled_from([0.0, 0.001, 0.03, 0.5, 3.0]), min_size=80, max_size=80))
 def test_every_touch_is_handed_out_once(
     ops: list[tuple[str, int, bytes, int]], gaps: list[float]

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntFlag
-from itertools import islice
+from itertools import count, islice
 
 SHORTEST = 0.020
 LONGEST = 1.0
@@ -77,7 +77,9 @@ class Dirty:
         self._changed = threading.Condition()
         self._dirs: dict[int, _Dir] = {}
         self._ready: dict[int, None] = {}  # directories with something to hand out, oldest first
-        self._due: list[tuple[float, int, bytes | None]] = []  # heap of what is held; may be stale
+        # Heap of what is held; may be stale. Numbered: a name and None do not compare.
+        self._due: list[tuple[float, int, int, bytes | None]] = []
+        self._numbers = count()
         self._heat: dict[tuple[int, bytes | None], tuple[float, float]] = {}  # (taken, interval)
         self._names = 0
         self._woken = False
@@ -158,7 +160,7 @@ class Dirty:
         due = self._due_at(ino, name, now)
         if due > now:
             entry.held[name] = (touch, since)
-            heapq.heappush(self._due, (due, ino, name))
+            heapq.heappush(self._due, (due, next(self._numbers), ino, name))
         else:
             self._make_ready(ino, entry, name, touch, since)
 
@@ -192,7 +194,7 @@ class Dirty:
         due = self._due_at(ino, None, now)
         if due > now and (held or not recursive):
             self._ready.pop(ino, None)
-            heapq.heappush(self._due, (due, ino, None))
+            heapq.heappush(self._due, (due, next(self._numbers), ino, None))
         else:
             self._ready[ino] = None
         return entry
@@ -237,7 +239,7 @@ class Dirty:
     def _release(self, now: float) -> None:
         """Moves what is due from held to ready."""
         while self._due and self._due[0][0] <= now:
-            _, ino, name = heapq.heappop(self._due)
+            _, _, ino, name = heapq.heappop(self._due)
             entry = self._dirs.get(ino)
             if entry is None:
                 continue
@@ -306,7 +308,7 @@ class Dirty:
             if self._ready:
                 return 0.0
             while self._due:
-                due, ino, name = self._due[0]
+                due, _, ino, name = self._due[0]
                 entry = self._dirs.get(ino)
                 if entry is not None and (entry.whole if name is None else name in entry.held):
                     return max(0.0, due - now)
