@@ -17,6 +17,7 @@ from i2node.repl.plan import (
     Place,
     Put,
     Rekey,
+    Replace,
     Settled,
     believe,
     join,
@@ -24,6 +25,7 @@ from i2node.repl.plan import (
     named_root,
     same_file,
     settled,
+    together,
     tombstone,
     unsettled,
 )
@@ -258,3 +260,32 @@ def test_suspects_follow_their_directory(journal: Journal) -> None:
     assert (journal.suspects(10), journal.suspects(11)) == ([], [b"a"])
     journal.forget(11)
     assert journal.suspects(11) == []
+
+
+def test_names_put_one_by_one_are_put_at_once_and_nothing_else_moves() -> None:
+    a, b, later = (packed([entry(name, size=n)]) for n, name in enumerate((b"a", b"b", b"a")))
+    both = packed([entry(b"c"), entry(b"d")])
+    edits = [
+        Put(1, b),
+        Place(7, 1, b"b", True),
+        Replace(2, b""),
+        Put(1, a),
+        Put(2, a),
+        Put(1, later),
+        Replace(1, b""),
+        Put(1, a),
+        Put(1, both),
+        Put(1, b),
+        Put(1, b""),
+    ]
+    assert list(together(edits)) == [
+        Place(7, 1, b"b", True),
+        Replace(2, b""),
+        Put(1, later + b),
+        Put(2, a),
+        Replace(1, b""),
+        Put(1, a),
+        Put(1, both),
+        Put(1, b),
+        Put(1, b""),
+    ]

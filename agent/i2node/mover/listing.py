@@ -22,6 +22,7 @@ Data = bytes | bytearray | memoryview
 
 HEAD: Final = struct.Struct("<IHBBIIIIQQQqIHHqqQQ16s")
 NAME_MAX: Final = 255
+_LENGTHS: Final = struct.Struct("<IH")  # of a record: length, name_len
 _UP_TO_INO: Final = struct.Struct("<IHBBIIIIQ")
 
 _KINDS: Final = {int(k): k for k in Kind}
@@ -51,6 +52,8 @@ _FIELDS: Final = {
 
 # C fills what it returns; clearing room for two whole listings would cost more than comparing them.
 _room = ffi.new_allocator(should_clear_after_alloc=False)
+_BYTES: Final = ffi.typeof("uint8_t[]")
+_SUMS: Final = ffi.typeof("uint64_t[2]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,7 @@ def diff(old: Data, now: Data, small_max: int) -> Changes | None:
     """
     a, b = _view(old), _view(now)
     cap = len(a) + len(b)
-    out, used = _room("uint8_t[]", cap), ffi.new("uint64_t[5]")
+    out, used = _room(_BYTES, cap), ffi.new("uint64_t[5]")
     if _sound(lib.i2_diff(a, len(a), b, len(b), small_max, out, cap, used), "diff") == 0:
         return None
     ends = [sum(used[0 : s + 1]) for s in range(5)]
@@ -140,7 +143,7 @@ def merge(base: Data, change: Data) -> bytes:
     """
     a, b = _view(base), _view(change)
     cap = len(a) + len(b)
-    out = _room("uint8_t[]", cap)
+    out = _room(_BYTES, cap)
     used = _sound(lib.i2_merge(a, len(a), b, len(b), out, cap), "merge")
     return bytes(ffi.buffer(out, used))
 
@@ -149,7 +152,7 @@ def sort(records: Data) -> bytes:
     """A listing from records in any order. Raises ProtocolError when a name is doubled."""
     view = _view(records)
     size = len(view)
-    out, scratch = _room("uint8_t[]", size), _room("uint8_t[]", size)
+    out, scratch = _room(_BYTES, size), _room(_BYTES, size)
     ffi.memmove(out, view, size)
     _sound(lib.i2_sort(out, size, scratch), "sort")
     return bytes(ffi.buffer(out, size))
@@ -180,6 +183,14 @@ def decode(record: Data) -> Entry:
     _, name_len, kind, verdict, *fields = HEAD.unpack_from(record)
     name = bytes(record[HEAD.size : HEAD.size + name_len])
     return Entry(name, _KINDS[kind], _VERDICTS[verdict], *fields)
+
+
+def name(record: Data) -> bytes | None:
+    """The name of a listing of one record; None where there are more, or none."""
+    if not record:
+        return None
+    length, size = _LENGTHS.unpack_from(record)
+    return bytes(record[HEAD.size : HEAD.size + size]) if length == len(record) else None
 
 
 def kept(listing: Data, kind: Kind) -> Iterator[Entry]:
@@ -242,19 +253,22 @@ def cleared(listing: Data) -> bytes:
 
 
 def _pick(listing: Data, what: int, kind: int = 0, copy: bool = True) -> tuple[bytes, int, int]:
+    if not listing:
+        return b"", 0, 0
     view = _view(listing)
     cap = len(view) if copy else 0
-    out = _room("uint8_t[]", cap) if copy else ffi.NULL
-    n, size = ffi.new("uint64_t *"), ffi.new("uint64_t *")
-    used = _sound(lib.i2_pick(view, len(view), what, kind, out, cap, n, size), "pick")
-    return (bytes(ffi.buffer(out, used)) if copy else b""), int(n[0]), int(size[0])
+    out = _room(_BYTES, cap) if copy else ffi.NULL
+    sums = ffi.new(_SUMS)
+    used = _sound(lib.i2_pick(view, len(view), what, kind, out, cap, sums, sums + 1), "pick")
+    return (bytes(ffi.buffer(out, used)) if used else b""), int(sums[0]), int(sums[1])
 
 
 def _view(data: Data) -> Any:
-    """The bytes as C sees them; copied only where they are not aligned as records must be."""
-    view = ffi.from_buffer("uint8_t[]", data)
-    if int(ffi.cast("uintptr_t", view)) % 8 and len(view):
-        copy = _room("uint8_t[]", len(view))
+    """The bytes as C sees them; copied only where they are not aligned as records must be, which
+    an object of type bytes is."""
+    view = ffi.from_buffer(_BYTES, data)
+    if type(data) is not bytes and int(ffi.cast("uintptr_t", view)) % 8 and len(view):
+        copy = _room(_BYTES, len(view))
         ffi.memmove(copy, view, len(view))
         return copy
     return view

@@ -60,6 +60,8 @@ class Plan:
 
     def rate_at(self, when: datetime) -> int | None:
         """Bit/s at a local time; None is unlimited, 0 is stop."""
+        if not self.windows:
+            return self.always
         minute = when.weekday() * _DAY + when.hour * 60 + when.minute
         rates = [w.rate for w in self.windows if w.covers(minute)]
         if self.always is not None:

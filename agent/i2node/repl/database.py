@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from i2node.errors import Halt, SessionError
@@ -145,26 +144,11 @@ class Database:
             if db.in_transaction:
                 db.execute("COMMIT")
 
-    @contextmanager
-    def _using(self, operation: str) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                yield self._db
-            except sqlite3.Error as e:
-                raise self._fault(operation, e) from e
+    def _using(self, operation: str) -> _Access:
+        return _Access(self, operation, False)
 
-    @contextmanager
-    def _writing(self, operation: str) -> Iterator[sqlite3.Connection]:
-        with self._using(operation) as db:
-            if not db.in_transaction:
-                db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-            except sqlite3.Error:
-                # Half of an operation must not be committed with the next one.
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
+    def _writing(self, operation: str) -> _Access:
+        return _Access(self, operation, True)
 
     def _fault(self, operation: str, error: sqlite3.Error) -> SessionError:
         code = _code(error)
@@ -191,6 +175,42 @@ class Database:
         """Keeps a value. The keys boot and clean are taken."""
         with self._writing("writing") as db:
             db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (key, value))
+
+
+class _Access:
+    """The connection, for the thread that has it, with SQLite's errors as ours. Entered for each
+    call, of which there are many: a generator would cost as much as the query."""
+
+    __slots__ = ("_of", "_operation", "_writes")
+
+    def __init__(self, of: Database, operation: str, writes: bool) -> None:
+        self._of = of
+        self._operation = operation
+        self._writes = writes
+
+    def __enter__(self) -> sqlite3.Connection:
+        of = self._of
+        of._lock.acquire()
+        try:
+            if self._writes and not of._db.in_transaction:
+                of._db.execute("BEGIN IMMEDIATE")
+        except BaseException as error:
+            of._lock.release()
+            if isinstance(error, sqlite3.Error):
+                raise of._fault(self._operation, error) from error
+            raise
+        return of._db
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        of = self._of
+        try:
+            if isinstance(error, sqlite3.Error):
+                # Half of an operation must not be committed with the next one.
+                if self._writes and of._db.in_transaction:
+                    of._db.execute("ROLLBACK")
+                raise of._fault(self._operation, error) from error
+        finally:
+            of._lock.release()
 
 
 def _code(error: sqlite3.Error) -> int:

@@ -299,6 +299,17 @@ class Journal(Database):
             rows = db.execute("SELECT dir, name FROM place WHERE ino=?", (_signed(ino),))
             return [(_unsigned(dir), bytes(name)) for dir, name in rows]
 
+    def placed(self, inos: Sequence[int]) -> bool:
+        """Whether any of these inodes has a place."""
+        with self._using("reading") as db:
+            for at in range(0, len(inos), _AT_ONCE):
+                some = inos[at : at + _AT_ONCE]
+                marks = ",".join("?" * len(some))
+                query = f"SELECT 1 FROM place WHERE ino IN ({marks}) LIMIT 1"
+                if db.execute(query, list(map(_signed, some))).fetchone():
+                    return True
+        return False
+
     def linked_below(self, top: int) -> set[int]:
         """The files with several places of which one is in a directory, or below it."""
         found: set[int] = set()

@@ -40,9 +40,9 @@ class Moves:
         """Renames directories that the target holds under other names: before anything takes
         these names, or is deleted with what stands there."""
         moved = False
-        for entry in listing.kept(one.changes.dirs, Kind.DIR):
-            if entry.verdict == Verdict.META:
-                continue
+        entries = [e for e in listing.kept(one.changes.dirs, Kind.DIR) if e.verdict != Verdict.META]
+        placed = self.journal.placed([e.ino for e in entries])
+        for entry in entries if placed else ():
             where = self.moved_from(entry)
             if where is None or where == (one.ino, entry.name):
                 continue

@@ -12,7 +12,7 @@ and writes down, in the same order, what the target is then expected to hold:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from i2node.fs.coalesce import Touch
@@ -118,6 +118,27 @@ Edit = Put | Replace | Forget | Place | Unplace | Rekey | Settled
 # Numbers, not paths, say who is in doubt: what was renamed is asked for under its new path. And
 # nothing is compared with a listing from before an edit of the same round: what seems new in it
 # would be made over what is there, and the content of that taken out with no step that removes it.
+
+
+def together(edits: Iterable[Edit]) -> Iterator[Edit]:
+    """The same edits, where names put into one directory one by one are put there at once: each
+    Put rewrites a page of it. No other edit of that directory is passed by."""
+    waiting: dict[int, dict[bytes, bytes]] = {}
+    for edit in edits:
+        if isinstance(edit, Put) and (name := listing.name(edit.change)) is not None:
+            waiting.setdefault(edit.dir, {})[name] = edit.change
+            continue
+        passes = isinstance(edit, Place) or (isinstance(edit, Replace) and edit.dir not in waiting)
+        if not passes:
+            yield from _gathered(waiting)
+            waiting.clear()
+        yield edit
+    yield from _gathered(waiting)
+
+
+def _gathered(puts: dict[int, dict[bytes, bytes]]) -> Iterator[Put]:
+    for ino, records in puts.items():
+        yield Put(ino, b"".join(records[name] for name in sorted(records)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from i2node.net.wire import FRAME_MAX
 from i2node.repl.journal import UNTIL_ASKED, UNTIL_SENT, Journal
 from i2node.repl.large import LargeReader
 from i2node.repl.line import Flow, Line
-from i2node.repl.plan import Batch, Edit, Large, Linked, join, known, unsettled
+from i2node.repl.plan import Batch, Edit, Large, Linked, join, known, together, unsettled
 from i2node.repl.remote import FLUSH, STEPS
 
 OVERWRITES = (Verdict.DATA, Verdict.SWAPPED)
@@ -252,7 +252,7 @@ class Sender:
         self._reading_since = 0.0
 
     def _steps(self, steps: Iterable[bytes], edits: Iterable[Edit]) -> None:
-        for edit in edits:
+        for edit in together(edits):
             edit.note(self.journal)
         for step in steps:
             self._append(step)
