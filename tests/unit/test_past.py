@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from i2node.fs.past import ALIGNED, STRETCH, PastCache, Rooms
+from i2node.fs.past import ALIGNED, SHORTEST, STRETCH, PastCache, Rooms
 from i2node.mover import batch
 
 MIB = 1 << 20
@@ -43,7 +43,7 @@ def has_direct(fd: int) -> bool:
     return batch.cached(fd, 0, ALIGNED) == 0
 
 
-@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, MIB, 3 * MIB + 1, STRETCH + MIB + 7])
+@pytest.mark.parametrize("size", [0, 1, 4097, SHORTEST, SHORTEST + 1, SHORTEST + 4096, STRETCH + MIB + 7])
 @pytest.mark.parametrize("warm", [False, True])
 def test_what_is_read_is_what_is_there(place: Path, size: int, warm: bool) -> None:
     data = make(place / "f", size)
@@ -83,10 +83,10 @@ def test_a_cold_file_leaves_the_cache_as_it_was_and_a_warm_one_is_taken_from_it(
 
 
 def test_what_a_file_lost_meanwhile_reads_as_zeros(tmp_path: Path) -> None:
-    data = make(tmp_path / "f", 3 * MIB)
+    data = make(tmp_path / "f", 5 * MIB)
     fd = os.open(tmp_path / "f", os.O_RDONLY)
     forget(fd)
-    with PastCache(fd, 3 * MIB, Rooms(1)) as file:
+    with PastCache(fd, 5 * MIB, Rooms(1)) as file:
         assert file.read(0, MIB) == data[:MIB]
         os.truncate(tmp_path / "f", MIB + 5000)
         assert file.read(MIB, MIB) == data[MIB : MIB + 5000] + bytes(MIB - 5000)
@@ -95,10 +95,10 @@ def test_what_a_file_lost_meanwhile_reads_as_zeros(tmp_path: Path) -> None:
 
 
 def test_places_that_are_not_aligned_are_read_through_the_cache(tmp_path: Path) -> None:
-    data = make(tmp_path / "f", MIB)
+    data = make(tmp_path / "f", 5 * MIB)
     fd = os.open(tmp_path / "f", os.O_RDONLY)
     forget(fd)
-    with PastCache(fd, MIB, Rooms(1)) as file:
+    with PastCache(fd, 5 * MIB, Rooms(1)) as file:
         assert file.read(0, 4096) == data[:4096]
         assert file.read(4097, 5000) == data[4097:9097]
         assert file.read(12288, 100) == data[12288:12388]

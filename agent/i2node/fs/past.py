@@ -18,6 +18,8 @@ ALIGNED = 4096
 """What every file system with O_DIRECT takes for offset, length and memory."""
 STRETCH = 16 << 20
 """Bytes of which is asked at once whether the cache holds them."""
+SHORTEST = 4 << 20
+"""Bytes of a file for which it pays: the kernel reads a shorter one ahead faster than we do."""
 UNABLE = (errno.EINVAL, errno.EOPNOTSUPP)
 
 
@@ -45,7 +47,7 @@ class PastCache:
         self._size = size
         self._rooms = rooms
         self._flags = fcntl.fcntl(fd, fcntl.F_GETFL)
-        self._able = True
+        self._able = size > SHORTEST
         self._direct = False
         self._stretch = -1
 

@@ -37,6 +37,8 @@ QUEUED_BATCHES = 4
 READ_THREADS = 8
 GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE}
 """What was meant is no longer there: ESTALE, where another directory stands under its path."""
+BESIDE = 256 << 20
+"""Bytes of large files beside which the next batch is read."""
 STEP_ROOM = 512
 """Bytes of a step beyond its content and paths: header, padding, a few attributes."""
 ATTRIBUTES_MAX = (4 << 20) + (64 << 10)
@@ -204,9 +206,10 @@ class Sender:
             if begun is None:
                 continue
             work, read = begun
-            # While this one is written down the next is read; not behind a large file,
-            # which may take so long that what was read of the next is old.
-            following = None if work.large or work.linked else self._take(0)
+            # While this one is written down the next is read; not behind so much
+            # that what was read of the next would be old.
+            large = sum(item.entry.size for item in (*work.large, *(g.first for g in work.linked)))
+            following = self._take(0) if large <= BESIDE else None
             self._read_batch(work, read)
             if work.last or not work or (following is None and self._batches.empty()):
                 self._emit(last=work.last)
