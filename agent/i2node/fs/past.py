@@ -11,6 +11,7 @@ import errno
 import fcntl
 import mmap
 import os
+from contextlib import suppress
 
 from i2node.mover import batch
 
@@ -39,31 +40,36 @@ class Rooms:
 
 
 class PastCache:
-    """An open file of `size` bytes, read in order by one thread; the descriptor is left as it was
-    found."""
+    """An open file of `size` bytes, read in order by one thread. A context; the descriptor is left
+    as it was found, and may be read by others meanwhile."""
 
     def __init__(self, fd: int, size: int, rooms: Rooms) -> None:
         self._fd = fd
         self._size = size
         self._rooms = rooms
-        self._flags = fcntl.fcntl(fd, fcntl.F_GETFL)
-        self._able = size > SHORTEST
-        self._direct = False
+        self._direct = -1
         self._stretch = -1
+        self._cold = False
 
     def __enter__(self) -> PastCache:
+        if self._size > SHORTEST:
+            flags = (
+                os.O_RDONLY | os.O_DIRECT | (fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_NOATIME)
+            )
+            # Of a description of its own: the flag would hold for all who read by the other.
+            with suppress(OSError):
+                self._direct = os.open(f"/proc/self/fd/{self._fd}", flags)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._turn(False)
+        if self._direct >= 0:
+            os.close(self._direct)
 
     def read(self, at: int, span: int) -> memoryview:
         """span bytes, as long as their room is not used again; zeros where the file has meanwhile
         become shorter. Raises OSError."""
         room = self._rooms.take(span)
-        got = self._around(room, at, span) if self._able and at % ALIGNED == 0 else 0
-        if got < span:
-            self._turn(False)
+        got = self._around(room, at, span) if self._direct >= 0 and at % ALIGNED == 0 else 0
         while got < span and (n := os.preadv(self._fd, [room[got:span]], at + got)):
             got += n
         if got < span:
@@ -75,15 +81,15 @@ class PastCache:
         be."""
         if at // STRETCH != self._stretch:
             self._stretch = at // STRETCH
-            self._turn(self._is_cold())
-        if not self._direct:
+            self._cold = self._is_cold()
+        if not self._cold:
             return 0
         try:
-            return os.preadv(self._fd, [room[: -(-span // ALIGNED) * ALIGNED]], at)
+            return os.preadv(self._direct, [room[: -(-span // ALIGNED) * ALIGNED]], at)
         except OSError as error:
             if error.errno not in UNABLE:
                 raise
-            self._able = False
+            self._cold = False
             return 0
 
     def _is_cold(self) -> bool:
@@ -95,15 +101,3 @@ class PastCache:
             return batch.cached(self._fd, at, span) < span // 2
         except OSError:
             return False
-
-    def _turn(self, direct: bool) -> None:
-        if direct == self._direct:
-            return
-        try:
-            fcntl.fcntl(self._fd, fcntl.F_SETFL, self._flags | (os.O_DIRECT if direct else 0))
-        except OSError as error:
-            if error.errno not in UNABLE:
-                raise
-            self._able = False
-        else:
-            self._direct = direct

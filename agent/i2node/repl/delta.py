@@ -60,6 +60,7 @@ class Differ:
         self._matcher: blocks.Matcher | None = None
         self._changed = b""
         self._changed_at = 0
+        self._holed = False
 
     def ops(self, windows: Iterable[Window]) -> Iterator[Op]:
         """How the file is had from the old one: in order and without gap, each op once what it
@@ -74,10 +75,17 @@ class Differ:
             at = window.at
             for start, stop in self._differing(window, first):
                 yield from self._still(at, start)
-                yield from self._differs(memoryview(window.data)[start - window.at :], start, stop)
+                yield from self._differs(window, start, stop)
                 at = stop
             yield from self._still(at, window.end)
         yield from self._search()
+
+    def content(self, op: Op) -> bytes | None:
+        """The bytes of a literal, the op that was given last; None where some of it may be hole."""
+        if op.source != LITERAL or self._holed:
+            return None
+        at = op.at - self._changed_at
+        return self._changed[at : at + op.span]
 
     def _differing(self, window: Window, first: int) -> Iterator[tuple[int, int]]:
         """Where a window, whose records begin at `first`, is not as the old file at this place."""
@@ -108,16 +116,18 @@ class Differ:
             yield from self._search()
             yield Op(at, at, end - at)
 
-    def _differs(self, data: memoryview, at: int, end: int) -> Iterator[Op]:
+    def _differs(self, window: Window, at: int, end: int) -> Iterator[Op]:
         """Keeps what is to be searched until as much is there as is searched at a time."""
+        assert window.data is not None
         if not self._changed:
-            self._changed_at = at
-        self._changed += data[: end - at]
+            self._changed_at, self._holed = at, False
+        self._changed += memoryview(window.data)[at - window.at : end - window.at]
+        self._holed |= len(window.extents) > 1
         if len(self._changed) >= WINDOW:
             found, used = self._match(end == self._size)
+            yield from found
             self._changed = self._changed[used:]
             self._changed_at += used
-            yield from found
 
     def _search(self) -> Iterator[Op]:
         """All that is left of what differs: something known comes behind it, or nothing."""

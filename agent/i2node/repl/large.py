@@ -41,6 +41,7 @@ from i2node.repl.windows import (
     AHEAD,
     HELD,
     WINDOW,
+    Extent,
     Read,
     Signing,
     Staged,
@@ -53,6 +54,8 @@ TRIES = 3
 ASK_FROM = 1 << 20
 """From this size on it pays to ask the target for signatures before sending an adopted file
 whole."""
+AT_HAND = 32 << 20
+"""Bytes of a delta that are kept until they are sent; what is beyond is read once more."""
 SIGNED_MAX = 1 << 46
 """Larger files (64 TiB) are always sent whole: one block of their signature would be more than
 should be held in memory."""
@@ -200,19 +203,24 @@ class LargeReader:
         stage = _stage_id(item.path, entry, b"delta")
         staged = Staged(signing, entry.size)
         differ = Differ(basis, entry.size, signing)
-        waiting: list[blocks.Op] = []
-        anew = False
-        with closing(_read_through(fd, entry.size, basis.block)) as found:
+        waiting: list[tuple[blocks.Op, bytes | None]] = []
+        anew, held = False, 0
+        with (
+            PastCache(fd, entry.size, self._rooms) as file,
+            closing(_read_through(fd, entry.size, basis.block, file.read)) as found,
+        ):
             for op in differ.ops(found):
-                waiting.append(op)
+                content = differ.content(op) if anew or held < AT_HAND else None
+                held += len(content or b"")
+                waiting.append((op, content))
                 if not anew and moved(op):
                     anew = True
                     yield self._begin(stage, item.path, 0), 0
                 if anew:
                     for one in waiting:
-                        yield from self._anew(item.path, fd, stage, one, basis, staged)
+                        yield from self._anew(item.path, fd, stage, *one, basis, staged)
                     waiting.clear()
-        if not anew and basis.unchanged(waiting, entry.size):
+        if not anew and basis.unchanged((op for op, _ in waiting), entry.size):
             yield from self._meta(item, entry, signing.digest())
             self._keep(entry, bytes(signing.records), signing.block)
             return
@@ -220,33 +228,53 @@ class LargeReader:
             yield self._begin_clone(stage, item.path, basis), 0
             if basis.size > entry.size:
                 # What is cut off must not come back when the file grows before it is done.
-                hole = bool(waiting) and waiting[-1].source == HOLE
-                cut = waiting[-1].at if hole else entry.size
+                hole = bool(waiting) and waiting[-1][0].source == HOLE
+                cut = waiting[-1][0].at if hole else entry.size
                 yield _hole(stage, cut, basis.size - cut), 0
             for one in waiting:
-                yield from self._in_place(fd, stage, one, basis, staged)
+                yield from self._in_place(fd, stage, *one, basis, staged)
         yield from self._settle(item, fd, entry, signing, staged, stage)
 
-    def _in_place(self, fd: int, stage: int, op: blocks.Op, basis: Basis, staged: Staged) -> Pieces:
+    def _in_place(
+        self,
+        fd: int,
+        stage: int,
+        op: blocks.Op,
+        content: bytes | None,
+        basis: Basis,
+        staged: Staged,
+    ) -> Pieces:
         if op.source == HOLE:
             yield _hole(stage, op.at, op.span), op.span
         elif op.source == op.at or (op.source == ZERO and basis.zero(op)):
             yield b"", op.span
         else:
-            yield from self._literal(fd, stage, op, staged)
+            yield from self._literal(fd, stage, op, content, staged)
 
     def _anew(
-        self, path: bytes, fd: int, stage: int, op: blocks.Op, basis: Basis, staged: Staged
+        self,
+        path: bytes,
+        fd: int,
+        stage: int,
+        op: blocks.Op,
+        content: bytes | None,
+        basis: Basis,
+        staged: Staged,
     ) -> Pieces:
         if op.source == HOLE:
             yield _hole(stage, op.at, op.span), op.span
         elif op.source in (LITERAL, ZERO):
-            yield from self._literal(fd, stage, op, staged)
+            yield from self._literal(fd, stage, op, content, staged)
         else:
             yield _copy(path, stage, op, basis.mtime), op.span
 
-    def _literal(self, fd: int, stage: int, op: blocks.Op, staged: Staged) -> Pieces:
-        for window in windows(fd, op.at, op.at + op.span, 1):
+    def _literal(
+        self, fd: int, stage: int, op: blocks.Op, content: bytes | None, staged: Staged
+    ) -> Pieces:
+        """What only the source has: content, or read once more."""
+        end = op.at + op.span
+        kept = Window(op.at, end, content, (Extent(op.at, end, True),))
+        for window in windows(fd, op.at, end, 1) if content is None else (kept,):
             staged.literal(window)
             yield from _content(stage, window)
 
@@ -326,9 +354,7 @@ class LargeReader:
         self.journal.put_signature(entry.ino, kept)
 
 
-def _read_through(
-    fd: int, size: int, block: int, read: Read | None = None
-) -> Generator[Window, None, None]:
+def _read_through(fd: int, size: int, block: int, read: Read) -> Generator[Window, None, None]:
     found = windows(fd, 0, size, block, read)
     return ahead(found) if size > AHEAD * WINDOW else found
 
