@@ -52,6 +52,11 @@ class Case:
 
 
 COPY = ("cp -a, synced", "cp -a {source}/. {target}/ && sync -f {target}")
+DISK = (
+    "dd past the cache",
+    "cd {source} && for f in *; do dd if=$f iflag=direct bs=1M status=none"
+    " | dd of={target}/$f iflag=fullblock oflag=direct bs=1M status=none; done; sync -f {target}",
+)
 WALK = ("getdents64 + statx", "{walk} {source} >/dev/null")
 ZSTD = ("-z", "--zc=zstd")
 PLAIN_OURS = ("--no-encrypt", "--compress", "off")
@@ -64,8 +69,8 @@ CASES = {
         "a real tree (/usr), first mirror, cold", Path("/usr"), disk=12 * GIB, inodes=400_000
     ),
     "large": Case(
-        "2 x 1 GiB, first mirror, cold", seeds.large, peers=((), ZSTD), floors=(COPY,),
-        inodes=10_000,
+        "2 x 1 GiB, first mirror, cold", seeds.large, peers=((), ZSTD),
+        floors=(COPY, DISK), inodes=10_000,
     ),
     "image": Case(
         "sparse 4 GiB image with 1 GiB of data, first mirror, cold", seeds.image,
