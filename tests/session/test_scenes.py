@@ -100,6 +100,7 @@ class Kept:
     def submit(self, work: Batch) -> None:
         for edit in work.before_edits:
             edit.note(self.journal)
+        self.journal.sent(0)
         self.sent.append(work)
 
     def settle(self) -> None:

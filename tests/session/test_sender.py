@@ -160,6 +160,24 @@ def test_what_waits_anywhere_is_in_flight_and_in_doubt(wire: Wire) -> None:
     assert (wire.target / "a").read_text() == "two"
 
 
+def test_a_directory_is_in_doubt_as_long_as_some_of_its_batch_is_to_come(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first frames are durable by then."""
+    (wire.source / "a").write_bytes(os.urandom(8 << 20))
+    left = iter(range(4))
+    monkeypatch.setattr(wire, "pace", lambda: next(left, None) is None and wire.gate.wait(30.0))
+    wire.gate.clear()
+    wire.sender.submit(wire.batch("a"))
+    with wire.sender.line.changed:
+        assert wire.sender.line.changed.wait_for(lambda: wire.sender.line.durable >= 0, 30.0)
+    wire.journal.settle(wire.sender.line.last)
+    assert wire.journal.doubts() == [(wire.ino, b"")]
+    wire.gate.set()
+    assert wire.sender.wait_drained(30.0)
+    assert wire.journal.doubts() == []
+
+
 def test_arriving_means_applied(wire: Wire) -> None:
     for n in range(50):
         (wire.source / f"f{n}").write_bytes(bytes(SMALL))

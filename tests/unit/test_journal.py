@@ -224,7 +224,9 @@ def test_a_frame_that_was_not_done_in_full_settles_nothing(journal: Journal) -> 
     # The target is asked, and what follows from its answer is done.
     journal.answered(2)
     journal.compared(2)
-    journal.doubt(2, b"failed", 6)
+    journal.settle(1000)
+    assert journal.doubts() == [(2, b"failed"), (3, b"behind")]
+    journal.sent(6)
     journal.settle(6)
     assert journal.doubts() == [(3, b"behind")]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
@@ -11,14 +12,16 @@ from hypothesis import strategies as st
 
 from i2node.model import PROBED, RACY, Entry, Kind, Verdict
 from i2node.mover import listing
-from i2node.repl.journal import UNTIL_ASKED, Journal
+from i2node.repl.journal import UNTIL_ASKED, UNTIL_COMPARED, UNTIL_SENT, Journal
 from i2node.repl.plan import (
+    Edit,
     Forget,
     Place,
     Put,
     Rekey,
     Replace,
     Settled,
+    Unplace,
     believe,
     join,
     known,
@@ -230,12 +233,16 @@ def test_suspects_outlive_a_session_and_not_their_clearing(journal: Journal) -> 
     journal.answered(10)
     journal.settle(1000)
     assert journal.suspects(10) == [b"b"]
-    journal.doubt(11, b"f", 4)
+    journal.doubt_many({11: b"f"}, UNTIL_SENT)
     Settled(10).note(journal)
-    journal.settle(3)
+    journal.suspect(12, [b"c"], UNTIL_ASKED)
+    journal.settle(1000)
     assert journal.suspects(10) == [b"b"]
-    journal.settle(4)
-    assert journal.suspects(10) == []
+    journal.sent(1004)
+    journal.settle(1003)
+    assert journal.suspects(10) == [b"b"]
+    journal.settle(1004)
+    assert (journal.suspects(10), journal.suspects(12)) == ([], [b"c"])
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -250,6 +257,8 @@ def test_what_was_answered_and_not_compared_stays_in_doubt(journal: Journal, aga
     assert journal.doubts() == [(10, b"d")]
     journal.answered(10)
     Settled(10).note(journal)
+    assert journal.doubts() == [(10, b"d")]
+    journal.sent(0)
     journal.settle(0)
     assert journal.doubts() == []
 
@@ -289,3 +298,44 @@ def test_names_put_one_by_one_are_put_at_once_and_nothing_else_moves() -> None:
         Put(1, b),
         Put(1, b""),
     ]
+
+
+EDITS = st.lists(
+    st.one_of(
+        st.builds(
+            lambda ino, names: Put(
+                ino, packed([entry(n, ino=ino * 10 + n[0]) for n in sorted(names)])
+            ),
+            st.integers(1, 3),
+            st.sets(st.sampled_from([b"a", b"b", b"c"]), max_size=2),
+        ),
+        st.builds(lambda ino, name: Put(ino, tombstone(name)), st.integers(1, 3), st.just(b"a")),
+        st.builds(lambda ino: Replace(ino, b""), st.integers(1, 3)),
+        st.builds(Place, st.integers(1, 5), st.integers(1, 3), st.sampled_from([b"a", b"b"])),
+        st.builds(Unplace, st.integers(1, 5), st.integers(1, 3), st.sampled_from([b"a", b"b"])),
+        st.builds(Forget, st.integers(1, 5), st.integers(1, 3), st.sampled_from([b"a", b"b"])),
+        st.builds(Rekey, st.integers(1, 3), st.integers(1, 3)),
+        st.builds(Settled, st.integers(1, 3)),
+    ),
+    max_size=12,
+)
+
+
+@given(EDITS)
+def test_edits_together_are_the_same_edits(edits: list[Edit]) -> None:
+    held = []
+    for some in (edits, together(edits)):
+        with TemporaryDirectory() as place:
+            journal = Journal(Path(place) / "index.db")
+            journal.doubt_many(dict.fromkeys((1, 2, 3), b""), UNTIL_COMPARED)
+            for edit in some:
+                edit.note(journal)
+            held.append(
+                (
+                    [(journal.lists(ino), journal.listing(ino)) for ino in range(1, 6)],
+                    [sorted(journal.places(ino)) for ino in range(1, 6)],
+                    journal.doubts(),
+                )
+            )
+            journal.close()
+    assert held[0] == held[1]

@@ -74,7 +74,6 @@ class Journal(Database):
     def __init__(self, path: Path, boot_id: str | None = None) -> None:
         """path: the database; signatures go to `sig` beside it. boot_id: this boot's, for tests."""
         self.signatures = Signatures(path.parent / "sig")
-        self._latest = -1
         super().__init__(path, boot_id)
         if self.rebuilt:
             self.signatures.clear()
@@ -372,8 +371,6 @@ class Journal(Database):
     def doubt_many(self, dirs: Mapping[int, bytes], seq: int) -> None:
         """The same of many directories, inode → path."""
         with self._writing("writing") as db:
-            if seq < UNTIL_COMPARED:
-                self._latest = max(self._latest, seq)
             db.executemany(
                 "INSERT INTO doubt VALUES(?, ?, ?) ON CONFLICT(dir) DO UPDATE "
                 "SET path=excluded.path, seq=max(seq, excluded.seq)",
@@ -382,9 +379,7 @@ class Journal(Database):
 
     def sent(self, seq: int) -> None:
         """What was in doubt UNTIL_SENT is so until seq is acknowledged."""
-        with self._writing("writing") as db:
-            self._latest = seq
-            db.execute("UPDATE doubt SET seq=? WHERE seq=?", (seq, UNTIL_SENT))
+        self._set_seq("seq=?", (seq, UNTIL_SENT))
 
     def settle(self, seq: int) -> None:
         """All up to and with seq is durable at the target."""
@@ -395,18 +390,18 @@ class Journal(Database):
     def distrust(self, seq: int) -> None:
         """Steps of this frame could not be done. Until they are looked into, which a kill may
         forestall, nothing that it or a later one concerns is settled by being durable."""
-        self._lower("seq>=? AND seq<?", (UNTIL_ASKED, seq, UNTIL_COMPARED))
+        self._set_seq("seq>=? AND seq<?", (UNTIL_ASKED, seq, UNTIL_COMPARED))
 
     def answered(self, ino: int) -> None:
         """The target told what it holds in this directory, which is to be compared."""
-        self._lower("dir=?", (UNTIL_COMPARED, _signed(ino)))
+        self._set_seq("dir=?", (UNTIL_COMPARED, _signed(ino)))
 
     def compared(self, ino: int) -> None:
         """What it told was compared, unless it was put in doubt again since. What is to be done
-        about it is in doubt as all that is on its way."""
-        self._lower("dir=? AND seq=?", (self._latest, _signed(ino), UNTIL_COMPARED))
+        about it is in the batch that says so."""
+        self._set_seq("dir=? AND seq=?", (UNTIL_SENT, _signed(ino), UNTIL_COMPARED))
 
-    def _lower(self, where: str, values: tuple[int, ...]) -> None:
+    def _set_seq(self, where: str, values: tuple[int, ...]) -> None:
         with self._writing("writing") as db:
             for table in ("doubt", "suspect"):
                 db.execute(f"UPDATE {table} SET seq=? WHERE {where}", values)
@@ -429,8 +424,7 @@ class Journal(Database):
 
     def new_session(self) -> None:
         """Frames are counted anew; what is in doubt stays so until the target is asked."""
-        self._latest = -1
-        self._lower("true", (UNTIL_ASKED,))
+        self._set_seq("true", (UNTIL_ASKED,))
 
     def doubts(self) -> list[tuple[int, bytes]]:
         """(directory, path) of all in doubt, the longest in doubt first."""
