@@ -207,7 +207,8 @@ class _Access:
             if isinstance(error, sqlite3.Error):
                 # Half of an operation must not be committed with the next one.
                 if self._writes and of._db.in_transaction:
-                    of._db.execute("ROLLBACK")
+                    with suppress(sqlite3.Error):
+                        of._db.execute("ROLLBACK")
                 raise of._fault(self._operation, error) from error
         finally:
             of._lock.release()
