@@ -39,6 +39,7 @@ int64_t i2_cached(int fd, uint64_t at, uint64_t len)
     const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
     unsigned char there[512];
     int64_t sum = 0;
+    len += at % page;
     at -= at % page;
     while (len) {
         uint64_t span = len < page * sizeof there ? len : page * sizeof there;

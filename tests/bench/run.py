@@ -55,7 +55,8 @@ COPY = ("cp -a, synced", "cp -a {source}/. {target}/ && sync -f {target}")
 DISK = (
     "dd past the cache",
     "cd {source} && for f in *; do dd if=$f iflag=direct bs=1M status=none"
-    " | dd of={target}/$f iflag=fullblock oflag=direct bs=1M status=none; done; sync -f {target}",
+    " | dd of={target}/$f iflag=fullblock oflag=direct bs=1M status=none"
+    " && touch -r $f {target}/$f; done; touch -r . {target}; sync -f {target}",
 )
 WALK = ("getdents64 + statx", "{walk} {source} >/dev/null")
 ZSTD = ("-z", "--zc=zstd")

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from i2node.fs.past import PastCache, Rooms
 from i2node.fs.tree import Root
 from i2node.model import Entry, Verdict
 from i2node.mover import batch, blocks, listing
@@ -27,7 +28,7 @@ from i2node.repl.delta import Basis
 from i2node.repl.journal import Journal
 from i2node.repl.large import LargeReader
 from i2node.repl.plan import Large, known, unsettled
-from i2node.repl.windows import Window, ahead, windows
+from i2node.repl.windows import HELD, WINDOW, Window, ahead, windows
 
 MIB = 1 << 20
 BLOCK = 4096
@@ -590,6 +591,27 @@ def test_a_replaced_file_has_nothing_to_do_with_the_old_signature(way: Way) -> N
     same(way)
 
 
+def test_no_step_is_larger_than_a_window_however_large_the_file(way: Way) -> None:
+    path, size = way.source / "f", 3 << 40
+    block = blocks.block_size(size)
+    assert block > WINDOW
+    tail = bytearray(os.urandom(2 * block + 5000))
+    with path.open("wb") as file:
+        os.ftruncate(file.fileno(), size)
+        for change in (tail, os.urandom(2 * block - 1)):
+            tail[len(tail) - len(change) :] = change
+            os.pwrite(file.fileno(), tail, size - len(tail))
+            sizes = []
+            for steps in way.steps(b"f"):
+                assert way.apply(steps) == []
+                sizes.append(len(steps))
+            way.note()
+            assert MIB < max(sizes) < MIB + 4096
+            with (way.target / "f").open("rb") as made:
+                made.seek(size - len(tail))
+                assert made.read() == tail
+
+
 def test_windows_that_are_read_ahead_are_the_same_and_end_with_their_reader() -> None:
     with tempfile.TemporaryFile() as file:
         file.write(os.urandom(9 * MIB + 77))
@@ -601,6 +623,22 @@ def test_windows_that_are_read_ahead_are_the_same_and_end_with_their_reader() ->
         assert next(some) == plain[0]
         some.close()
         assert threading.active_count() == before
+
+    def slowly() -> Iterator[Window]:
+        with (
+            tempfile.TemporaryFile() as file,
+            PastCache(file.fileno(), size, Rooms(HELD)) as past,
+        ):
+            file.write(content)
+            file.flush()
+            for window in ahead(windows(file.fileno(), 0, size, BLOCK, past.read)):
+                # All that can be read ahead is read.
+                time.sleep(0.02)
+                yield window
+
+    content = b"".join(window.data or b"" for window in plain)
+    for window, same in zip(slowly(), plain, strict=True):
+        assert window == same
 
     def broken() -> Iterator[Window]:
         yield plain[0]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 from pathlib import Path
 
 import pytest
 
-from i2node.fs.past import ALIGNED, SHORTEST, STRETCH, PastCache, Rooms
+from i2node.fs.past import ALIGNED, SHORTEST, PastCache, Rooms
 from i2node.mover import batch
 
 MIB = 1 << 20
@@ -46,7 +47,7 @@ def has_direct(path: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    "size", [0, 1, 4097, SHORTEST, SHORTEST + 1, SHORTEST + 4096, STRETCH + MIB + 7]
+    "size", [0, 1, 4097, SHORTEST, SHORTEST + 1, SHORTEST + 4096, 16 * MIB + 7]
 )
 @pytest.mark.parametrize("warm", [False, True])
 def test_what_is_read_is_what_is_there(place: Path, size: int, warm: bool) -> None:
@@ -61,28 +62,46 @@ def test_what_is_read_is_what_is_there(place: Path, size: int, warm: bool) -> No
     os.close(fd)
 
 
-def test_a_cold_stretch_leaves_the_cache_as_it_was_and_a_warm_one_is_taken_from_it(
+def test_what_is_not_in_the_cache_is_not_put_there_and_what_is_there_is_taken_from_it(
     tmp_path: Path,
 ) -> None:
-    size = 2 * STRETCH
+    size = 32 * MIB
     data = make(tmp_path / "f", size)
     if not has_direct(tmp_path / "f"):
         pytest.skip("this file system reads through the page cache only")
     fd = os.open(tmp_path / "f", os.O_RDONLY)
     forget(fd)
-    # The second stretch is what somebody else works with, but for a hole in the middle.
+    # Somebody else works with the second half, but for a hole in each MiB.
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
-    hole = STRETCH + STRETCH // 2
-    os.pread(fd, STRETCH // 2, STRETCH)
-    os.pread(fd, STRETCH // 2 - MIB, hole + MIB)
-    assert batch.cached(fd, 0, STRETCH) == 0 and batch.cached(fd, hole, MIB) == 0
+    holes = range(size // 2, size, MIB)
+    for at in holes:
+        os.pread(fd, MIB - 65536, at)
+    assert batch.cached(fd, 0, size) == size // 2 - 65536 * len(holes)
     with PastCache(fd, size, Rooms(1)) as file:
         for at in range(0, size, MIB):
             assert file.read(at, MIB) == data[at : at + MIB]
             # Others may read through the descriptor, at any place.
             assert os.pread(fd, 3, size - 7) == data[-7:-4]
-    assert batch.cached(fd, 0, STRETCH) == 0
-    assert batch.cached(fd, hole, MIB) == MIB
+    assert batch.cached(fd, 0, size) == size // 2
+    os.close(fd)
+
+
+def test_what_was_written_a_moment_ago_is_read_though_it_is_not_on_the_disk(tmp_path: Path) -> None:
+    size = 8 * MIB
+    data = bytearray(make(tmp_path / "f", size))
+    fd = os.open(tmp_path / "f", os.O_RDWR)
+    for round in range(20):
+        forget(fd)
+        at = random.Random(round).randrange(size - 100)
+        if round % 2:
+            os.pwrite(fd, b"%100d" % round, at)
+        else:
+            with mmap.mmap(fd, size) as view:
+                view[at : at + 100] = b"%100d" % round
+        data[at : at + 100] = b"%100d" % round
+        with PastCache(fd, size, Rooms(1)) as file:
+            for at in range(0, size, MIB):
+                assert file.read(at, MIB) == data[at : at + MIB]
     os.close(fd)
 
 
@@ -98,17 +117,6 @@ def test_what_a_file_lost_meanwhile_reads_as_zeros(tmp_path: Path) -> None:
     os.close(fd)
 
 
-def test_places_that_are_not_aligned_are_read_through_the_cache(tmp_path: Path) -> None:
-    data = make(tmp_path / "f", 5 * MIB)
-    fd = os.open(tmp_path / "f", os.O_RDONLY)
-    forget(fd)
-    with PastCache(fd, 5 * MIB, Rooms(1)) as file:
-        assert file.read(0, 4096) == data[:4096]
-        assert file.read(4097, 5000) == data[4097:9097]
-        assert file.read(12288, 100) == data[12288:12388]
-    os.close(fd)
-
-
 def test_a_room_is_used_again_in_its_turn() -> None:
     rooms = Rooms(2)
     first, second = rooms.take(10), rooms.take(5000)
@@ -116,9 +124,15 @@ def test_a_room_is_used_again_in_its_turn() -> None:
     first[0:1] = b"x"
     assert rooms.take(1)[0:1] == b"x" and len(rooms.take(1)) == 8192
     assert len(rooms.take(9000)) == 12288
+    rooms.trim(8192)
+    assert {len(rooms.take(1)), len(rooms.take(1))} == {4096, 8192}
 
 
 def test_what_cannot_be_asked_is_told(tmp_path: Path) -> None:
+    make(tmp_path / "f", 10_000)
+    fd = os.open(tmp_path / "f", os.O_RDONLY)
+    assert batch.cached(fd, 4000, 200) == 8192
+    os.close(fd)
     fd = os.open(tmp_path, os.O_RDONLY)
     with pytest.raises(OSError, match="No such device"):
         batch.cached(fd, 0, 4096)

@@ -12,7 +12,7 @@ Place = tuple[int, bytes]
 _Key = TypeVar("_Key", int, Place)
 
 
-class Moves:
+class Halves:
     """The parents tell from where and, with the same cookie, to where a directory moved; only the
     directory itself tells that it was the one, later. Not locked: its owner does that."""
 

@@ -31,7 +31,7 @@ with warnings.catch_warnings():
 from i2node.errors import I2Error, SessionError
 from i2node.fs.coalesce import Dirty, Touch
 from i2node.fs.dirtree import DirTree
-from i2node.fs.moves import Moves, Place
+from i2node.fs.halves import Halves, Place
 from i2node.fs.pathset import PathSet
 from i2node.fs.watch import Watch, WatchStatus
 from i2node.mover.events import Event, drain
@@ -124,7 +124,7 @@ class InotifyWatch(Watch):
         self._leaving: set[int] = set()  # watches that end, IN_IGNORED still to come
         self._dead: set[int] = set()  # watches that ended since the last mark
         self._told: set[int] = set()  # directories whose own entry this batch has as dirty
-        self._moves = Moves()  # until MOVE_SELF says of what
+        self._halves = Halves()  # until MOVE_SELF says of what
         self._unsure: dict[int, tuple[float, Place]] = {}  # deadline, place when it became so
 
     # ------------------------------------------------------------------------ the planner's side
@@ -387,7 +387,7 @@ class InotifyWatch(Watch):
     def _lose_track(self) -> None:
         """Events were lost: everything is to be looked at. Beliefs are corrected by that."""
         self._overflows += 1
-        self._moves.clear()
+        self._halves.clear()
         self._early.clear()
         self._early_count = 0
         self._dirty.add_dir(self._root, True, self._clock())
@@ -402,18 +402,18 @@ class InotifyWatch(Watch):
         if event.mask & _DELETE and unwatched and child is not None:
             self._forget(child)
         if event.mask & _FROM:
-            self._moves.leaves(event.cookie, place)
+            self._halves.leaves(event.cookie, place)
             if unwatched and child is not None:
                 self._doubt(child)
         if event.mask & _TO:
-            source = self._moves.source(event.cookie)
+            source = self._halves.source(event.cookie)
             if source is None or excluded:
                 return
             child = self._tree.child(*source)
             if child is not None and self._tree.wd(child) < 0:
                 self._move(child, place)  # it has no watch to say MOVE_SELF
             else:
-                self._moves.pair(source, place)
+                self._halves.pair(source, place)
 
     def _moved(self, ino: int, touches: _Touches) -> None:
         """MOVE_SELF: this directory is the one of the pair that left its place."""
@@ -421,7 +421,7 @@ class InotifyWatch(Watch):
             self._lose_root("it was moved")
             return
         place = self._tree.place(ino)
-        target = None if place is None else self._moves.target(place)
+        target = None if place is None else self._halves.target(place)
         if target is not None:
             self._move(ino, target)
             return

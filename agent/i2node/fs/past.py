@@ -17,15 +17,15 @@ from i2node.mover import batch
 
 ALIGNED = 4096
 """What every file system with O_DIRECT takes for offset, length and memory."""
-STRETCH = 16 << 20
-"""Bytes of which is asked at once whether the cache holds them."""
 SHORTEST = 4 << 20
-"""Bytes of a file for which it pays: the kernel reads a shorter one ahead faster than we do."""
+"""Bytes of a file above which it pays to read ahead, and around the cache; shorter ones the kernel
+reads ahead faster."""
 UNABLE = (errno.EINVAL, errno.EOPNOTSUPP)
 
 
 class Rooms:
-    """Aligned memory to read into, used in turn: what was read is good until `count` more reads."""
+    """Memory to read into, used in turn: what was read is good until `count` more reads. Mapped, so
+    that it is aligned, and shared, so that no fork takes a page away from under a read."""
 
     def __init__(self, count: int) -> None:
         self._rooms = [mmap.mmap(-1, ALIGNED) for _ in range(count)]
@@ -38,27 +38,29 @@ class Rooms:
             self._rooms[at] = mmap.mmap(-1, -(-size // ALIGNED) * ALIGNED)
         return memoryview(self._rooms[at])
 
+    def trim(self, size: int) -> None:
+        """Gives back what is larger than size."""
+        self._rooms = [mmap.mmap(-1, ALIGNED) if len(r) > size else r for r in self._rooms]
+
 
 class PastCache:
-    """An open file of `size` bytes, read in order by one thread. A context; the descriptor is left
-    as it was found, and may be read by others meanwhile."""
+    """An open file of `size` bytes, read by one thread at multiples of ALIGNED. A context; the
+    descriptor is left as it was found, and may be read by others meanwhile."""
 
     def __init__(self, fd: int, size: int, rooms: Rooms) -> None:
         self._fd = fd
         self._size = size
         self._rooms = rooms
         self._direct = -1
-        self._stretch = -1
-        self._cold = False
 
     def __enter__(self) -> PastCache:
         if self._size > SHORTEST:
-            flags = (
-                os.O_RDONLY | os.O_DIRECT | (fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_NOATIME)
-            )
+            silent = fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_NOATIME
             # Of a description of its own: the flag would hold for all who read by the other.
             with suppress(OSError):
-                self._direct = os.open(f"/proc/self/fd/{self._fd}", flags)
+                self._direct = os.open(
+                    f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_DIRECT | silent
+                )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -69,7 +71,7 @@ class PastCache:
         """span bytes, as long as their room is not used again; zeros where the file has meanwhile
         become shorter. Raises OSError."""
         room = self._rooms.take(span)
-        got = self._around(room, at, span) if self._direct >= 0 and at % ALIGNED == 0 else 0
+        got = self._around(room, at, span)
         while got < span and (n := os.preadv(self._fd, [room[got:span]], at + got)):
             got += n
         if got < span:
@@ -79,24 +81,18 @@ class PastCache:
     def _around(self, room: memoryview, at: int, span: int) -> int:
         """What is read around the cache; less where the file ends, nothing where that is not to
         be."""
-        if at // STRETCH != self._stretch:
-            self._stretch = at // STRETCH
-            self._cold = self._is_cold()
-        if not self._cold:
+        if self._direct < 0 or not self._is_cold(at, span):
             return 0
         try:
             return os.preadv(self._direct, [room[: -(-span // ALIGNED) * ALIGNED]], at)
         except OSError as error:
             if error.errno not in UNABLE:
                 raise
-            self._cold = False
             return 0
 
-    def _is_cold(self) -> bool:
-        """Whether most of the stretch is not in the cache; not all, or what the kernel itself read
-        ahead behind another stretch would count."""
-        at = self._stretch * STRETCH
-        span = min(STRETCH, self._size - at)
+    def _is_cold(self, at: int, span: int) -> bool:
+        """Whether most of it is not in the cache: all would not do, where the kernel has read ahead
+        behind what was there."""
         try:
             return batch.cached(self._fd, at, span) < span // 2
         except OSError:

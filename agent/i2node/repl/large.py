@@ -25,9 +25,10 @@ import struct
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from typing import NamedTuple
 
 from i2node.errors import ProtocolError
-from i2node.fs.past import PastCache, Rooms
+from i2node.fs.past import SHORTEST, PastCache, Rooms
 from i2node.fs.tree import Root
 from i2node.model import Entry, Kind, Verdict
 from i2node.mover import batch, blocks, listing
@@ -38,7 +39,6 @@ from i2node.repl.journal import Journal
 from i2node.repl.plan import Large
 from i2node.repl.signatures import BLOCK_RECORD, Signature
 from i2node.repl.windows import (
-    AHEAD,
     HELD,
     WINDOW,
     Extent,
@@ -62,6 +62,13 @@ should be held in memory."""
 RACY_NS = 20_000_000
 """A ctime younger than this does not prove that a later write would show another (mover.h)."""
 Pieces = Iterator[tuple[bytes, int]]
+
+
+class Part(NamedTuple):
+    """How a part of the new file is had; content: of what only the source has, if it was kept."""
+
+    op: blocks.Op
+    content: bytes | None
 
 
 class LargeReader:
@@ -103,6 +110,8 @@ class LargeReader:
             self.outcome = item.entry._replace(status=error.errno or errno.EIO)
         finally:
             os.close(fd)
+            # Those of a huge file are huge.
+            self._rooms.trim(WINDOW)
         if self._staged is not None:
             yield _drop(self._staged), 0
 
@@ -203,7 +212,7 @@ class LargeReader:
         stage = _stage_id(item.path, entry, b"delta")
         staged = Staged(signing, entry.size)
         differ = Differ(basis, entry.size, signing)
-        waiting: list[tuple[blocks.Op, bytes | None]] = []
+        waiting: list[Part] = []
         anew, held = False, 0
         with (
             PastCache(fd, entry.size, self._rooms) as file,
@@ -212,15 +221,15 @@ class LargeReader:
             for op in differ.ops(found):
                 content = differ.content(op) if anew or held < AT_HAND else None
                 held += len(content or b"")
-                waiting.append((op, content))
+                waiting.append(Part(op, content))
                 if not anew and moved(op):
                     anew = True
                     yield self._begin(stage, item.path, 0), 0
                 if anew:
-                    for one in waiting:
-                        yield from self._anew(item.path, fd, stage, *one, basis, staged)
+                    for part in waiting:
+                        yield from self._anew(item.path, fd, stage, part, basis, staged)
                     waiting.clear()
-        if not anew and basis.unchanged((op for op, _ in waiting), entry.size):
+        if not anew and basis.unchanged((part.op for part in waiting), entry.size):
             yield from self._meta(item, entry, signing.digest())
             self._keep(entry, bytes(signing.records), signing.block)
             return
@@ -228,53 +237,41 @@ class LargeReader:
             yield self._begin_clone(stage, item.path, basis), 0
             if basis.size > entry.size:
                 # What is cut off must not come back when the file grows before it is done.
-                hole = bool(waiting) and waiting[-1][0].source == HOLE
-                cut = waiting[-1][0].at if hole else entry.size
+                hole = bool(waiting) and waiting[-1].op.source == HOLE
+                cut = waiting[-1].op.at if hole else entry.size
                 yield _hole(stage, cut, basis.size - cut), 0
-            for one in waiting:
-                yield from self._in_place(fd, stage, *one, basis, staged)
+            for part in waiting:
+                yield from self._in_place(fd, stage, part, basis, staged)
         yield from self._settle(item, fd, entry, signing, staged, stage)
 
-    def _in_place(
-        self,
-        fd: int,
-        stage: int,
-        op: blocks.Op,
-        content: bytes | None,
-        basis: Basis,
-        staged: Staged,
-    ) -> Pieces:
+    def _in_place(self, fd: int, stage: int, part: Part, basis: Basis, staged: Staged) -> Pieces:
+        op = part.op
         if op.source == HOLE:
             yield _hole(stage, op.at, op.span), op.span
         elif op.source == op.at or (op.source == ZERO and basis.zero(op)):
             yield b"", op.span
         else:
-            yield from self._literal(fd, stage, op, content, staged)
+            yield from self._literal(fd, stage, part, staged)
 
     def _anew(
-        self,
-        path: bytes,
-        fd: int,
-        stage: int,
-        op: blocks.Op,
-        content: bytes | None,
-        basis: Basis,
-        staged: Staged,
+        self, path: bytes, fd: int, stage: int, part: Part, basis: Basis, staged: Staged
     ) -> Pieces:
+        op = part.op
         if op.source == HOLE:
             yield _hole(stage, op.at, op.span), op.span
         elif op.source in (LITERAL, ZERO):
-            yield from self._literal(fd, stage, op, content, staged)
+            yield from self._literal(fd, stage, part, staged)
         else:
             yield _copy(path, stage, op, basis.mtime), op.span
 
-    def _literal(
-        self, fd: int, stage: int, op: blocks.Op, content: bytes | None, staged: Staged
-    ) -> Pieces:
-        """What only the source has: content, or read once more."""
-        end = op.at + op.span
-        kept = Window(op.at, end, content, (Extent(op.at, end, True),))
-        for window in windows(fd, op.at, end, 1) if content is None else (kept,):
+    def _literal(self, fd: int, stage: int, part: Part, staged: Staged) -> Pieces:
+        at, end = part.op.at, part.op.at + part.op.span
+        if part.content is not None:
+            # What is sent is what was signed.
+            extent = Extent(at, end, True)
+            yield from _content(stage, Window(at, end, part.content, (extent,)))
+            return
+        for window in windows(fd, at, end, 1):
             staged.literal(window)
             yield from _content(stage, window)
 
@@ -356,7 +353,7 @@ class LargeReader:
 
 def _read_through(fd: int, size: int, block: int, read: Read) -> Generator[Window, None, None]:
     found = windows(fd, 0, size, block, read)
-    return ahead(found) if size > AHEAD * WINDOW else found
+    return ahead(found) if size > SHORTEST else found
 
 
 def _block(size: int) -> int:
@@ -416,11 +413,15 @@ def _content(
         at, end = max(extent.at, start), min(extent.end, stop)
         if at >= end:
             continue
-        span = end - at if counted else 0
-        if extent.data and window.data is not None:
-            yield _write(stage, at, memoryview(window.data)[at - window.at : end - window.at]), span
-        else:
-            yield _hole(stage, at, end - at), span
+        if not extent.data or window.data is None:
+            yield _hole(stage, at, end - at), end - at if counted else 0
+            continue
+        data = memoryview(window.data)
+        # The windows of huge files are larger than a frame.
+        for first in range(at, end, WINDOW):
+            last = min(first + WINDOW, end)
+            step = _write(stage, first, data[first - window.at : last - window.at])
+            yield step, last - first if counted else 0
 
 
 def _drop(stage: int) -> bytes:

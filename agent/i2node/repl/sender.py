@@ -38,7 +38,8 @@ READ_THREADS = 8
 GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE}
 """What was meant is no longer there: ESTALE, where another directory stands under its path."""
 BESIDE = 256 << 20
-"""Bytes of large files beside which the next batch is read."""
+"""Bytes of large files beside which the next batch is read: as it is written down as it was read, a
+change since is found like any other, only later."""
 STEP_ROOM = 512
 """Bytes of a step beyond its content and paths: header, padding, a few attributes."""
 ATTRIBUTES_MAX = (4 << 20) + (64 << 10)
@@ -206,8 +207,7 @@ class Sender:
             if begun is None:
                 continue
             work, read = begun
-            # While this one is written down the next is read; not behind so much
-            # that what was read of the next would be old.
+            # While this one is written down the next is read.
             large = sum(item.entry.size for item in (*work.large, *(g.first for g in work.linked)))
             following = self._take(0) if large <= BESIDE else None
             self._read_batch(work, read)
@@ -435,6 +435,7 @@ class Sender:
     def _append(self, steps: bytes | memoryview) -> None:
         if not steps:
             return
+        assert self._size + len(steps) <= FRAME_MAX, "steps larger than what a frame has room for"
         self._parts.append(steps)
         self._size += len(steps)
         if self._size >= self.frame_bytes:

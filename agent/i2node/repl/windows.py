@@ -25,8 +25,8 @@ WINDOW = 1 << 20
 """Bytes read at a time, and about the content of one frame."""
 AHEAD = 4
 """Windows that are read before they are asked for."""
-HELD = AHEAD + 3
-"""Windows in use at once: those, one that is read, one that waits for its place, one worked on."""
+HELD = AHEAD + 2
+"""Windows in use at once: those, one that is read or waits for its place, one that is worked on."""
 Read = Callable[[int, int], Data]
 
 
