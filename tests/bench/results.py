@@ -101,15 +101,16 @@ def page(kept: dict[str, Any]) -> str:
             continue
         result = kept[name]
         lines += [f"## {result['title']}", ""]
-        if name in GOALS:
-            lines += [f"To reach: {GOALS[name]}.", ""]
+        ours = next(iter(result["runs"].values()))
+        told = [f"To reach: {GOALS[name]}."] if name in GOALS else []
+        told.append(f"Rounds: {len(ours)}.")
         if result["changed"]:
-            lines += [f"Changed bytes: {result['changed'] / 1e6:.1f} MB.", ""]
+            told.append(f"Changed bytes: {result['changed'] / 1e6:.1f} MB.")
+        lines += [" ".join(told), ""]
         lines += [
             "| | wall s | i2node's share | CPU s | peak MiB | wire MB |",
             "|---|---|---|---|---|---|",
         ]
-        ours = next(iter(result["runs"].values()))
         lines += [_row(label, runs, ours) for label, runs in result["runs"].items()]
         lines.append("")
     reasons = Path(__file__).with_name("reasons.md").read_text()
