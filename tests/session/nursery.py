@@ -111,7 +111,7 @@ def _serve() -> None:
     import i2node.fs.inotify
     import i2node.net.identity
     import i2node.node.daemon
-    import i2node.repl.session  # noqa: F401
+    import i2node.repl.session  # noqa: F401 (loaded for the forks)
 
     # The kernel reaps; nobody here asks how they ended.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

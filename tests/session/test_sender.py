@@ -218,6 +218,28 @@ def test_what_does_not_fit_the_frame_is_in_doubt_until_the_next_one(
     assert wire.journal.suspects(wire.ino) == []
 
 
+def test_steps_that_do_not_fit_one_frame_go_in_two(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "FRAME_MAX", 1 << 16)
+    part = bytes(40_000)
+    wire.send(
+        Batch(
+            before=[
+                batch.step(Op.STAGE, b"f", kind=Kind.FILE, stage=7),
+                batch.step(Op.WRITE, b"", kind=Kind.FILE, stage=7, data=part),
+                batch.step(Op.WRITE, b"", kind=Kind.FILE, stage=7, size=len(part), data=part),
+                batch.step(Op.STAGE, b"", flags=batch.STEP_DROP, stage=7),
+            ],
+            dirs={wire.ino: b""},
+            last=True,
+        )
+    )
+    assert wire.sender.line.last == 1
+    assert "fault" not in [what for what, _ in wire.told]
+    assert wire.journal.doubts() == []
+
+
 def test_a_lost_wire_ends_the_waiting_and_leaves_the_doubt(wire: Wire) -> None:
     (wire.source / "a").write_text("one")
     wire.gate.clear()

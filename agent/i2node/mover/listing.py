@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from i2node.errors import ProtocolError
-from i2node.model import Entry, Kind, Verdict
+from i2node.model import PROBED, Entry, Kind, Verdict
 from i2node.mover._mover import ffi, lib
 
 Data = bytes | bytearray | memoryview
@@ -185,12 +185,29 @@ def decode(record: Data) -> Entry:
     return Entry(name, _KINDS[kind], _VERDICTS[verdict], *fields)
 
 
-def name(record: Data) -> bytes | None:
+def first(listing: Data, at: int = 0) -> bytes:
+    """The name of the first record, or of the one at an offset."""
+    start = at + HEAD.size
+    return bytes(listing[start : start + _LENGTHS.unpack_from(listing, at)[1]])
+
+
+def sole(listing: Data) -> bytes | None:
     """The name of a listing of one record; None where there are more, or none."""
-    if not record:
-        return None
-    length, size = _LENGTHS.unpack_from(record)
-    return bytes(record[HEAD.size : HEAD.size + size]) if length == len(record) else None
+    alone = listing and _LENGTHS.unpack_from(listing)[0] == len(listing)
+    return first(listing) if alone else None
+
+
+def before(listing: Data, name: bytes) -> int:
+    """How many bytes of a listing stand before a name's place."""
+    at = 0
+    while at < len(listing) and first(listing, at) < name:
+        at += _LENGTHS.unpack_from(listing, at)[0]
+    return at
+
+
+def directories(listing: Data) -> Iterator[int]:
+    """The inode numbers of the directories, as far as the source knows them."""
+    return (entry.ino for entry in kept(listing, Kind.DIR) if not entry.flags & PROBED)
 
 
 def kept(listing: Data, kind: Kind) -> Iterator[Entry]:

@@ -7,14 +7,13 @@ the last commits too: `unclean_boot` tells, and then everything is in doubt.
 from __future__ import annotations
 
 import sqlite3
-import struct
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from i2node.model import PROBED, Kind
+from i2node.model import PROBED
 from i2node.mover import listing as listings
 from i2node.repl.database import Database
 from i2node.repl.signatures import Signature, Signatures
@@ -37,10 +36,8 @@ _KEYED = (
     ("place", "ino"),
     ("place", "dir"),
 )
-_HEAD = struct.Struct("<IH")  # of a record: length, name_len
 _ANY = 1 << 63  # bytes: no limit
 _AT_ONCE = 500  # values in one query
-_FLAGS = 4  # of what follows the inode number in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +172,7 @@ class Journal(Database):
         left = memoryview(change)
         with self._writing("writing") as db:
             while left:
-                name = _name(left, 0)
+                name = listings.first(left)
                 row = db.execute(
                     "SELECT first, records FROM listing WHERE dir=? AND first<=? "
                     "ORDER BY first DESC LIMIT 1",
@@ -186,7 +183,7 @@ class Journal(Database):
                     "SELECT first FROM listing WHERE dir=? AND first>? ORDER BY first LIMIT 1",
                     (key, first),
                 ).fetchone()
-                end = len(left) if after is None else _before(left, after[0])
+                end = len(left) if after is None else listings.before(left, after[0])
                 self._put_page(db, key, first, listings.merge(records, left[:end]))
                 left = left[end:]
 
@@ -217,7 +214,7 @@ class Journal(Database):
             left = left[end:]
             if not left:
                 return
-            first = _name(left, 0)
+            first = listings.first(left)
 
     def forget(self, ino: int) -> None:
         """Forgets the listing of a directory that is no more, and of all directories below it, with
@@ -232,7 +229,7 @@ class Journal(Database):
                 below = {
                     child
                     for (records,) in db.execute("SELECT records FROM listing WHERE dir=?", (key,))
-                    for child in _directories(records)
+                    for child in listings.directories(records)
                 }
                 placed = [
                     _unsigned(child)
@@ -482,26 +479,3 @@ def _signed(ino: int) -> int:
 
 def _unsigned(key: int) -> int:
     return key + (1 << 64) if key < 0 else key
-
-
-def _name(listing: memoryview, at: int) -> bytes:
-    name_at = at + listings.HEAD.size
-    return bytes(listing[name_at : name_at + _HEAD.unpack_from(listing, at)[1]])
-
-
-def _before(listing: memoryview, name: bytes) -> int:
-    """How many bytes of a listing stand before a name's place."""
-    at = 0
-    while at < len(listing) and _name(listing, at) < name:
-        at += _HEAD.unpack_from(listing, at)[0]
-    return at
-
-
-def _directories(listing: bytes) -> Iterator[int]:
-    """Inode numbers of the directories in a listing, as far as the source knows them."""
-    at = 0
-    while at < len(listing):
-        length, _, kind, _, _, _, _, _, ino, *rest = listings.HEAD.unpack_from(listing, at)
-        if kind == Kind.DIR and not rest[_FLAGS] & PROBED:
-            yield ino
-        at += length

@@ -125,7 +125,7 @@ def together(edits: Iterable[Edit]) -> Iterator[Edit]:
     Put rewrites a page of it. No other edit of that directory is passed by."""
     waiting: dict[int, dict[bytes, bytes]] = {}
     for edit in edits:
-        if isinstance(edit, Put) and (name := listing.name(edit.change)) is not None:
+        if isinstance(edit, Put) and (name := listing.sole(edit.change)) is not None:
             waiting.setdefault(edit.dir, {})[name] = edit.change
             continue
         passes = isinstance(edit, Place) or (isinstance(edit, Replace) and edit.dir not in waiting)

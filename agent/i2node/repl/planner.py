@@ -176,8 +176,9 @@ class Planner:
                 unmade = self.draft.is_unmade(visit)
                 old = (b"" if unmade else self.journal.listing(visit.ino)) if there else None
             if old is not None:
-                doubted = visit.ino in asked
-                self._visited(replace(visit, touched=visit.touched or doubted), answer, old, asof)
+                if visit.ino in asked:
+                    visit = replace(visit, touched=True)
+                self._visited(visit, answer, old, asof)
 
     def _placed_there(self, visit: Visit) -> bool:
         """Whether the target holds this directory where the source does: else what is sent for it

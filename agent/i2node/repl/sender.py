@@ -435,7 +435,9 @@ class Sender:
     def _append(self, steps: bytes | memoryview) -> None:
         if not steps:
             return
-        assert self._size + len(steps) <= FRAME_MAX, "steps larger than what a frame has room for"
+        if self._size + len(steps) > FRAME_MAX:
+            # Of what is noted by its frame, `_pack` saw to that before.
+            self._emit()
         self._parts.append(steps)
         self._size += len(steps)
         if self._size >= self.frame_bytes:
