@@ -23,7 +23,7 @@ from i2node.fs.coalesce import Dirty, Touch, Work
 from i2node.fs.inotify import InotifyWatch
 from i2node.fs.pathset import PathSet
 from i2node.fs.tree import Root
-from i2node.model import Kind
+from i2node.model import Entry, Kind
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op
 from i2node.repl.journal import Journal
@@ -601,6 +601,40 @@ def test_work_for_a_directory_that_went_unseen_ends(tmp_path: Path) -> None:
     watch.close()
     journal.close()
     root.close()
+
+
+def test_a_directory_that_is_new_is_made_once_though_the_one_above_is_visited_twice(
+    tmp_path: Path,
+) -> None:
+    """It is another directory than before, and not watched yet: each asks for a visit. What is in
+    it was sent with the first; being made again would be taken for being empty."""
+    (tmp_path / "top" / "new").mkdir(parents=True)
+    (tmp_path / "top" / "new" / "f").write_bytes(b"f")
+    (tmp_path / "top" / "old").mkdir()
+    root = Root(os.fsencode(tmp_path))
+    journal = Journal(tmp_path / "state" / "index.db")
+    paths, dirty, sink = PathSet(root.path, [b"state"]), Dirty(), Kept(journal)
+    watch = InotifyWatch(root.identity.ino, dirty, paths)
+    planner = Planner(root, journal, sink, paths, dirty, watch, _asked, _none, 9, 9)
+    top, old = (listed(root, path) for path in (b"top", b"top/old"))
+    journal.put(root.identity.ino, known(top._replace(name=b"top", ino=1, birth=1)))
+    Place(1, root.identity.ino, b"top", True).note(journal)
+    journal.put(1, known(old._replace(name=b"old", ino=2, birth=1)))
+    Place(2, 1, b"old", True).note(journal)
+    journal.replace(2, b"")
+    watch.placed(-1, root.identity.ino, 0, b"", watch.mark())
+    names = {b"top": Touch.NAME | Touch.TREE}
+    planner.live([Work(root.identity.ino, names, False, frozenset(names), 0.0)], lambda: False)
+    steps = [batch.step_at(step, 0)[:2] for work in sink.sent for step in work.before]
+    assert [step for step in steps if step[0] == Op.MAKE_DIR] == [(Op.MAKE_DIR, b"top/new")]
+    watch.close()
+    journal.close()
+    root.close()
+
+
+def listed(root: Root, path: bytes) -> Entry:
+    """A directory's own entry."""
+    return listing.decode(batch.stat_names(root.fd, root.dev, path, []).own)
 
 
 def _none(*_: object) -> None:

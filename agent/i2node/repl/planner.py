@@ -150,13 +150,15 @@ class Planner:
             self.dirty.add_dir(ino, False, time.monotonic())
 
     def _next(self) -> list[Visit]:
-        """Visits that can be made together: none of a directory that comes again in a moment, since
-        what the first one makes of it is what the second is to be compared with."""
-        taken: dict[int, Visit] = {}
-        while self._stack and len(taken) < LIST_BATCH and self._stack[-1].ino not in taken:
+        """Visits that can be made together: none of a directory that was just visited, or in which
+        one was, since what that makes of it is what this is to be compared with."""
+        taken: list[Visit] = []
+        met: set[int] = set()
+        while self._stack and len(taken) < LIST_BATCH and self._stack[-1].ino not in met:
             visit = self._stack.pop()
-            taken[visit.ino] = visit
-        return list(taken.values())
+            taken.append(visit)
+            met.update((visit.ino, visit.parent))
+        return taken
 
     def _visit_all(self, visits: list[Visit]) -> None:
         visits = [visit for visit in visits if self._placed_there(visit)]
