@@ -18,6 +18,7 @@ from i2node.errors import UsageError
 from i2node.log import LEVELS
 from i2node.model import PORT
 
+ENGINES = ("auto", "fanotify", "inotify")
 ETC = Path("/etc/sdata")
 VAR = Path("/var/i2data")
 
@@ -59,6 +60,8 @@ class Config:
     acknowledges it; when nothing more comes it does so at once."""
     heartbeat_s: float = _number(5.0, 0.5, 300.0)
     """A silent connection is tested this often, and given up after three times as long."""
+    watch: str = field(default="auto", metadata={"choices": ENGINES})
+    """auto, fanotify or inotify: what tells of changes; auto takes the best one that works."""
     log_level: str = field(default="info", metadata={"choices": tuple(LEVELS)})
     """debug, info, warning or error."""
 

@@ -110,14 +110,15 @@ int64_t i2_find(const uint8_t *listing, size_t len, const uint8_t *name, size_t 
 
 /* The entries that are all of `what`, copied to out (may be NULL: only counted); *entries of them, with
  * *bytes in regular files. Returns bytes written. */
-int64_t i2_pick(const uint8_t *listing, size_t len, uint32_t what, uint8_t kind, uint8_t *out,
-                size_t cap, uint64_t *entries, uint64_t *bytes);
+int64_t i2_pick(const uint8_t *listing, size_t len, uint32_t what, uint8_t kind, int64_t since,
+                uint8_t *out, size_t cap, uint64_t *entries, uint64_t *bytes);
 #define I2_PICK_KIND 1     /* of this kind */
 #define I2_PICK_PROBED 2   /* told by the target */
 #define I2_PICK_TROUBLED 4 /* with a status */
 #define I2_PICK_OVER 8     /* of which the target has another version: DATA or SWAPPED */
 #define I2_PICK_RETYPED 32 /* of another kind than it was */
 #define I2_PICK_LINKED 16  /* no directory, and with more than one name */
+#define I2_PICK_SINCE 64   /* with a ctime of `since` or later */
 
 /* How many leading bytes of a listing make a batch: at most max_entries entries whose sizes add up to at
  * most max_bytes, but at least one entry. *entries and *bytes tell what it holds. */
@@ -379,21 +380,39 @@ int64_t i2_match(const uint8_t *table, const struct i2_block *old, size_t n, uin
 
 /* ------------------------------------------------------------------------------ events ------- */
 
-/* One coalesced event: the masks of all that came for the same wd, name and cookie are or-ed. */
+/* One coalesced event: the masks of all that came for the same place and name are or-ed. */
 struct i2_event {
     uint32_t length;
-    int32_t wd;
-    uint32_t mask;
-    uint32_t cookie;
-    uint32_t name_len;
+    uint32_t mask;    /* IN_ or FAN_ bits, which are the same numbers where both exist */
+    uint64_t where;   /* inotify: the watch descriptor, sign-extended; fanotify: inode number of the
+                       * directory, 0: outside */
+    uint64_t what;    /* fanotify: inode number of the directory it happened to, 0: not told, or no directory */
+    uint64_t to;      /* FAN_RENAME: inode number of the directory it went to, 0: outside */
+    uint32_t cookie;  /* inotify: joins the halves of a move */
+    uint32_t name_len; /* 0: it happened to the directory itself */
+    uint32_t other_len; /* FAN_RENAME: of the name there */
     uint32_t pad;
-    /* name, not terminated, padded to 8 */
+    /* name, other name, not terminated, padding */
 };
 
 /* Reads all that an inotify descriptor (non-blocking) holds now, until it is empty or out is full,
  * and decodes it in order; an event that only repeats one of the same wd and name, with no
  * move in between, is or-ed into it. Returns bytes written. */
-int64_t i2_events(int notify, uint8_t *out, size_t cap);
+int64_t i2_inotify(int notify, uint8_t *out, size_t cap);
+
+/* The same of a fanotify group (non-blocking, FAN_REPORT_DFID_NAME) with a mark on the file system of root.
+ * File handles become inode numbers, what lies outside root or in an excluded directory is left out:
+ * excluded is a list of paths relative to root, each ended by NUL. places: the caller's memory, zeroed
+ * at first, where answers are kept from call to call; any size, 1 MiB knows about 16,000 directories.
+ * Needs CAP_DAC_READ_SEARCH, as open_by_handle_at(2) does. */
+int64_t i2_fanotify(int group, int root, const uint8_t *excluded, size_t excluded_len, uint8_t *places,
+                    size_t places_len, uint8_t *out, size_t cap);
+
+/* A fanotify group with a mark on the file system of root. *told: 1 where renames and what they happened to
+ * are told (FAN_RENAME, FAN_REPORT_TARGET_FID), 0 where only their halves are; 0 on entry: no more is wanted. Returns the descriptor,
+ * non-blocking, or -errno: EPERM without the right to, EINVAL where the kernel is too old, EXDEV, EOPNOTSUPP,
+ * ENODEV where the file system cannot. */
+int64_t i2_fanotify_open(int root, int32_t *told);
 
 /* cdef end */
 #endif

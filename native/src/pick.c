@@ -4,7 +4,7 @@
 
 #include "entry.h"
 
-static int wanted(const struct i2_entry *e, uint32_t what, uint8_t kind)
+static int wanted(const struct i2_entry *e, uint32_t what, uint8_t kind, int64_t since)
 {
     if (what & I2_PICK_KIND && e->kind != kind)
         return 0;
@@ -18,11 +18,13 @@ static int wanted(const struct i2_entry *e, uint32_t what, uint8_t kind)
         return 0;
     if (what & I2_PICK_LINKED && (e->kind == I2_DIR || e->nlink < 2))
         return 0;
+    if (what & I2_PICK_SINCE && e->ctime < since)
+        return 0;
     return 1;
 }
 
-int64_t i2_pick(const uint8_t *listing, size_t len, uint32_t what, uint8_t kind, uint8_t *out,
-                size_t cap, uint64_t *entries, uint64_t *bytes)
+int64_t i2_pick(const uint8_t *listing, size_t len, uint32_t what, uint8_t kind, int64_t since,
+                uint8_t *out, size_t cap, uint64_t *entries, uint64_t *bytes)
 {
     size_t at = 0, used = 0;
     *entries = *bytes = 0;
@@ -33,7 +35,7 @@ int64_t i2_pick(const uint8_t *listing, size_t len, uint32_t what, uint8_t kind,
         memcpy(&e, listing + at, sizeof e);
         if (e.length < sizeof e || e.length % 8 || e.length > len - at)
             return -EINVAL;
-        if (wanted(&e, what, kind)) {
+        if (wanted(&e, what, kind, since)) {
             ++*entries;
             *bytes += e.kind == I2_FILE ? e.size : 0;
             if (out) {

@@ -165,14 +165,16 @@ def ground(top) -> None:
     (top / "symlink").symlink_to("file")
 
 
-@pytest.fixture
-def followed(hosts, trees):
-    """A mirror that follows a tree with a ground for each change."""
+@pytest.fixture(params=["fanotify", "inotify"])
+def followed(hosts, trees, request):
+    """A mirror that follows a tree with a ground for each change, with either engine."""
+    hosts.source.configure(watch=request.param)
     for change in CHANGES:
         ground(trees.source / change.__name__)
     mirror = hosts.mirror(trees.source, trees.target)
     until("in sync", lambda: mirror.last("state").get("in_sync"))
-    return mirror
+    yield mirror
+    hosts.source.configure()
 
 
 def in_sync(hosts):
@@ -245,7 +247,7 @@ def test_the_status_has_all_its_fields_and_goes_with_the_process(hosts, trees):
     (rule,) = json.loads(hosts.source.run("status", "--json").out.read_text())
     assert rule.keys() >= FIELDS
     assert rule["watch"].keys() >= {"engine", "coverage", "overflows", "max_undetected_s"}
-    assert rule["watch"]["engine"] == "inotify" and rule["watch"]["coverage"] == 1.0
+    assert rule["watch"]["engine"] == "fanotify" and rule["watch"]["coverage"] == 1.0
     assert (rule["state"], rule["in_sync"], rule["progress"]) == ("REPLICATION", True, 100.0)
     assert (rule["files_total"], rule["dirty"], rule["in_flight"]) == (1, 0, 0)
     assert rule["pid"] == mirror.pid and rule["problems"]["count"] == 0

@@ -1,273 +1,26 @@
-"""The inotify engine on a real tree: a small planner keeps a copy of what it believes to be there,
-and in the end the copy must be the tree."""
+"""The watch engines on real trees."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import random
-import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from follower import DEADLINE, Source, own_entry, short_queue
 
 from i2node.errors import SessionError
-from i2node.fs import inotify
-from i2node.fs.coalesce import Dirty, Touch, Work
+from i2node.fs import inotify, treewatch
+from i2node.fs.coalesce import Dirty, Touch
 from i2node.fs.inotify import InotifyWatch
-from i2node.fs.pathset import PathSet
-from i2node.model import Entry, Kind
 from i2node.mover import batch
-from i2node.mover import listing as listings
 from i2node.mover.events import Event
-
-DEADLINE = 60.0  # for what must happen; reached only by a test that fails
-
-Seen = tuple[int, int, int, int]  # inode, mode, size, mtime
-
-
-def seen(status: os.stat_result) -> Seen:
-    size = status.st_size if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode) else 0
-    return (status.st_ino, status.st_mode, size, status.st_mtime_ns)
-
-
-FORMATS = {
-    Kind.FILE: stat.S_IFREG,
-    Kind.DIR: stat.S_IFDIR,
-    Kind.SYMLINK: stat.S_IFLNK,
-    Kind.FIFO: stat.S_IFIFO,
-}
-
-
-def seen_by_walk(e: Entry) -> Seen:
-    return (e.ino, FORMATS[e.kind] | e.mode, e.size, e.mtime_s * 10**9 + e.mtime_ns)
-
-
-def own_entry(record: bytes) -> Seen:
-    """A directory's own entry, which has no name."""
-    _, _, _, _, mode, _, _, _, ino, _, _, mtime_s, mtime_ns, *_ = listings.HEAD.unpack_from(record)
-    return (ino, stat.S_IFDIR | mode, 0, mtime_s * 10**9 + mtime_ns)
-
-
-def is_dir(entry: Seen) -> bool:
-    return stat.S_ISDIR(entry[1])
-
-
-class Source:
-    """The planner's part as fs/watch.py describes it, with dicts for a journal."""
-
-    def __init__(self, root: Path, excludes: tuple[bytes, ...] = (), sweep: float = 30.0) -> None:
-        self.root = root
-        status = root.stat()
-        self.ino, self.dev = status.st_ino, status.st_dev
-        self.fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-        self.dirty = Dirty()
-        self.excludes = PathSet(os.fsencode(root), excludes)
-        self.watch = InotifyWatch(self.ino, self.dirty, self.excludes, sweep)
-        self.listings: dict[int, dict[bytes, Seen]] = {}
-        self.own: Seen | None = None
-        self.armed: list[bytes] = []  # paths that were listed and armed
-        self.works: list[tuple[bytes, Work]] = []
-
-    def begin(self) -> None:
-        self.watch.start()
-        self.dirty.add_dir(self.ino, True, time.monotonic())
-        self.catch_up()
-        self.armed.clear()
-        self.works.clear()
-
-    def close(self) -> None:
-        self.watch.close()
-        os.close(self.fd)
-
-    def work_off(self) -> None:
-        """Does all that is due now."""
-        while works := self.dirty.take(1000, time.monotonic()):
-            for work in works:
-                self.do(work)
-
-    def do(self, work: Work) -> None:
-        path = self.watch.path(work.ino)
-        place = self.watch.place(work.ino)
-        if path is None or place is None:
-            if self.watch.known(work.ino):
-                self.dirty.put_back(work, time.monotonic())
-            return
-        self.works.append((path, work))
-        if work.names is None:
-            done = self.list(work.ino, path, *place, work.recursive, work.trees)
-        else:
-            done = self.look(work.ino, path, work.names)
-        if not done:
-            self.dirty.put_back(work, time.monotonic())
-
-    def list(
-        self,
-        ino: int,
-        path: bytes,
-        parent: int,
-        name: bytes,
-        recursive: bool,
-        trees: frozenset[bytes] = frozenset(),
-    ) -> bool:
-        asof = self.watch.mark()
-        (answer,) = batch.list_dirs(
-            self.fd,
-            self.dev,
-            [(path, self.excludes.skip(path))],
-            notify=self.watch.descriptor,
-            mask=self.watch.mask,
-            threads=1,
-        )
-        if answer.status or own_entry(answer.own)[0] != ino:
-            return False
-        assert answer.wd >= 0 or answer.wd_status == errno.ENOSPC
-        self.armed.append(path)
-        self.watch.placed(answer.wd, ino, parent, name, asof)
-        now = {
-            entry.name: seen_by_walk(entry)
-            for entry in listings.entries(answer.entries)
-            if not self.excludes.matches(path, entry.name)
-        }
-        own = own_entry(answer.own)
-        if not path:
-            self.own = own
-        elif self.listings.get(parent, {}).get(name, own)[0] == ino:
-            self.listings.setdefault(parent, {})[name] = own
-        old = self.listings.get(ino, {})
-        self.listings[ino] = now
-        self.compare(ino, path, old, now, asof, recursive, trees)
-        return True
-
-    def look(self, ino: int, path: bytes, names: dict[bytes, Touch]) -> bool:
-        asof = self.watch.mark()
-        try:
-            fd = os.open(path or b".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.fd)
-        except OSError:
-            return False
-        try:
-            if os.fstat(fd).st_ino != ino:
-                return False
-            if b"" in names:
-                self.own = seen(os.fstat(fd))
-            now = {}
-            for name in names:
-                if name:
-                    now |= self.stat(fd, name)
-        finally:
-            os.close(fd)
-        known = self.listings.setdefault(ino, {})
-        old = {name: known.pop(name) for name in names if name in known}
-        known |= now
-        trees = frozenset(name for name, touch in names.items() if touch & Touch.TREE)
-        self.compare(ino, path, old, now, asof, False, trees)
-        return True
-
-    @staticmethod
-    def stat(fd: int, name: bytes) -> dict[bytes, Seen]:
-        try:
-            return {name: seen(os.stat(name, dir_fd=fd, follow_symlinks=False))}
-        except FileNotFoundError:
-            return {}
-
-    def compare(
-        self,
-        ino: int,
-        path: bytes,
-        old: dict[bytes, Seen],
-        now: dict[bytes, Seen],
-        asof: int,
-        recursive: bool,
-        trees: frozenset[bytes],
-    ) -> None:
-        for name, entry in old.items():
-            if is_dir(entry) and now.get(name, (0,))[0] != entry[0]:
-                self.watch.gone(entry[0], ino, name, asof)
-        for name, entry in now.items():
-            if not is_dir(entry):
-                continue
-            new = name in trees or old.get(name, (0,))[0] != entry[0]
-            if recursive or (new and not self.watch.stands(entry[0], ino, name, asof)):
-                below = path + b"/" + name if path else name
-                if not self.list(entry[0], below, ino, name, True):
-                    self.dirty.add(ino, name, Touch.NAME | Touch.TREE, time.monotonic())
-                    self.dirty.add_dir(entry[0], True, time.monotonic())
-
-    def believed(self) -> dict[bytes, Seen]:
-        tree: dict[bytes, Seen] = {b"": self.own} if self.own else {}
-        left = [(self.ino, b"")]
-        met = set()
-        while left:
-            ino, path = left.pop()
-            if ino in met:
-                continue  # in two places while a move is half seen
-            met.add(ino)
-            for name, entry in self.listings.get(ino, {}).items():
-                whole = path + b"/" + name if path else name
-                tree[whole] = entry
-                if is_dir(entry):
-                    left.append((entry[0], whole))
-        return tree
-
-    def true(self) -> dict[bytes, Seen]:
-        tree = {b"": seen(self.root.stat())}
-        for where, dirs, files in os.walk(os.fsencode(self.root)):
-            path = os.path.relpath(where, os.fsencode(self.root))
-            path = b"" if path == b"." else path
-            dirs[:] = [d for d in dirs if not self.excludes.matches(path, d)]
-            for name in dirs + files:
-                if not self.excludes.matches(path, name):
-                    whole = path + b"/" + name if path else name
-                    tree[whole] = seen(os.lstat(where + b"/" + name))
-        return tree
-
-    def until(self, done: object) -> None:
-        """Works until done() is true."""
-        assert callable(done)
-        deadline = time.monotonic() + DEADLINE
-        while not done():
-            assert self.watch.failure is None
-            if time.monotonic() > deadline:
-                believed, true = self.believed(), self.true()
-                wrong = {p for p in believed | true if believed.get(p) != true.get(p)}
-                pytest.fail(f"never came to be; wrong: {sorted(wrong)[:9]}")
-            self.work_off()
-            self.dirty.wait(min(self.dirty.next_due(time.monotonic()) or 0.05, 0.05))
-
-    def catch_up(self) -> None:
-        self.until(lambda: self.believed() == self.true())
-
-    def named(self) -> dict[bytes, Touch]:
-        """All touches handed out, by path."""
-        touches: dict[bytes, Touch] = {}
-        for path, work in self.works:
-            for name, touch in (work.names or {}).items():
-                whole = path + b"/" + name if path and name else path + name
-                touches[whole] = touches.get(whole, Touch(0)) | touch
-        return touches
-
-
-@contextmanager
-def short_queue(events: int) -> Iterator[None]:
-    """Instances made meanwhile have a short queue; one process at a time plays with that."""
-    file = Path("/proc/sys/fs/inotify/max_queued_events")
-    with (Path(tempfile.gettempdir()) / "i2node-test-inotify.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        old = file.read_text()
-        file.write_text(str(events))
-        try:
-            yield
-        finally:
-            file.write_text(old)
-
 
 USER_LIMITS = Path("/proc/sys/user")
 
@@ -293,18 +46,8 @@ def in_own_namespace(request: pytest.FixtureRequest, home: Path) -> bool:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "root"
-    (root / "a" / "deep" / "er").mkdir(parents=True)
-    (root / "b").mkdir()
-    (root / "a" / "file").write_bytes(b"one")
-    (root / "a" / "deep" / "er" / "leaf").write_bytes(b"leaf")
-    return root
-
-
-@pytest.fixture
-def source(root: Path) -> Iterator[Source]:
-    source = Source(root)
+def source(root: Path, engine: str) -> Iterator[Source]:
+    source = Source(root, engine=engine)
     source.begin()
     yield source
     source.close()
@@ -312,7 +55,8 @@ def source(root: Path) -> Iterator[Source]:
 
 def test_the_walk_covers_every_directory(source: Source) -> None:
     status = source.watch.statistics()
-    assert (status.engine, status.coverage, status.watches) == ("inotify", 1.0, 5)
+    assert status.engine in ("inotify", "fanotify")
+    assert (status.coverage, status.watches) == (1.0, 5)
     assert (status.overflows, status.max_undetected_s) == (0, None)
 
 
@@ -595,7 +339,7 @@ def test_a_watch_that_ended_meanwhile_is_not_taken_for_one(root: Path) -> None:
     watch = InotifyWatch(ino, dirty)
     watch.placed(1, ino, 0, b"", watch.mark())
     asof = watch.mark()
-    ignored = Event(wd=9, mask=inotify._IGNORED, cookie=0, name=b"")
+    ignored = Event(where=9, mask=inotify._IGNORED, cookie=0, name=b"")
     watch._take([ignored])
     watch.placed(9, 77, ino, b"gone", asof)
     assert not watch.known(77)
@@ -618,9 +362,9 @@ def test_a_late_listing_does_not_undo_a_move(root: Path) -> None:
     move = inotify._ISDIR
     watch._take(
         [
-            Event(wd=1, mask=inotify._FROM | move, cookie=5, name=b"d"),
-            Event(wd=2, mask=inotify._TO | move, cookie=5, name=b"e"),
-            Event(wd=4, mask=inotify._MOVE_SELF, cookie=0, name=b""),
+            Event(where=1, mask=inotify._FROM | move, cookie=5, name=b"d"),
+            Event(where=2, mask=inotify._TO | move, cookie=5, name=b"e"),
+            Event(where=4, mask=inotify._MOVE_SELF, cookie=0, name=b""),
         ]
     )
     assert watch.path(52) == b"a/e"
@@ -635,7 +379,7 @@ def test_what_a_look_does_not_find_is_given_up_though_nothing_happens(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thread waits for events without end when the planner's thread finds it gone."""
-    monkeypatch.setattr(inotify, "GRACE", 0.05)
+    monkeypatch.setattr(treewatch, "GRACE", 0.05)
     ino, dirty, waiting = root.stat().st_ino, Dirty(), threading.Event()
     watch = InotifyWatch(ino, dirty)
     patience = watch._patience
@@ -657,7 +401,7 @@ def test_what_a_look_does_not_find_is_given_up_though_nothing_happens(
 
 
 def test_a_reader_that_fails_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(fd: int, cap: int) -> list[Event]:
+    def broken(fd: int) -> list[Event]:
         raise OSError(errno.EIO, "no")
 
     monkeypatch.setattr(inotify, "drain", broken)

@@ -54,8 +54,9 @@ def free_port() -> int:
 class Hosts:
     """`source` and `target` are the trees; both nodes may be down."""
 
-    def __init__(self, place: Path, nursery: Nursery) -> None:
+    def __init__(self, place: Path, nursery: Nursery, engine: str = "auto") -> None:
         self.place = place
+        self._config = CONFIG + f'watch = "{engine}"\n'
         self.nursery = nursery
         self.source = place / "source"
         self.target = place / "rooms" / "target"
@@ -74,7 +75,7 @@ class Hosts:
 
     def _identity(self, home: Path) -> Identity:
         (home / "etc").mkdir(parents=True)
-        (home / "etc" / "i2node.toml").write_text(CONFIG)
+        (home / "etc" / "i2node.toml").write_text(self._config)
         return Identity.load(home / "etc")
 
     def start_target(self) -> None:

@@ -50,14 +50,14 @@ class Mirrored(RuleBasedStateMachine):
     failure: ClassVar[str] = ""
     examples: ClassVar[int] = 0
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(engine=st.sampled_from(("fanotify", "inotify")))
+    def begin(self, engine: str) -> None:
         self.hosts: Hosts | None = None
         if time.monotonic() > self.over:
             return
         type(self).examples += 1
         place = self.place / str(self.examples)
-        self.hosts = Hosts(place, self.nursery)
+        self.hosts = Hosts(place, self.nursery, engine)
         elsewhere = place / "elsewhere"
         elsewhere.mkdir()
         self.deeds = Deeds(self.hosts.source, elsewhere)

@@ -44,8 +44,8 @@ def nursery() -> Iterator[Nursery]:
 
 
 class Scene:
-    def __init__(self, place: Path, nursery: Nursery) -> None:
-        self.hosts = Hosts(place, nursery)
+    def __init__(self, place: Path, nursery: Nursery, engine: str) -> None:
+        self.hosts = Hosts(place, nursery, engine)
         self.source, self.target = self.hosts.source, self.hosts.target
         elsewhere = place / "elsewhere"
         elsewhere.mkdir()
@@ -60,11 +60,14 @@ class Scene:
         return report.problems.count if report else 0
 
 
+EACH_ENGINE = pytest.mark.parametrize("scene", ["inotify", "fanotify"], indirect=True)
+
+
 @pytest.fixture
-def scene(nursery: Nursery) -> Iterator[Scene]:
+def scene(nursery: Nursery, request: pytest.FixtureRequest) -> Iterator[Scene]:
     # Below /var/tmp: memory file systems used not to know user attributes.
     place = Path(tempfile.mkdtemp(prefix="i2node-scene-", dir="/var/tmp"))
-    made = Scene(place, nursery)
+    made = Scene(place, nursery, getattr(request, "param", "auto"))
     yield made
     made.hosts.close()
     shutil.rmtree(place)
@@ -79,6 +82,7 @@ def test_an_overwritten_file_leaves_the_times_of_its_directory(scene: Scene) -> 
         scene.equal()
 
 
+@EACH_ENGINE
 def test_directories_that_change_places_take_their_changes_along(scene: Scene) -> None:
     for name in ("a", "b"):
         scene.deeds.make(scene.source / name / "same")
@@ -340,7 +344,8 @@ def rot(path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def test_lost_events_cost_a_look_at_everything_and_no_change(scene: Scene) -> None:
+@EACH_ENGINE
+def test_lost_events_cost_a_search_and_no_change(scene: Scene) -> None:
     scene.deeds.make(scene.source / "old" / "deep")
     with shortened_queue():
         scene.hosts.start_target()
@@ -363,13 +368,15 @@ def test_lost_events_cost_a_look_at_everything_and_no_change(scene: Scene) -> No
 @contextmanager
 def shortened_queue() -> Iterator[None]:
     """Watches that begin in here lose events from the fourth on."""
-    limit = Path("/proc/sys/fs/inotify/max_queued_events")
-    usual = limit.read_text()
-    limit.write_text("4")
+    limits = [Path(f"/proc/sys/fs/{e}/max_queued_events") for e in ("inotify", "fanotify")]
+    usual = [limit.read_text() for limit in limits]
+    for limit in limits:
+        limit.write_text("4")
     try:
         yield
     finally:
-        limit.write_text(usual)
+        for limit, before in zip(limits, usual, strict=True):
+            limit.write_text(before)
 
 
 def _overflows(scene: Scene) -> int:

@@ -163,7 +163,9 @@ def coverage(report: RuleReport) -> str:
         age = f"a missed change is found within {duration(bound)}"
     # Rounded down: 100 % means every directory.
     percent = int(watch.coverage * 1000) / 10
-    return f"watch {watch.engine}, {percent:g} % covered, {watch.overflows} overflows, {age}"
+    engine = f"{watch.engine} ({watch.instead})" if watch.instead else watch.engine
+    lost = ", searching for what they lost" if watch.lost_since is not None else ""
+    return f"watch {engine}, {percent:g} % covered, {watch.overflows} overflows{lost}, {age}"
 
 
 def trouble(report: RuleReport) -> list[str]:

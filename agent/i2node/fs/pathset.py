@@ -103,6 +103,11 @@ class PathSet:
         """False when nothing is excluded."""
         return bool(self._exact) or self.has_globs
 
+    @property
+    def exact(self) -> frozenset[bytes]:
+        """The paths left out with all below them, relative to root; patterns are not among them."""
+        return self._exact
+
     def skip(self, dir_rel: bytes) -> tuple[bytes, ...]:
         """Exact names left out in a directory (relative to root, b"" the root), sorted."""
         return self._skip.get(dir_rel, ())

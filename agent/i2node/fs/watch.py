@@ -29,18 +29,22 @@ from i2node.errors import I2Error
 class WatchStatus:
     """How a watch stands.
 
-    engine: its name. coverage: share of the known directories that raise events, 0 to 1. watches:
-    how many are set. overflows: how often events were lost and the tree rescanned.
-    max_undetected_s: the longest a change can go unseen, in seconds; None when there is no such
-    bound. queue: dirty names and directories not handed out yet.
+    engine: its name. instead: why it is not the better one; "" where it is. coverage: share of the
+    known directories that raise events, 0 to 1. watches: directories that do. overflows: how often
+    events were lost. lost_since: what happened since then, in seconds since 1970, is still being
+    searched for after that; None when all is known. max_undetected_s: the longest a change can go
+    unseen, in seconds; None when there is no such bound. queue: dirty names and directories not
+    handed out yet.
     """
 
     engine: str
     coverage: float
     watches: int
     overflows: int
+    lost_since: float | None
     max_undetected_s: float | None
     queue: int
+    instead: str = ""
 
 
 class Watch(ABC):

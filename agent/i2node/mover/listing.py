@@ -253,6 +253,11 @@ def probed(listing: Data) -> bool:
     return _pick(listing, lib.I2_PICK_PROBED, copy=False)[1] > 0
 
 
+def younger(listing: Data, since: int) -> bytes:
+    """The entries with a ctime, in nanoseconds since 1970, of `since` or later."""
+    return _pick(listing, lib.I2_PICK_SINCE, since=since)[0]
+
+
 def totals(listing: Data) -> tuple[int, int]:
     """(entries, bytes in regular files)."""
     _, count, size = _pick(listing, 0, copy=False)
@@ -269,14 +274,16 @@ def cleared(listing: Data) -> bytes:
     return bytes(patched)
 
 
-def _pick(listing: Data, what: int, kind: int = 0, copy: bool = True) -> tuple[bytes, int, int]:
+def _pick(
+    listing: Data, what: int, kind: int = 0, copy: bool = True, since: int = 0
+) -> tuple[bytes, int, int]:
     if not listing:
         return b"", 0, 0
     view = _view(listing)
     cap = len(view) if copy else 0
     out = _room(_BYTES, cap) if copy else ffi.NULL
     sums = ffi.new(_SUMS)
-    used = _sound(lib.i2_pick(view, len(view), what, kind, out, cap, sums, sums + 1), "pick")
+    used = _sound(lib.i2_pick(view, len(view), what, kind, since, out, cap, sums, sums + 1), "pick")
     return (bytes(ffi.buffer(out, used)) if used else b""), int(sums[0]), int(sums[1])
 
 

@@ -23,6 +23,7 @@ from i2node import log
 from i2node.config import Config
 from i2node.errors import Halt, I2Error, SafetyStop, SessionError, UsageError
 from i2node.fs.coalesce import Dirty, Touch, Work
+from i2node.fs.engine import watch_tree
 from i2node.fs.pathset import PathSet
 from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
@@ -125,6 +126,9 @@ class Session:
         lag = max([time.monotonic() - t for t in oldest], default=0.0)
         lag = max(lag, self._dirty.oldest(time.monotonic()))
         watch = self._watch.statistics() if self._watch else None
+        lost_since = watch.lost_since if watch else None
+        if lost_since is not None:
+            lag = max(lag, time.time() - lost_since)
         error = self._cause
         eta = (bytes_total - bytes_done) / rate if rate and not mirrored else None
         problems = self._troubles.shown()
@@ -154,10 +158,9 @@ class Session:
             and not waiting
             and not problems.count
             and watch is not None
-            and watch.coverage >= 1.0,
-            watch=WatchReport(watch.engine, watch.coverage, watch.overflows, watch.max_undetected_s)
-            if watch
-            else WatchReport(),
+            and watch.coverage >= 1.0
+            and lost_since is None,
+            watch=WatchReport.of(watch) if watch else WatchReport(),
             last_compare=self._binding.last_compare if self._binding else None,
             mounts=tuple(map(show, planner.mounts)) if planner else (),
             problems=problems,
@@ -282,10 +285,7 @@ class Session:
     def _plan(self, binding: Binding, sender: Sender, remote: Remote) -> Planner:
         root, journal = binding.root, binding.journal
         if self._watch is None and not self.options.once:
-            # Not loaded for nothing by a pass that only looks once.
-            from i2node.fs.inotify import InotifyWatch
-
-            self._watch = InotifyWatch(root.identity.ino, self._dirty, self.paths)
+            self._watch = watch_tree(root, self._dirty, self.paths, self.config.watch)
             self._watch.start()
         planner = Planner(
             root,

@@ -1,0 +1,147 @@
+"""The fanotify engine, see fanotify(7): one mark for a whole file system.
+
+The directories are not watched one by one, so nothing has to be set up, and nothing is missed in a
+directory that is new: all names in it are told of from the first on. An event names the directory
+by a file handle, which C resolves to its inode number.
+
+Facts that decide here. A queue merges what it holds, so that an event may stand before what made
+it. An inode number may be in use again when the end of the directory that had it is told: what
+is created is listed once more if its number is known already. Where the kernel tells a rename as
+one event (5.17) it tells which directory it was; before that only both names are told, and the
+planner finds by its number where a directory went.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from i2node.fs.coalesce import Dirty, Touch
+from i2node.fs.pathset import PathSet
+from i2node.fs.rescan import Rescan
+from i2node.fs.tree import Root
+from i2node.fs.treewatch import ATTR, NAME, TREE, Touches, TreeWatch
+from i2node.mover.events import Event, Group
+
+_MODIFY = 0x2
+_ATTRIB = 0x4
+_CLOSE_WRITE = 0x8
+_FROM = 0x40
+_TO = 0x80
+_CREATE = 0x100
+_DELETE = 0x200
+_DELETE_SELF = 0x400
+_MOVE_SELF = 0x800
+_OVERFLOW = 0x4000
+_RENAME = 0x10000000
+_ONDIR = 0x40000000
+_NAMED = _CREATE | _DELETE | _FROM | _TO
+
+_DATA = Touch.DATA.value
+
+
+class FanotifyWatch(TreeWatch):
+    """Watches the file system of one root, whose descriptor it goes on using. pairs: see Group.
+
+    Raises OSError where the kernel, the rights of the process or the file system do not allow it.
+    """
+
+    engine = "fanotify"
+
+    def __init__(
+        self,
+        root: Root,
+        dirty: Dirty,
+        excludes: PathSet | None = None,
+        rescan: Rescan | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        pairs: bool = True,
+    ) -> None:
+        self._group = Group(root.fd, excludes.exact if excludes else (), pairs)
+        super().__init__(root.identity.ino, dirty, excludes, rescan, 0.0, clock)
+        self.source = self._group.fd
+        self.descriptor = -1  # a walk has no watches to set
+        self.mask = 0
+
+    def _drain(self) -> list[Event]:
+        return self._group.drain()
+
+    def _covers(self, ino: int) -> bool:
+        return ino in self._tree
+
+    def _watched(self) -> int:
+        return len(self._tree)
+
+    def _retire(self, wds: Iterable[int]) -> None:
+        """There are none."""
+
+    def _release(self) -> None:
+        self._group.close()
+
+    # ------------------------------------------------------------------------ translation
+
+    def _translate(self, event: Event, touches: Touches) -> None:
+        mask = event.mask
+        if mask & _OVERFLOW:
+            self._overflow()
+        elif mask & _RENAME:
+            self._renamed(event, touches)
+        elif not event.name:
+            self._itself(event, touches)
+        else:
+            self._named(event, touches)
+
+    def _itself(self, event: Event, touches: Touches) -> None:
+        if event.where == self._root and event.mask & (_DELETE_SELF | _MOVE_SELF):
+            self._lose_root("it was moved" if event.mask & _MOVE_SELF else "it was deleted")
+        elif event.where:
+            self._touch_own(event.where, touches)
+
+    def _named(self, event: Event, touches: Touches) -> None:
+        ino, mask, name, touch = event.where, event.mask, event.name, 0
+        if mask & _NAMED:
+            touch = NAME
+            self._touch_own(ino, touches)
+            if mask & _ONDIR:
+                touch |= TREE
+                self._came_or_went(event)
+        if mask & (_MODIFY | _CLOSE_WRITE):
+            touch |= _DATA
+        if mask & _ATTRIB:
+            touch |= ATTR
+        if not self._is_excluded(ino, name):
+            touches.append((ino, name, touch))
+
+    def _came_or_went(self, event: Event) -> None:
+        stood = self._tree.child(event.where, event.name)
+        if event.mask & _DELETE and stood is not None:
+            self._forget(stood)
+            stood = None
+        came = event.what or stood
+        if event.mask & _CREATE and came is not None and came in self._tree:
+            # The planner has met it already, or one that had its number before.
+            self._dirty.add_dir(came, False, self._clock())
+
+    def _renamed(self, event: Event, touches: Touches) -> None:
+        source, target = (event.where, event.name), (event.to, event.other)
+        directory = bool(event.mask & _ONDIR)
+        for (ino, name), touch in ((source, NAME), (target, NAME | TREE if directory else NAME)):
+            if ino:
+                self._touch_own(ino, touches)
+                if not self._is_excluded(ino, name):
+                    touches.append((ino, name, touch))
+        if not directory or event.what == self._root:
+            return
+        if event.what not in self._tree:
+            self._leave(source)
+        elif event.to and event.to in self._tree and not self._is_excluded(*target):
+            self._move(event.what, target)
+        else:
+            # Outside, or into a directory that is to be listed yet, where it is found.
+            self._forget(event.what)
+
+    def _leave(self, place: tuple[int, bytes]) -> None:
+        """A directory that is not known left its place, or one that is gone by now."""
+        stood = self._tree.child(*place)
+        if stood is not None:
+            self._doubt(stood)
