@@ -414,5 +414,22 @@ int64_t i2_fanotify(int group, int root, const uint8_t *excluded, size_t exclude
  * ENODEV where the file system cannot. */
 int64_t i2_fanotify_open(int root, int32_t *told);
 
+/* ------------------------------------------------------------------- writers and extents ---- */
+
+/* Every descriptor on this host that has the file open for writing, as {process, descriptor}, when all of
+ * them can only append and nobody shares a mapping of it. Returns their number; -EBUSY: somebody may write
+ * elsewhere than at the end; -EACCES: not all processes can be seen; -ENOBUFS; another -errno. A search
+ * through all of /proc. */
+int64_t i2_appenders(uint64_t dev, uint64_t ino, int32_t (*found)[2], size_t cap);
+/* 1 when this descriptor of that process still is one of them. */
+int64_t i2_is_appender(uint64_t dev, uint64_t ino, int32_t pid, int32_t fd);
+
+/* An inotify descriptor, the caller's, for guards; read by i2_events. */
+int64_t i2_guards(void);
+/* Guards an open file, whatever its names: returns a watch that tells of IN_OPEN, IN_CLOSE_WRITE and
+ * IN_ATTRIB, or -errno (EOPNOTSUPP: not all who may write to it are seen on this file system). */
+int64_t i2_guard(int notify, int fd);
+void i2_unguard(int notify, int wd);
+
 /* cdef end */
 #endif

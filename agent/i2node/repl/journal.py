@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from i2node.errors import SessionError
 from i2node.model import PROBED
 from i2node.mover import listing as listings
 from i2node.repl.database import Database
@@ -74,6 +75,14 @@ class Journal(Database):
         super().__init__(path, boot_id)
         if self.rebuilt:
             self.signatures.clear()
+
+    def close(self) -> None:
+        """Puts down what is held in memory, commits, and notes that the end was an orderly one."""
+        with self._lock:
+            # What cannot be put down is compared in full the next time.
+            with suppress(SessionError):
+                self.signatures.settle_all()
+            super().close()
 
     def wipe(self) -> None:
         """Forgets all that the target is expected to hold, and commits."""
@@ -453,6 +462,22 @@ class Journal(Database):
         """Keeps it at once, whatever is committed: it says itself which version it belongs to."""
         with self._lock:
             self.signatures.write(ino, signature)
+
+    def hold_signature(self, ino: int, signature: Signature) -> None:
+        """Keeps it in memory; a kill before `settle_signature`, `release_signature` or `close`
+        leaves none."""
+        with self._lock:
+            self.signatures.hold(ino, signature)
+
+    def settle_signature(self, ino: int) -> None:
+        """Puts one that is held in memory where a kill leaves it."""
+        with self._lock:
+            self.signatures.settle(ino)
+
+    def release_signature(self, ino: int) -> None:
+        """The same, and holds it in memory no longer."""
+        with self._lock:
+            self.signatures.release(ino)
 
     def drop_signature(self, ino: int) -> None:
         """Forgets it."""

@@ -21,9 +21,7 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from typing import NamedTuple
 
@@ -32,12 +30,15 @@ from i2node.fs.past import SHORTEST, PastCache, Rooms
 from i2node.fs.tree import Root
 from i2node.model import Entry, Kind, Verdict
 from i2node.mover import batch, blocks, listing
-from i2node.mover.batch import Op
 from i2node.mover.blocks import LITERAL, ZERO
+from i2node.repl import staging
 from i2node.repl.delta import HOLE, Basis, Differ, moved
+from i2node.repl.hot import HOT_FROM, Hot, HotFiles
 from i2node.repl.journal import Journal
+from i2node.repl.patch import Patch
 from i2node.repl.plan import Large
 from i2node.repl.signatures import BLOCK_RECORD, Signature
+from i2node.repl.staging import Pieces
 from i2node.repl.windows import (
     HELD,
     WINDOW,
@@ -59,9 +60,6 @@ AT_HAND = 32 << 20
 SIGNED_MAX = 1 << 46
 """Larger files (64 TiB) are always sent whole: one block of their signature would be more than
 should be held in memory."""
-RACY_NS = 20_000_000
-"""A ctime younger than this does not prove that a later write would show another (mover.h)."""
-Pieces = Iterator[tuple[bytes, int]]
 
 
 class Part(NamedTuple):
@@ -90,6 +88,7 @@ class LargeReader:
         self.parts = parts
         self.ask = ask
         self.outcome: Entry | None = None
+        self.hot = HotFiles(journal)
         self._staged: int | None = None
         self._rooms = Rooms(HELD)
 
@@ -98,8 +97,9 @@ class LargeReader:
         the entry as shipped, with a status as i2_pack gives it."""
         self.outcome = item.entry
         self._staged = None
+        hot = self.hot.get(item.entry.ino)
         try:
-            fd = batch.open_file(self.root.fd, self.root.dev, item.path)
+            fd = hot.fd if hot else batch.open_file(self.root.fd, self.root.dev, item.path)
         except OSError as error:
             self.outcome = item.entry._replace(status=error.errno or errno.EIO)
             return
@@ -109,18 +109,28 @@ class LargeReader:
         except OSError as error:
             self.outcome = item.entry._replace(status=error.errno or errno.EIO)
         finally:
-            os.close(fd)
+            if hot is None:
+                os.close(fd)
             # Those of a huge file are huge.
             self._rooms.trim(WINDOW)
         if self._staged is not None:
-            yield _drop(self._staged), 0
+            yield staging.drop(self._staged), 0
 
     def leftovers(self) -> list[bytes]:
         """Steps that take away what earlier sessions staged and nobody came back for: to be sent
         when every file has been looked at."""
-        steps = [_drop(stage) for stage in self.parts]
+        steps = [staging.drop(stage) for stage in self.parts]
         self.parts.clear()
         return steps
+
+    def rest(self) -> None:
+        """To be called while there is nothing to do, a few times a second: lets go of what is held
+        for nothing."""
+        self.hot.rest()
+
+    def close(self) -> None:
+        """Ends the use, when the reading thread has ended."""
+        self.hot.close()
 
     def _ship(self, item: Large, fd: int) -> Pieces:
         entry = _refreshed(item.entry, fd)
@@ -128,19 +138,29 @@ class LargeReader:
             self.outcome = entry._replace(status=errno.ENOENT)
             return
         kept = self._kept(item)
+        hot = self.hot.get(entry.ino)
         # What was seen of writes was seen up to the moment of the entry, not of now.
         if item.trusted and kept is not None and _same_moment(entry, item.entry):
             yield from self._meta(item, entry)
-            self._keep(entry, kept.signature, kept.block)
+            self._keep(entry, kept.blocks, kept.block, hot is not None and hot.signature is kept)
             return
+        if kept is not None and hot is not None and _only_grew(fd, entry, kept, hot):
+            yield from self._patched(item, fd, entry, kept, ())
+            return
+        if entry.size >= HOT_FROM:
+            hot = self.hot.enter(entry.ino, fd)
+        if hot is not None:
+            hot.begin()
         signing = Signing(_block(entry.size))
-        basis = kept or self._asked(item, entry)
+        basis = _basis(kept) if kept is not None else self._asked(item, entry)
         if basis is not None and signing.block and basis.block == signing.block:
             yield from self._delta(item, fd, entry, basis, signing)
         else:
             yield from self._whole(item, fd, entry, signing)
+        if hot is not None:
+            hot.read(self.outcome is not None and self.outcome.status == errno.EAGAIN)
 
-    def _kept(self, item: Large) -> Basis | None:
+    def _kept(self, item: Large) -> Signature | None:
         """What the target was sent under this name, by our own books."""
         if item.entry.verdict != Verdict.DATA:
             return None
@@ -148,9 +168,8 @@ class LargeReader:
         kept = self.journal.signature(held.ino) if held is not None else None
         if kept is None or held is None:
             return None
-        if (kept.size, kept.mtime, kept.ctime) != (held.size, _mtime(held), held.ctime):
-            return None
-        return Basis(kept.blocks, kept.size, kept.block, kept.mtime)
+        same = (kept.size, kept.mtime, kept.ctime) == (held.size, _mtime(held), held.ctime)
+        return kept if same else None
 
     def _asked(self, item: Large, entry: Entry) -> Basis | None:
         """What the target says it holds."""
@@ -171,9 +190,10 @@ class LargeReader:
 
     def _whole(self, item: Large, fd: int, entry: Entry, signing: Signing) -> Pieces:
         """All data in order; what an earlier session staged of the same file is not sent."""
-        stage = _stage_id(item.path, entry, b"whole")
+        stage = staging.stage_id(item.path, entry, b"whole")
         there = self.parts.pop(stage, 0) // WINDOW * WINDOW
-        yield self._begin(stage, item.path, batch.STEP_KEEP if there else 0), 0
+        self._staged = stage
+        yield staging.begin(stage, item.path, batch.STEP_KEEP if there else 0), 0
         block = signing.block or WINDOW
         with (
             PastCache(fd, entry.size, self._rooms) as file,
@@ -182,34 +202,17 @@ class LargeReader:
             for window in found:
                 signing.add(window)
                 if window.end > there:
-                    yield from _content(stage, window)
+                    yield from staging.content(stage, window)
                 else:
                     yield b"", window.end - window.at
         yield from self._settle(item, fd, entry, signing, Staged(signing, entry.size), stage)
-
-    def _begin(self, stage: int, path: bytes, flags: int) -> bytes:
-        self._staged = stage
-        return batch.step(Op.STAGE, path, kind=Kind.FILE, flags=flags, stage=stage)
-
-    def _begin_clone(self, stage: int, path: bytes, basis: Basis) -> bytes:
-        self._staged = stage
-        return batch.step(
-            Op.STAGE,
-            path,
-            kind=Kind.FILE,
-            flags=batch.STEP_CLONE,
-            stage=stage,
-            size=basis.size,
-            mtime_s=basis.mtime // 10**9,
-            mtime_ns=basis.mtime % 10**9,
-        )
 
     # ------------------------------------------------------------------ delta
 
     def _delta(self, item: Large, fd: int, entry: Entry, basis: Basis, signing: Signing) -> Pieces:
         """On a clone, or in place, where nothing moved, which shows at the end; else built anew
         from the old file and literals, from the first op on that says so."""
-        stage = _stage_id(item.path, entry, b"delta")
+        stage = staging.stage_id(item.path, entry, b"delta")
         staged = Staged(signing, entry.size)
         differ = Differ(basis, entry.size, signing)
         waiting: list[Part] = []
@@ -224,7 +227,8 @@ class LargeReader:
                 waiting.append(Part(op, content))
                 if not anew and moved(op):
                     anew = True
-                    yield self._begin(stage, item.path, 0), 0
+                    self._staged = stage
+                    yield staging.begin(stage, item.path), 0
                 if anew:
                     for part in waiting:
                         yield from self._anew(item.path, fd, stage, part, basis, staged)
@@ -234,12 +238,13 @@ class LargeReader:
             self._keep(entry, bytes(signing.records), signing.block)
             return
         if not anew:
-            yield self._begin_clone(stage, item.path, basis), 0
+            self._staged = stage
+            yield staging.begin_clone(stage, item.path, basis.size, basis.mtime), 0
             if basis.size > entry.size:
                 # What is cut off must not come back when the file grows before it is done.
                 hole = bool(waiting) and waiting[-1].op.source == HOLE
                 cut = waiting[-1].op.at if hole else entry.size
-                yield _hole(stage, cut, basis.size - cut), 0
+                yield staging.hole(stage, cut, basis.size - cut), 0
             for part in waiting:
                 yield from self._in_place(fd, stage, part, basis, staged)
         yield from self._settle(item, fd, entry, signing, staged, stage)
@@ -247,7 +252,7 @@ class LargeReader:
     def _in_place(self, fd: int, stage: int, part: Part, basis: Basis, staged: Staged) -> Pieces:
         op = part.op
         if op.source == HOLE:
-            yield _hole(stage, op.at, op.span), op.span
+            yield staging.hole(stage, op.at, op.span), op.span
         elif op.source == op.at or (op.source == ZERO and basis.zero(op)):
             yield b"", op.span
         else:
@@ -258,22 +263,64 @@ class LargeReader:
     ) -> Pieces:
         op = part.op
         if op.source == HOLE:
-            yield _hole(stage, op.at, op.span), op.span
+            yield staging.hole(stage, op.at, op.span), op.span
         elif op.source in (LITERAL, ZERO):
             yield from self._literal(fd, stage, part, staged)
         else:
-            yield _copy(path, stage, op, basis.mtime), op.span
+            yield staging.copy(path, stage, op, basis.mtime), op.span
 
     def _literal(self, fd: int, stage: int, part: Part, staged: Staged) -> Pieces:
         at, end = part.op.at, part.op.at + part.op.span
         if part.content is not None:
             # What is sent is what was signed.
             extent = Extent(at, end, True)
-            yield from _content(stage, Window(at, end, part.content, (extent,)))
+            yield from staging.content(stage, Window(at, end, part.content, (extent,)))
             return
         for window in windows(fd, at, end, 1):
             staged.literal(window)
-            yield from _content(stage, window)
+            yield from staging.content(stage, window)
+
+    # ------------------------------------------------------------------ patch
+
+    def _patched(
+        self,
+        item: Large,
+        fd: int,
+        entry: Entry,
+        kept: Signature,
+        changed: Iterable[tuple[int, int]],
+    ) -> Pieces:
+        """Reads only what lies in `changed` (from, to) and behind the end: the rest is known to be
+        as it was. What comes later is another version, and not waited for."""
+        patch = Patch(kept, entry.size)
+        stage = staging.stage_id(item.path, entry, b"delta")
+        begin = staging.begin_clone(stage, item.path, kept.size, kept.mtime)
+        left = entry.size
+        for at, end in patch.ranges(changed):
+            for window in windows(fd, at, end, kept.block):
+                for start, stop in patch.add(window):
+                    if self._staged is None:
+                        self._staged = stage
+                        yield begin, 0
+                    for steps, span in staging.content(stage, window, start, stop):
+                        left -= span
+                        yield steps, span
+        records = patch.signature()
+        digest = blocks.digest(records)
+        if self._staged is None and entry.size == kept.size:
+            yield from self._meta(item, entry, digest)
+            self._keep(entry, records, kept.block)
+            return
+        if self._staged is None:
+            self._staged = stage
+            yield begin, 0
+        yield b"", left
+        outcome = yield from self._named(item, entry, digest, stage)
+        self.outcome = outcome = _of_its_moment(outcome, entry)
+        if outcome.status == 0:
+            self._keep(outcome, records, kept.block)
+        else:
+            self.journal.drop_signature(entry.ino)
 
     # ------------------------------------------------------------------ the end
 
@@ -281,12 +328,18 @@ class LargeReader:
         self, item: Large, fd: int, entry: Entry, signing: Signing, staged: Staged, stage: int
     ) -> Pieces:
         """Sends what changed meanwhile until the file holds still, then gives it its name."""
-        status = 0
-        for attempt in range(TRIES + 1):
+        status, grew = 0, False
+        hot = self.hot.get(entry.ino)
+        tries = 0 if hot is not None and hot.restless else TRIES
+        for attempt in range(tries + 1):
             now = _refreshed(entry, fd)
             if _same_moment(now, entry):
                 break
-            if attempt == TRIES:
+            if now.size > entry.size and hot is not None and hot.grew():
+                # It is the version of its entry, whatever came behind that.
+                grew = True
+                break
+            if attempt == tries:
                 status = errno.EAGAIN
                 break
             again = Signing(_block(now.size))
@@ -294,19 +347,30 @@ class LargeReader:
             staged = Staged(again, now.size)
             entry, signing = now, again
         digest = signing.digest()
-        final = entry._replace(rdev=stage, content=digest, verdict=Verdict.DATA)
-        steps, packed = self._pack(item, final, batch.PACK_STAGED)
-        if packed.status == 0 and not _same_moment(packed, entry):
-            packed = packed._replace(status=errno.EAGAIN)
-        self.outcome = packed._replace(rdev=0, content=digest, status=packed.status or status)
-        if steps:
-            self._staged = None
-        yield steps, 0
-        if self.outcome.status == 0 and signing.block:
-            self._keep(self.outcome, bytes(signing.records), signing.block)
+        outcome = yield from self._named(item, entry, digest, stage)
+        if grew:
+            outcome = _of_its_moment(outcome, entry)
+        elif outcome.status == 0 and not _same_moment(outcome, entry):
+            status = errno.EAGAIN
+        self.outcome = outcome = outcome._replace(status=outcome.status or status)
+        records = bytes(signing.records) if outcome.status == 0 else staged.signature()
+        if outcome.status in (0, errno.EAGAIN) and signing.block and outcome.ino == entry.ino:
+            # Of a file that did not hold still it is not one version; but it is what was sent.
+            self._keep(outcome, records, signing.block)
         else:
             # What is kept is of an earlier version, which may even carry the same times.
             self.journal.drop_signature(entry.ino)
+
+    def _named(
+        self, item: Large, entry: Entry, digest: bytes, stage: int
+    ) -> Generator[tuple[bytes, int], None, Entry]:
+        """The last step, which gives the staged file its name; returns the entry as of then."""
+        final = entry._replace(rdev=stage, content=digest, verdict=Verdict.DATA)
+        steps, packed = self._pack(item, final, batch.PACK_STAGED)
+        if steps:
+            self._staged = None
+        yield steps, 0
+        return packed._replace(rdev=0, content=digest)
 
     def _again(
         self, fd: int, before: int, entry: Entry, staged: Staged, signing: Signing, stage: int
@@ -314,20 +378,20 @@ class LargeReader:
         """Sends the blocks of the staged file, so far of `before` bytes, that differ by now."""
         if entry.size < before:
             # What is cut off must not come back when the file grows again.
-            yield _hole(stage, entry.size, before - entry.size), 0
+            yield staging.hole(stage, entry.size, before - entry.size), 0
         block = signing.block
         stood = staged.signature() if staged.block == block != 0 else None
         for window in windows(fd, 0, entry.size, signing.block or WINDOW):
             first = len(signing.records)
             signing.add(window)
             if window.data is None or stood is None:
-                yield from _content(stage, window, counted=False)
+                yield from staging.content(stage, window, counted=False)
                 continue
             new = signing.records[first:]
             there = stood[first : first + len(new)].ljust(len(new), b"\xff")
             for i, j in blocks.differing(new, there):
                 at, end = window.at + i * block, window.at + j * block
-                yield from _content(stage, window, at, end, counted=False)
+                yield from staging.content(stage, window, at, end, counted=False)
 
     def _meta(self, item: Large, entry: Entry, digest: bytes = b"") -> Pieces:
         steps, packed = self._pack(item, entry, batch.PACK_META)
@@ -344,11 +408,37 @@ class LargeReader:
         ((_, packed),) = batch.groups(group)
         return bytes(steps), next(iter(listing.entries(packed)))
 
-    def _keep(self, entry: Entry, signature: bytes, block: int) -> None:
+    def _keep(self, entry: Entry, signature: bytes, block: int, read: bool = True) -> None:
         if not -(1 << 63) <= _mtime(entry) < 1 << 63:
             return  # behind the year 2262: the target is asked every time
         kept = Signature(entry.size, _mtime(entry), entry.ctime, block, signature)
-        self.journal.put_signature(entry.ino, kept)
+        self.hot.keep(entry.ino, kept, read)
+
+
+def _of_its_moment(outcome: Entry, entry: Entry) -> Entry:
+    """The entry as it was shipped, where what came later is another version: it is marked as racy,
+    and the watch tells of that."""
+    if outcome.status == errno.EAGAIN and outcome.ino == entry.ino:
+        return outcome._replace(status=0)
+    return outcome
+
+
+def _only_grew(fd: int, entry: Entry, kept: Signature, hot: Hot) -> bool:
+    """Whether what was read for `kept` stands there as it did, and all that is new is behind it."""
+    if hot.signature is not kept or hot.due():
+        return False
+    if not 0 < kept.size < entry.size or kept.block != _block(entry.size):
+        return False
+    # What no writer does: the file was cut off and grew again, a hole was made in it.
+    at = (kept.size - 1) // kept.block * kept.block
+    end = blocks.signature(os.pread(fd, kept.size - at, at), kept.block)
+    if end != kept.blocks[-BLOCK_RECORD:] or os.lseek(fd, 0, os.SEEK_HOLE) < kept.size:
+        return False
+    return hot.grew()
+
+
+def _basis(kept: Signature) -> Basis:
+    return Basis(kept.blocks, kept.size, kept.block, kept.mtime)
 
 
 def _read_through(fd: int, size: int, block: int, read: Read) -> Generator[Window, None, None]:
@@ -393,58 +483,4 @@ def _same_moment(a: Entry, b: Entry) -> bool:
         b.mtime_s,
         b.mtime_ns,
         b.ctime,
-    )
-
-
-def _stage_id(path: bytes, entry: Entry, shape: bytes) -> int:
-    """The same for the same state of the same file, so that a later session finds what it staged;
-    another one each time while a write could go unseen."""
-    state = struct.pack("<QQqIq", entry.ino, entry.size, entry.mtime_s, entry.mtime_ns, entry.ctime)
-    if time.time_ns() - entry.ctime < RACY_NS:
-        state += os.urandom(16)
-    return int.from_bytes(blocks.hash(state + shape + path, 8), "little") or 1
-
-
-def _content(
-    stage: int, window: Window, start: int = 0, stop: int = 1 << 63, counted: bool = True
-) -> Pieces:
-    """Steps for what a window holds between start and stop."""
-    for extent in window.extents:
-        at, end = max(extent.at, start), min(extent.end, stop)
-        if at >= end:
-            continue
-        if not extent.data or window.data is None:
-            yield _hole(stage, at, end - at), end - at if counted else 0
-            continue
-        data = memoryview(window.data)
-        # The windows of huge files are larger than a frame.
-        for first in range(at, end, WINDOW):
-            last = min(first + WINDOW, end)
-            step = _write(stage, first, data[first - window.at : last - window.at])
-            yield step, last - first if counted else 0
-
-
-def _drop(stage: int) -> bytes:
-    return batch.step(Op.STAGE, b"", flags=batch.STEP_DROP, stage=stage)
-
-
-def _write(stage: int, at: int, data: memoryview) -> bytes:
-    return batch.step(Op.WRITE, b"", kind=Kind.FILE, stage=stage, size=at, data=data)
-
-
-def _hole(stage: int, at: int, span: int) -> bytes:
-    return batch.step(Op.HOLE, b"", kind=Kind.FILE, stage=stage, size=at, span=span)
-
-
-def _copy(path: bytes, stage: int, op: blocks.Op, mtime: int) -> bytes:
-    return batch.step(
-        Op.COPY,
-        path,
-        kind=Kind.FILE,
-        stage=stage,
-        size=op.at,
-        rdev=op.source,
-        span=op.span,
-        mtime_s=mtime // 10**9,
-        mtime_ns=mtime % 10**9,
     )

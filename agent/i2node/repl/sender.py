@@ -193,6 +193,7 @@ class Sender:
         with suppress(queue.Full):
             self._batches.put_nowait(None)
         self.line.close()
+        self.large.close()
         self._pool.shutdown(cancel_futures=True)
 
     def _check(self) -> None:
@@ -205,6 +206,7 @@ class Sender:
         while self.error is None:
             begun = following or self._take(0.2)
             if begun is None:
+                self.large.rest()
                 continue
             work, read = begun
             # While this one is written down the next is read.

@@ -4,6 +4,10 @@ Layout, little-endian: magic "i2sig1\\0\\0", u64 size, i64 mtime, i64 ctime (nan
 1970), u32 block (bytes), u32 zero, 16 bytes BLAKE2b of all that and of the records, then the
 records (`struct i2_block` of mover.h, packed). The digest stands in for fsync: a file that a power
 cut left empty or torn is no signature, and costs one full comparison.
+
+That of a file that is written again and again is held in memory: twenty bytes for each block, put
+to disk with each look, would be more than what changed. Nothing is left on disk of it meanwhile,
+since an older version may carry the same size and times; a kill costs the comparison.
 """
 
 from __future__ import annotations
@@ -17,6 +21,9 @@ from pathlib import Path
 from i2node.errors import SessionError
 
 BLOCK_RECORD = 20  # bytes of a packed struct i2_block
+
+HELD_BYTES = 64 << 20
+"""Records that are held in memory at most; those held longest go to disk first."""
 
 _HEAD = struct.Struct("<8sQqqII16s")
 _MAGIC = b"i2sig1\0\0"
@@ -43,6 +50,8 @@ class Signatures:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.known: set[int] = set()
+        self._held: dict[int, Signature] = {}
+        self._unsettled: set[int] = set()
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             for file in directory.iterdir():
@@ -60,6 +69,8 @@ class Signatures:
         """None when there is none, or none that is sound."""
         if ino not in self.known:
             return None
+        if ino in self._held:
+            return self._held[ino]
         try:
             data = self._file(ino).read_bytes()
         except FileNotFoundError:
@@ -78,8 +89,7 @@ class Signatures:
     def write(self, ino: int, signature: Signature) -> None:
         """Replaces the signature of ino; a kill at any moment leaves the old one or the new one."""
         s = signature
-        if s.block <= 0 or len(s.blocks) != -(-s.size // s.block) * BLOCK_RECORD:
-            raise ValueError("a signature needs one record for each block")
+        _check(s)
         digest = _digest(s.size, s.mtime, s.ctime, s.block, s.blocks)
         head = _HEAD.pack(_MAGIC, s.size, s.mtime, s.ctime, s.block, 0, digest)
         new = self._file(ino).with_suffix(".new")
@@ -92,6 +102,36 @@ class Signatures:
             new.unlink(missing_ok=True)
             raise self._fault("writing", e) from e
         self.known.add(ino)
+        self._held.pop(ino, None)
+        self._unsettled.discard(ino)
+
+    def hold(self, ino: int, signature: Signature) -> None:
+        """The same in memory, until `settle` or `release`; a kill before that leaves none."""
+        _check(signature)
+        if ino not in self._unsettled:
+            self.drop(ino)
+        self._held[ino] = signature
+        self._unsettled.add(ino)
+        self.known.add(ino)
+        while len(self._held) > 1 and sum(len(s.blocks) for s in self._held.values()) > HELD_BYTES:
+            self.release(next(iter(self._held)))
+
+    def settle(self, ino: int) -> None:
+        """Puts to disk what is in memory alone; it stays there too."""
+        held = self._held.get(ino)
+        if held is not None and ino in self._unsettled:
+            self.write(ino, held)
+            self._held[ino] = held
+
+    def release(self, ino: int) -> None:
+        """Puts it to disk, and out of memory."""
+        self.settle(ino)
+        self._held.pop(ino, None)
+
+    def settle_all(self) -> None:
+        """Puts all to disk."""
+        for ino in list(self._unsettled):
+            self.settle(ino)
 
     def drop(self, ino: int) -> None:
         """Forgets the signature of ino, if there is one."""
@@ -101,6 +141,8 @@ class Signatures:
             except OSError as e:
                 raise self._fault("removing", e) from e
             self.known.discard(ino)
+            self._held.pop(ino, None)
+            self._unsettled.discard(ino)
 
     def clear(self) -> None:
         """Forgets all."""
@@ -128,6 +170,11 @@ class Signatures:
             f"{operation} a signature in {self.directory}: {error.strerror}",
             f"make room in {self.directory}" if full else f"check {self.directory}",
         )
+
+
+def _check(s: Signature) -> None:
+    if s.block <= 0 or len(s.blocks) != -(-s.size // s.block) * BLOCK_RECORD:
+        raise ValueError("a signature needs one record for each block")
 
 
 def _digest(size: int, mtime: int, ctime: int, block: int, blocks: bytes) -> bytes:
