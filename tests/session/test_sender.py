@@ -71,6 +71,7 @@ class Wire:
             again=self._tell("again"),
             trouble=self._tell("trouble"),
             strayed=self._tell("strayed"),
+            took=self._tell("took"),
         )
         self.remote.on_applied = self._heard("applied", self.sender.applied)
         self.remote.on_durable = self._heard("durable", self.sender.durable)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from i2node.fs.coalesce import LONGEST, SHORTEST, Dirty, Touch, Work
+from i2node.fs.coalesce import LONGEST, PAUSE_LONGEST, SHORTEST, Dirty, Touch, Work
 
 
 def test_touches_of_a_name_are_merged() -> None:
@@ -114,6 +114,73 @@ def test_a_quiet_name_is_not_delayed_by_a_hot_neighbour() -> None:
     assert dirty.take(9, 0.019) == []
     (work,) = dirty.take(9, 0.021)
     assert (work.names, work.since) == ({b"hot": Touch.DATA}, 0.001)
+
+
+def looks(dirty: Dirty, seconds: float, until: float) -> list[float]:
+    """When a name that is written to all the time is looked at, each look taking so long."""
+    now, found = 0.0, []
+    while now < until:
+        dirty.add(1, b"image", Touch.DATA, now)
+        if dirty.take(9, now):
+            found.append(now)
+            # Meanwhile it is written to, and its interval passes.
+            dirty.add(1, b"image", Touch.DATA, now + 0.001)
+            now += seconds
+            dirty.take(0, now)
+            dirty.cost(1, b"image", seconds, now)
+        now += 0.05
+    return found
+
+
+def test_a_name_that_costs_much_is_looked_at_rarely() -> None:
+    dirty = Dirty()
+    found = looks(dirty, 4.0, 600.0)
+    gaps = [b - a - 4.0 for a, b in pairwise(found)]
+    assert gaps[:4] == pytest.approx([4.0, 8.0, 16.0, 32.0], abs=0.2)
+    assert gaps[4:] == pytest.approx([PAUSE_LONGEST] * len(gaps[4:]), abs=0.2)
+    # Left alone, it is anybody's equal again.
+    dirty.take(9, 1e4)
+    dirty.add(1, b"image", Touch.DATA, 1e4 + 1)
+    assert dirty.take(9, 1e4 + 1)
+    dirty.cost(1, b"image", 4.0, 1e4 + 5)
+    dirty.add(1, b"image", Touch.DATA, 1e4 + 5)
+    assert dirty.next_due(1e4 + 5) == pytest.approx(4.0)
+
+
+def test_what_costs_little_is_paused_for_as_little() -> None:
+    found = looks(Dirty(), 0.01, 30.0)
+    assert all(b - a <= LONGEST + 0.06 for a, b in pairwise(found))
+
+
+@pytest.mark.parametrize("touch", [Touch.NAME, Touch.ATTR, Touch.TREE])
+def test_a_pause_is_of_writes_alone(touch: Touch) -> None:
+    """What comes under the name instead is looked at as soon as ever."""
+    for first in (Touch.DATA, touch):
+        dirty = Dirty()
+        dirty.add(1, b"f", Touch.DATA, 0.0)
+        dirty.take(9, 0.0)
+        dirty.add(1, b"f", first, 0.1)
+        dirty.cost(1, b"f", 10.0, 10.0)
+        assert bool(dirty.take(9, 11.0)) == (first != Touch.DATA)
+        if first == Touch.DATA:
+            dirty.add(1, b"f", touch, 11.0)
+            assert dirty.next_due(11.0) == 0.0 or not dirty.next_due(11.0)
+            assert [w.names for w in dirty.take(9, 11.0)] == [{b"f": touch | Touch.DATA}]
+
+
+def test_who_waits_for_the_end_waits_for_no_pause() -> None:
+    dirty = Dirty()
+    dirty.add(1, b"f", Touch.DATA, 0.0)
+    dirty.take(9, 0.0)
+    dirty.add(1, b"f", Touch.DATA, 0.1)
+    dirty.cost(1, b"f", 10.0, 10.0)
+    assert dirty.take(9, 15.0) == []
+    dirty.hurry()
+    assert dirty.wait(None) is False
+    assert [w.since for w in dirty.take(9, 15.0)] == [0.1]
+    dirty.add(1, b"f", Touch.DATA, 16.0)
+    dirty.cost(1, b"f", 10.0, 16.0)
+    assert dirty.take(9, 16.0 + LONGEST)
 
 
 def test_work_put_back_keeps_its_age_and_waits() -> None:

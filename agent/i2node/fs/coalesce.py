@@ -3,7 +3,7 @@
 A name that was quiet is handed out at once. One that is touched again and again is handed out at
 most once in its interval, which starts at 20 ms, doubles up to 1 s while the touching goes on, and
 halves again when it stops. So a log file costs one look a second, and a saved document waits for
-nothing.
+nothing. A look that takes long is paid for with a pause that is as many times longer.
 """
 
 from __future__ import annotations
@@ -18,8 +18,16 @@ from itertools import count, islice
 SHORTEST = 0.020
 LONGEST = 1.0
 
+PAUSE_TIMES = 20
+PAUSE_LONGEST = 60.0
+"""The pause behind a look that took long: as long as the look at first, then twice as long each
+time, at most as many times as long as the look, and so many seconds. So a file that has to be read
+as a whole whenever it is written to costs a twentieth of that in the end, and one that is only
+copied to its place comes no later than a look takes."""
+
 _FORGET = 4 * LONGEST  # after so long a silence even the longest interval has decayed to nothing
 _TRACKED = 65_536  # names whose interval is remembered
+_PAUSED = 1024  # names whose pause is
 
 
 class Touch(IntFlag):
@@ -31,7 +39,7 @@ class Touch(IntFlag):
     TREE = 8  # a directory appeared under it: to be armed, even where it looks like the old one
 
 
-_TREE = Touch.TREE.value
+_DATA, _TREE = Touch.DATA.value, Touch.TREE.value
 _TOUCH = tuple(Touch(n) for n in range(16))
 
 
@@ -83,6 +91,8 @@ class Dirty:
         self._heat: dict[tuple[int, bytes | None], tuple[float, float]] = {}  # (taken, interval)
         self._names = 0
         self._woken = False
+        self._hurried = False
+        self._paused: dict[tuple[int, bytes], tuple[float, float]] = {}  # (ended, pause)
 
     # ------------------------------------------------------------------------------- filling
 
@@ -148,6 +158,10 @@ class Dirty:
         held = entry.held.get(name)
         if held is not None:
             entry.held[name] = (held[0] | touch, min(held[1], since))
+            if held[0] == _DATA != held[0] | touch:
+                due = self._due_at(ino, name, now, touch)
+                heapq.heappush(self._due, (due, next(self._numbers), ino, name))
+                self._woken = True
             return
         count = len(entry.ready) + len(entry.held)
         if count >= self._max_names or self._names >= self._max_total:
@@ -157,7 +171,7 @@ class Dirty:
             return
         self._names += 1
         self._woken = True
-        due = self._due_at(ino, name, now)
+        due = self._due_at(ino, name, now, touch)
         if due > now:
             entry.held[name] = (touch, since)
             heapq.heappush(self._due, (due, next(self._numbers), ino, name))
@@ -209,9 +223,44 @@ class Dirty:
 
     # ------------------------------------------------------------------------------- holding back
 
-    def _due_at(self, ino: int, name: bytes | None, now: float) -> float:
-        heat = self._heat.get((ino, name))
-        return now if heat is None else heat[0] + heat[1]
+    def cost(self, ino: int, name: bytes, seconds: float, now: float) -> None:
+        """A look at a name that was handed out took so long, and is over now."""
+        key = (ino, name)
+        with self._changed:
+            taken, _ = self._heat.get(key, (now - seconds, 0.0))
+            ended, before = self._paused.pop(key, (0.0, 0.0))
+            if taken - ended > 2 * before:
+                before = 0.0  # it was left alone meanwhile
+            pause = min(max(2 * before, seconds), PAUSE_TIMES * seconds, PAUSE_LONGEST)
+            self._paused[key] = (now, pause)
+            if len(self._paused) > _PAUSED:
+                del self._paused[next(iter(self._paused))]
+            entry = self._dirs.get(ino)
+            touch = entry.ready.get(name) if entry is not None else None
+            if entry is not None and touch == _DATA and not self._hurried:
+                entry.held[name] = (entry.ready.pop(name), entry.since)
+                due = self._due_at(ino, name, now, touch)
+                heapq.heappush(self._due, (due, next(self._numbers), ino, name))
+                if not entry.ready:
+                    self._ready.pop(ino, None)
+
+    def hurry(self) -> None:
+        """From now on nothing is held back for what it costs: somebody waits for the end."""
+        with self._changed:
+            self._hurried = self._woken = True
+            for ino, entry in self._dirs.items():
+                for name in entry.held:
+                    heapq.heappush(self._due, (0.0, next(self._numbers), ino, name))
+            self._changed.notify_all()
+
+    def _due_at(self, ino: int, name: bytes | None, now: float, touch: int = 0) -> float:
+        """When a name that was touched so is to be handed out. A pause is kept of what is only
+        written to: what came or went under its name may be another file."""
+        taken, interval = self._heat.get((ino, name), (now, 0.0))
+        if name is None or touch != _DATA or self._hurried:
+            return taken + interval
+        ended, pause = self._paused.get((ino, name), (0.0, 0.0))
+        return max(taken + interval, ended + pause)
 
     def _warm(self, ino: int, name: bytes | None, now: float) -> None:
         """Notes that a name is handed out now."""
@@ -247,7 +296,13 @@ class Dirty:
                 if entry.whole:
                     self._ready[ino] = None
             elif name in entry.held:
-                touch, since = entry.held.pop(name)
+                touch, since = entry.held[name]
+                due = self._due_at(ino, name, now, touch)
+                if due > now:
+                    # What the look before cost was told after it was held back.
+                    heapq.heappush(self._due, (due, next(self._numbers), ino, name))
+                    continue
+                del entry.held[name]
                 self._make_ready(ino, entry, name, touch, since)
 
     # ------------------------------------------------------------------------------- emptying

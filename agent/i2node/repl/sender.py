@@ -61,7 +61,8 @@ class Sender:
 
     window and pace: see Line. again(dir, name) is told of names that changed while they were read;
     trouble(path, status) of those that cannot be read; strayed(path) of those that were read from
-    another directory than was meant, and went under that path.
+    another directory than was meant, and went under that path; took(dir, name, seconds) of how long
+    a large one was read.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Sender:
         again: Callable[[int, bytes], None],
         trouble: Callable[[bytes, int], None],
         strayed: Callable[[bytes], None],
+        took: Callable[[int, bytes, float], None],
     ) -> None:
         self.root = root
         self.journal = journal
@@ -88,6 +90,7 @@ class Sender:
         self.again = again
         self.trouble = trouble
         self.strayed = strayed
+        self.took = took
         self.line = Line(stream, sealer, window, pace)
         self._changed = self.line.changed
         self._batches: queue.Queue[Batch | None] = queue.Queue(QUEUED_BATCHES)
@@ -383,9 +386,13 @@ class Sender:
     def _ship(self, item: Large) -> None:
         self._shipping = item if item.entry.verdict in OVERWRITES else None
         self._suspect(self.line.last + 1)
+        spent, since = 0.0, time.monotonic()
         for steps, content in self.large.ship(item):
+            spent += time.monotonic() - since
             self._content += content
             self._append(steps)
+            since = time.monotonic()
+        self.took(item.dir, item.entry.name, spent)
         self._shipping = None
         self._files += 1
         if not self._stands(item.dir, item.path.rpartition(b"/")[0]):

@@ -98,7 +98,7 @@ class Session:
     def stop(self) -> None:
         """Asks `run` to bring what is under way to the target and to return."""
         self._stop.set()
-        self._dirty.wake()
+        self._dirty.hurry()
 
     def report(self) -> RuleReport:
         """The picture of this moment."""
@@ -269,6 +269,7 @@ class Session:
                 again=lambda ino, name: self._dirty.add(ino, name, Touch.DATA, time.monotonic()),
                 trouble=self._troubles.unreadable,
                 strayed=self._troubles.strayed,
+                took=lambda ino, name, s: self._dirty.cost(ino, name, s, time.monotonic()),
             )
             held.callback(self._detach)
             held.callback(sender.close)
