@@ -65,9 +65,15 @@ class Running:
         wanted = f":{port:04X} 00000000:0000 0A"
         deadline = time.monotonic() + 30
         while wanted not in Path(f"/proc/{self.process.pid}/net/tcp").read_text():
-            if time.monotonic() > deadline or self.process.poll() is not None:
+            if time.monotonic() > deadline or self.ended:
                 raise SystemExit(f"nobody listens on port {port}: {self.log.read_text()}")
             time.sleep(0.01)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has, by itself; what it used can still be asked for."""
+        how = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self.process.pid, how) is not None
 
     def end(self) -> Usage:
         self.process.send_signal(signal.SIGTERM)
@@ -121,14 +127,18 @@ class Arena:
             thread.join()
 
     @contextlib.contextmanager
-    def disk(self, name: str, size: int, inodes: int) -> Iterator[Path]:
-        """A fresh ext4 on a loop mount: what was written and deleted before slows nobody."""
+    def disk(self, name: str, size: int, inodes: int, kind: str = "ext4") -> Iterator[Path]:
+        """A fresh file system on a loop mount: what was written and deleted before slows nobody.
+        kind: ext4, or xfs, which can clone and makes inodes as it needs them."""
         image, mount = self.area / f"{name}.img", self.area / name
         mount.mkdir(exist_ok=True)
         with image.open("wb") as file:
             file.truncate(size)
-        features = ["-E", "lazy_itable_init=0,lazy_journal_init=0", "-N", inodes]
-        must("mkfs.ext4", "-q", *features, image)
+        if kind == "ext4":
+            features = ["-E", "lazy_itable_init=0,lazy_journal_init=0", "-N", inodes]
+            must("mkfs.ext4", "-q", *features, image)
+        else:
+            must("mkfs.xfs", "-q", "-m", "reflink=1", image)
         # Past the page cache of the host: a target is cached once, and its sync is a sync.
         device = must("losetup", "--direct-io=on", "--find", "--show", image).strip()
         try:
