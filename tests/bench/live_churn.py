@@ -10,7 +10,6 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
-from multiprocessing.synchronize import Event
 from pathlib import Path
 
 MIB = 1 << 20
@@ -21,7 +20,7 @@ _forked = get_context("fork")
 
 
 def tree(root: Path, files: int, dirs: int, seed: int = 6) -> None:
-    """Files of 100 to 1000 random bytes, evenly in that many directories, 100 of which are in
+    """Files of 100 to 1000 random bytes, evenly in that many directories, of which 100 are in
     one."""
     dice = random.Random(seed)
     each = files // dirs
@@ -40,45 +39,87 @@ def large(path: Path, size: int) -> None:
             file.write(dice.randbytes(MIB))
 
 
+class Order:
+    """What a writer is told, and what it tells. It writes from `go` until it is to be still, and
+    lets go of its file when it is over, or when who started it is gone. Seen from both sides."""
+
+    def __init__(self) -> None:
+        self.ready = _forked.Event()
+        self.go = _forked.Event()
+        self._still = _forked.Event()
+        self._over = _forked.Event()
+        self._count = _forked.Value("q", 0)
+        self._starter = os.getpid()
+
+    @property
+    def count(self) -> int:
+        """How many changes were made."""
+        return self._count.value
+
+    def changed(self) -> None:
+        self._count.value += 1
+
+    def be_still(self) -> None:
+        self._still.set()
+
+    def end(self) -> None:
+        self.be_still()
+        self.go.set()
+        self._over.set()
+
+    def still(self, within: float = 0.0) -> bool:
+        """Whether it is to be still now, or will be so many seconds from now."""
+        return self._still.wait(within) or self._orphaned
+
+    def hold(self) -> None:
+        """Returns when it is over."""
+        while not self._over.wait(1.0) and not self._orphaned:
+            pass
+
+    @property
+    def _orphaned(self) -> bool:
+        return os.getppid() != self._starter
+
+
 @contextlib.contextmanager
-def apart(work: Callable[[Event], None]) -> Iterator[Event]:
-    """Does work in another process while the context is open; ends it there by setting the event
-    that it was given, and waits. RuntimeError when it fails."""
-    over = _forked.Event()
-    process = _forked.Process(target=work, args=(over,))
+def apart(work: Callable[[Order], None]) -> Iterator[Order]:
+    """Does work in another process while the context is open, and has it end there. RuntimeError
+    when it failed."""
+    order = Order()
+    process = _forked.Process(target=work, args=(order,))
     process.start()
     try:
-        yield over
+        yield order
     finally:
-        over.set()
+        order.end()
         process.join()
     if process.exitcode:
-        raise RuntimeError(f"the writer failed: {process.exitcode}")
+        raise RuntimeError(f"the writer ended with {process.exitcode}")
 
 
-def _paced(rate: float, over: Event) -> Iterator[None]:
+def _paced(rate: float, order: Order) -> Iterator[int]:
     """One turn for each change, so many a second; who is late makes up for it."""
     began, done = time.monotonic(), 0
-    while not over.is_set():
+    while not order.still(_TURN):
         due = int((time.monotonic() - began) * rate)
-        for _ in range(due - done):
-            yield
+        for number in range(done, due):
+            yield number
+            order.changed()
         done = due
-        time.sleep(_TURN)
 
 
-def busy(root: Path, rate: float, seed: int, over: Event) -> None:
+def busy(root: Path, rate: float, seed: int, order: Order) -> None:
     """Of so many changes a second six tenths rewrite a file, and the rest creates, deletes,
     renames and changes modes, so that there are about as many files as before."""
     dice = random.Random(seed)
     files = sorted(str(path) for path in root.glob("d*/e*/*"))
     dirs = sorted({os.path.dirname(path) for path in files})
-    made = 0
-    for _ in _paced(rate, over):
+    order.ready.set()
+    order.go.wait()
+    for number in _paced(rate, order):
         kind = dice.random()
         at = dice.randrange(len(files))
-        made += 1
-        fresh = f"{dice.choice(dirs)}/n{seed}-{made:07d}"
+        fresh = f"{dice.choice(dirs)}/n{seed}-{number:07d}"
         if kind < 0.6:
             with open(files[at], "r+b", buffering=0) as file:
                 file.write(dice.randbytes(dice.randrange(100, 1000)))
@@ -97,30 +138,30 @@ def busy(root: Path, rate: float, seed: int, over: Event) -> None:
             os.chmod(files[at], dice.choice((0o600, 0o640, 0o644)))
 
 
-def append(path: Path, rate: int, over: Event) -> None:
-    """So many bytes a second, a block at a time, to a file that stays open."""
+def append(path: Path, rate: float, order: Order) -> None:
+    """So many blocks a second to the end of a file that stays open."""
     dice = random.Random(8)
     with path.open("ab", buffering=0) as file:
-        for _ in _paced(rate / BLOCK, over):
+        for _ in _paced(rate, order):
             file.write(dice.randbytes(BLOCK))
+        order.hold()
 
 
-def scatter(path: Path, rate: float, count: list[int], over: Event) -> None:
-    """So many random blocks a second into a file that stays open; count[0] is how many were."""
+def scatter(path: Path, rate: float, order: Order) -> None:
+    """So many blocks a second somewhere into a file that stays open."""
     dice = random.Random(9)
     blocks = path.stat().st_size // BLOCK
     with path.open("r+b", buffering=0) as file:
-        for _ in _paced(rate, over):
+        for _ in _paced(rate, order):
             os.pwrite(file.fileno(), dice.randbytes(BLOCK), dice.randrange(blocks) * BLOCK)
-            count[0] += 1
+        order.hold()
 
 
-def through_a_mapping(path: Path, data: bytes, ready: Event, go: Event, over: Event) -> None:
-    """Maps a file, waits, writes through the mapping, and keeps it until it is over."""
+def through_a_mapping(path: Path, at: int, data: bytes, order: Order) -> None:
+    """Maps a file, waits for `go`, writes through the mapping, and keeps that until it is over."""
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
-        ready.set()
-        while not go.wait(0.1):
-            if over.is_set():
-                return
-        mapped[BLOCK : BLOCK + len(data)] = data
-        over.wait()
+        order.ready.set()
+        order.go.wait()
+        mapped[at : at + len(data)] = data
+        order.changed()
+        order.hold()
