@@ -1,5 +1,5 @@
-"""The live benchmarks: python live.py [--runs N] [--scale X] [--minutes M] [--followers NAME,...]
-[--area DIR] [--results FILE] [CASE]...
+"""The live benchmarks: python live.py [--runs N] [--scale X] [--minutes M] [--without STRESSOR,...]
+[--followers NAME,...] [--area DIR] [--results FILE] [CASE]...
 
 In each case the followers take turns (A B C, C B A): each gets a source and a target on fresh file
 systems, has its first pass, comes to rest, and is measured. Who is not installed is left out, and
@@ -156,8 +156,9 @@ class Result:
         print(f"{name:11} {label:16} {shown}", flush=True)
 
 
-def measure(ring: Arena, case: Case, one: Follower, scale: float, minutes: float) -> Figures:
+def measure(ring: Arena, case: Case, one: Follower, chosen: argparse.Namespace) -> Figures:
     """One follower, once."""
+    scale = chosen.scale
     with ExitStack() as held:
         disks = [
             held.enter_context(ring.disk(name, case.disk, case.inodes, case.kind))
@@ -175,7 +176,7 @@ def measure(ring: Arena, case: Case, one: Follower, scale: float, minutes: float
             until("in sync", one.in_sync)
         else:
             scale *= case.peer_scale
-        stage = Stage(ring, one, source, target, scale, minutes)
+        stage = Stage(ring, one, source, target, scale, chosen.minutes, chosen.without)
         stage.rest()
         return case.measure(stage)
 
@@ -194,8 +195,7 @@ def compete(ring: Arena, name: str, chosen: argparse.Namespace) -> Result:
             followers.append(one)
     for turn in range(chosen.runs):
         for one in followers[:: -1 if turn % 2 else 1]:
-            figures = measure(ring, case, one, chosen.scale, chosen.minutes)
-            result.add(name, one.label, figures)
+            result.add(name, one.label, measure(ring, case, one, chosen))
     return result
 
 
@@ -219,12 +219,17 @@ def arm(ring: Arena, chosen: argparse.Namespace) -> Result:
     return result
 
 
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--scale", type=float, default=1.0, help="of sizes, counts, durations")
     parser.add_argument("--minutes", type=float, default=60.0, help="of the soak")
-    parser.add_argument("--followers", type=lambda text: text.split(","), default=list(FOLLOWERS))
+    parser.add_argument("--without", type=_listed, default=(), help="stressors of the soak")
+    parser.add_argument("--followers", type=_listed, default=tuple(FOLLOWERS))
     parser.add_argument("--area", type=Path, default=Path("/var/tmp/i2node-live"))
     parser.add_argument("--results", type=Path, default=None)
     parser.add_argument("cases", nargs="*", metavar="CASE")

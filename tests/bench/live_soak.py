@@ -13,11 +13,10 @@ from itertools import cycle
 from pathlib import Path
 
 import live_churn as churn
-from arena import Arena
-from hosts import until
 from live_followers import Ours
 from live_meter import Use
-from live_stage import MIB, Figures, Stage
+from live_stage import MIB, Figures, Stage, since
+from live_trees import when
 
 RATE = 40
 """Changes of small files a second."""
@@ -44,6 +43,8 @@ STRESSORS: tuple[tuple[str, ...], ...] = (
 """Each alone, bounded, and at most for so long; most clean up behind themselves."""
 LONGEST_S = "10s"
 PAUSE_S = 4.0
+SYNC_S = 600.0
+"""How long in sync is waited for in the end."""
 
 FIO = (
     *("fio", "--name=mapped", "--ioengine=mmap", "--rw=randrw", "--bs=4k", "--size=64m"),
@@ -75,26 +76,27 @@ def _command(words: list[str], order: churn.Order) -> int:
     return program.returncode
 
 
-def _stressed(ring: Arena, root: Path, order: churn.Order) -> None:
-    for words in cycle(STRESSORS):
+def _stressed(stage: Stage, order: churn.Order) -> None:
+    chosen = [words for words in STRESSORS if words[0].removeprefix("--") not in stage.without]
+    for words in cycle(chosen):
         if order.still(PAUSE_S):
             return
         whole = ("nice", "-n", 19, "stress-ng", *words, "--timeout", LONGEST_S, "--quiet")
-        status = _command(ring.inside("source", *whole, "--temp-path", root / AREA), order)
-        if status == 0:
+        inside = stage.ring.inside("source", *whole, "--temp-path", stage.source / AREA)
+        if _command(inside, order) == 0:
             order.changed()
 
 
-def _mapped(ring: Arena, root: Path, order: churn.Order) -> None:
+def _mapped(stage: Stage, order: churn.Order) -> None:
     """Two files in turn; each comes again and again, and is a new one every other time."""
     for number in cycle(range(4)):
         if order.still(PAUSE_S):
             return
-        file = root / "fio" / f"mapped{number % 2}"
+        file = stage.source / "fio" / f"mapped{number % 2}"
         if number >= 2:
             file.unlink(missing_ok=True)
         words = ("nice", "-n", 19, *FIO, f"--filename={file}")
-        if _command(ring.inside("source", *words), order) == 0:
+        if _command(stage.ring.inside("source", *words), order) == 0:
             order.changed()
 
 
@@ -103,13 +105,13 @@ def soak(stage: Stage) -> Figures:
     and the trees have to be equal."""
     ours = stage.follower
     assert isinstance(ours, Ours)
-    root, ring = stage.source, stage.ring
+    root = stage.source
     works: dict[str, Callable[[churn.Order], None]] = {
         "changes": partial(churn.busy, root, RATE, 13),
         "appended": partial(churn.append, root / "log", 2),
         "scattered": partial(churn.scatter, root / "image", 5),
-        "stressors": partial(_stressed, ring, root),
-        "fio runs": partial(_mapped, ring, root),
+        "stressors": partial(_stressed, stage),
+        "fio runs": partial(_mapped, stage),
     }
     series: list[Figures] = []
     with ExitStack() as held:
@@ -124,8 +126,7 @@ def soak(stage: Stage) -> Figures:
     stopped = time.perf_counter()
     report = ours.status()
     time.sleep((report.watch.max_undetected_s if report else None) or 0.0)
-    until("in sync", ours.in_sync, 600)
-    synced = time.perf_counter()
+    synced = when(ours.in_sync, SYNC_S, pause=0.2)
     first, last = series[len(series) // 6], series[-1]
     kept = ("RSS MiB", "descriptors", "threads")
     return {
@@ -135,7 +136,7 @@ def soak(stage: Stage) -> Figures:
         **{f"{k}, at end": last[k] for k in kept},
         "lag max s": max(line["lag s"] for line in series),
         "overflows": last["overflows"],
-        "in sync after s": round(synced - stopped, 1),
+        "in sync after s": since(stopped, synced),
         **stage.equality(),
         "series": series,
     }

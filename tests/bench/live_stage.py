@@ -26,7 +26,8 @@ in `differences` what is wrong with a target."""
 class Stage:
     """A follower of a source, with a target; at rest when a case gets it.
 
-    scale: of counts and durations, 1 for what is asked for. minutes: of the soak.
+    scale: of counts and durations, 1 for what is asked for. minutes: of the soak; without: names of
+    stressors that it leaves out.
     """
 
     ring: Arena
@@ -35,6 +36,7 @@ class Stage:
     target: Path
     scale: float = 1.0
     minutes: float = 60.0
+    without: tuple[str, ...] = ()
 
     def rest(self) -> None:
         at_rest(self.follower.sides())
