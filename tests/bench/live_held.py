@@ -60,7 +60,10 @@ def _written(stage: Stage, work: Callable[[churn.Order], None]) -> Figures:
 
 
 def _alike(here: Path, there: Path) -> bool:
-    one, other = here.stat(), there.stat()
+    try:
+        one, other = here.stat(), there.stat()
+    except FileNotFoundError:  # Syncthing's target is for a moment without a file that it replaces
+        return False
     return (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
 
 
@@ -84,6 +87,9 @@ def mapped(stage: Stage) -> Figures:
 
 
 def _has(path: Path, at: int, data: bytes) -> bool:
-    with path.open("rb") as file:
-        file.seek(at)
-        return file.read(len(data)) == data
+    try:
+        with path.open("rb") as file:
+            file.seek(at)
+            return file.read(len(data)) == data
+    except FileNotFoundError:
+        return False
