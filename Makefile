@@ -2,6 +2,7 @@
 # make test    all tests                                                   (ARGS= for pytest)
 # make check   format, lint, types, warnings and sanitizers of the C code
 # make bench   against rsync, as root        (CASES= RUNS=), into tests/bench/RESULTS.md
+# make bench-live    against lsyncd and Syncthing, as root (CASES= RUNS=), into tests/bench/LIVE.md
 # make venv    .venv with the package, editable, and what the tests need
 
 VENV ?= .venv
@@ -12,7 +13,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 C_SOURCES := $(wildcard native/src/*.c)
 C_HEADERS := $(wildcard native/include/*.h native/src/*.h)
 
-.PHONY: demo test check bench venv native-check clean
+.PHONY: demo test check bench bench-live venv native-check clean
 
 demo: venv
 	@$(BIN)/python tests/e2e/demo.py $(if $(SRC),--source '$(SRC)') $(if $(DST),--target '$(DST)') \
@@ -33,6 +34,10 @@ native-check: venv
 bench: venv
 	$(BIN)/python tests/bench/run.py --runs $(RUNS) --results tests/bench/results.json $(CASES)
 	$(BIN)/python tests/bench/results.py tests/bench/results.json >tests/bench/RESULTS.md
+
+bench-live: venv
+	$(BIN)/python tests/bench/live.py --runs $(RUNS) --results tests/bench/live.json $(CASES)
+	$(BIN)/python tests/bench/live_results.py tests/bench/live.json >tests/bench/LIVE.md
 
 venv: $(VENV)/.installed $(VENV)/.built
 

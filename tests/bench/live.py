@@ -4,7 +4,8 @@
 In each case the followers take turns (A B C, C B A): each gets a source and a target on fresh file
 systems, has its first pass, comes to rest, and is measured. Who is not installed is left out, and
 that is said. Needs root. Prints the figures, and adds them to --results as JSON, from which LIVE.md
-is written (`live_results.py`). Without a CASE all run but the soak.
+is written (`live_results.py`). Without a CASE all run but the soak. The exit status is 1 when
+i2node failed anywhere, or left trees that differ.
 """
 
 from __future__ import annotations
@@ -195,7 +196,12 @@ def compete(ring: Arena, name: str, chosen: argparse.Namespace) -> Result:
             followers.append(one)
     for turn in range(chosen.runs):
         for one in followers[:: -1 if turn % 2 else 1]:
-            result.add(name, one.label, measure(ring, case, one, chosen))
+            try:
+                figures = measure(ring, case, one, chosen)
+            except (AssertionError, OSError, RuntimeError, SystemExit) as error:
+                # The others are measured all the same.
+                figures = {"failed": str(error)[-500:]}
+            result.add(name, one.label, figures)
     return result
 
 
@@ -241,7 +247,7 @@ def main() -> None:
     ):
         if unknown := [name for name in names if name not in there]:
             parser.error(f"no {kind} {unknown[0]!r}; there are: {' '.join(there)}")
-    unequal: list[str] = []
+    bad: list[str] = []
     with ground(chosen.area) as ring:
         for name in chosen.cases or [name for name in known if name != "soak"]:
             result = arm(ring, chosen) if name == ARM else compete(ring, name, chosen)
@@ -249,10 +255,12 @@ def main() -> None:
                 kept = json.loads(chosen.results.read_text()) if chosen.results.exists() else {}
                 kept[name] = vars(result)
                 chosen.results.write_text(json.dumps(kept, indent=1))
-            if any(run.get("equal") == "no" for run in result.runs.get(OURS, ())):
-                unequal.append(name)
-    if unequal:
-        raise SystemExit(f"the trees differed in the end: {' '.join(unequal)}")
+            if any(
+                run.get("equal") == "no" or "failed" in run for run in result.runs.get(OURS, ())
+            ):
+                bad.append(name)
+    if bad:
+        raise SystemExit(f"{OURS} failed, or its trees differed in the end: {' '.join(bad)}")
 
 
 if __name__ == "__main__":

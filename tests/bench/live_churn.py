@@ -54,10 +54,16 @@ class Order:
     @property
     def count(self) -> int:
         """How many changes were made."""
-        return self._count.value
+        return int(self._count.value)
 
     def changed(self) -> None:
         self._count.value += 1
+
+    def begin(self) -> None:
+        """Says that it is ready, and returns when it is to go."""
+        self.ready.set()
+        while not self.go.wait(1.0) and not self._orphaned:
+            pass
 
     def be_still(self) -> None:
         self._still.set()
@@ -114,8 +120,7 @@ def busy(root: Path, rate: float, seed: int, order: Order) -> None:
     dice = random.Random(seed)
     files = sorted(str(path) for path in root.glob("d*/e*/*"))
     dirs = sorted({os.path.dirname(path) for path in files})
-    order.ready.set()
-    order.go.wait()
+    order.begin()
     for number in _paced(rate, order):
         kind = dice.random()
         at = dice.randrange(len(files))
@@ -160,8 +165,7 @@ def scatter(path: Path, rate: float, order: Order) -> None:
 def through_a_mapping(path: Path, at: int, data: bytes, order: Order) -> None:
     """Maps a file, waits for `go`, writes through the mapping, and keeps that until it is over."""
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
-        order.ready.set()
-        order.go.wait()
+        order.begin()
         mapped[at : at + len(data)] = data
         order.changed()
         order.hold()

@@ -4,7 +4,10 @@ be as quick as it can be. The source's program runs on one of two hosts, the tar
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as xml
@@ -14,6 +17,7 @@ from typing import ClassVar, Protocol
 
 from arena import Arena, Running
 from hosts import until
+from live_meter import below
 
 from i2node.node import rpc
 from i2node.repl.report import RuleReport
@@ -29,8 +33,10 @@ class Follower(Protocol):
     """Keeps a target like a source, from `start` to `end`."""
 
     label: str
-    lacks: str
-    """The program that is not installed; empty: none."""
+
+    @property
+    def lacks(self) -> str:
+        """A program that it needs and that is not installed; empty: none."""
 
     def start(self, source: Path, target: Path) -> None:
         """Returns when it watches; the first pass may be under way."""
@@ -65,7 +71,12 @@ class _Pair:
     def end(self) -> None:
         for program in (self._source, self._target):
             if program is not None:
+                started = below(program.process.pid)
                 program.end()
+                for pid in started:
+                    # An rsync under way would hold on to the file systems.
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
         self._source = self._target = None
 
     def _run(self, host: str, *words: object) -> Running:
@@ -175,22 +186,19 @@ class Syncthing(_Pair):
         names: dict[str, str] = {}
         for host, home in homes.items():
             shutil.rmtree(home, ignore_errors=True)
+            # Else it asks for free ports, and makes a folder in the user's home.
             make = ("generate", f"--home={home}", "--no-default-folder", "--skip-port-probing")
-            # Else it asks the network for a free port, and the home for a default folder.
-            subprocess.run(
-                self._ring.inside(host, "syncthing", *make), check=True, capture_output=True
-            )
-            asked = ("syncthing", f"--home={home}", "--device-id")
-            names[host] = subprocess.check_output(
-                self._ring.inside(host, *asked), text=True
-            ).strip()
+            self._told(host, *make)
+            names[host] = self._told(host, f"--home={home}", "--device-id").strip()
         for host, tree in (("target", target), ("source", source)):
             (tree / MARKER).mkdir(exist_ok=True)
             self._configure(host, homes[host] / "config.xml", tree, names)
-            # Monitored: by nobody, so that there is one process and not two.
-            words = ("env", "STMONITORED=yes", "syncthing", "serve", f"--home={homes[host]}")
-            words = (*words, "--no-browser", "--no-restart", "--no-upgrade")
-            program = self._run(host, *words)
+            program = self._run(
+                host,
+                # As if by another one, which it would start otherwise, and be two.
+                *("env", "STMONITORED=yes", "syncthing", "serve", f"--home={homes[host]}"),
+                *("--no-browser", "--no-restart", "--no-upgrade"),
+            )
             if host == "target":
                 self._target = program
                 program.listens(SYNCTHING_PORT)
@@ -198,6 +206,11 @@ class Syncthing(_Pair):
                 self._source = program
                 self._says(program, "Established secure connection")
                 self._says(program, "Completed initial scan")
+
+    def _told(self, host: str, *words: str) -> str:
+        whole = self._ring.inside(host, "syncthing", *words)
+        done = subprocess.run(whole, capture_output=True, text=True, check=True)
+        return done.stdout
 
     def _configure(self, host: str, file: Path, tree: Path, names: dict[str, str]) -> None:
         config = xml.parse(file)

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from arena import Arena, arena
@@ -51,10 +52,7 @@ def _clear(area: Path, pid: int) -> None:
     networks, its mounts those in its directory."""
     spaces = [s.name for s in Path("/run/netns").glob("i2t*") if _of(s.name, pid)]
     for space in spaces:
-        for running in must("ip", "netns", "pids", space).split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(running), signal.SIGKILL)
-        until(f"{space} to be empty", lambda s=space: not must("ip", "netns", "pids", s).strip())
+        until(f"{space} to be empty", partial(_emptied, space))
         subprocess.run(["ip", "-n", space, "link", "del", "eth0"], capture_output=True, check=False)
         must("ip", "netns", "del", space)
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
@@ -66,6 +64,15 @@ def _clear(area: Path, pid: int) -> None:
     for path in area.iterdir():
         if path.name != _OWNER:
             shutil.rmtree(path)
+
+
+def _emptied(space: str) -> bool:
+    """Whether nobody is in a network any more; whoever is, is ended."""
+    running = must("ip", "netns", "pids", space).split()
+    for pid in running:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    return not running
 
 
 def _of(space: str, pid: int) -> bool:

@@ -29,22 +29,34 @@ class Use:
     threads: int = 0
 
 
-def use(top: int) -> Use:
-    """Of a process and all below it. A child that is waited for passes its numbers to its parent,
-    so that none is lost between two readings."""
+def _family(top: int) -> dict[int, list[int]]:
+    """A process and all below it: process id → its numbers (`_stat`)."""
     children: dict[int, list[int]] = {}
     stats: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit() and (fields := _stat(int(name))):
             stats[int(name)] = fields
             children.setdefault(fields[4 - _FIRST_FIELD], []).append(int(name))
+    found: dict[int, list[int]] = {}
+    left = [top]
+    while left:
+        pid = left.pop()
+        left += children.get(pid, ())
+        if pid in stats:
+            found[pid] = stats[pid]
+    return found
+
+
+def below(top: int) -> list[int]:
+    """The processes that a process started, and those that they did."""
+    return [pid for pid in _family(top) if pid != top]
+
+
+def use(top: int) -> Use:
+    """Of a process and all below it. A child that is waited for passes its numbers to its parent,
+    so that none is lost between two readings."""
     cpu, read, disk_read, rss, descriptors, threads = 0, 0, 0, 0, 0, 0
-    below = [top]
-    while below:
-        pid = below.pop()
-        below += children.get(pid, ())
-        if (fields := stats.get(pid)) is None:
-            continue
+    for pid, fields in _family(top).items():
         cpu += sum(fields[14 - _FIRST_FIELD : 18 - _FIRST_FIELD])
         threads += fields[20 - _FIRST_FIELD]
         rss += fields[24 - _FIRST_FIELD] * _PAGE
