@@ -32,7 +32,7 @@ ONLY_IN = {
     "ssl": ("net",),
     "socketserver": (),
     "http": ("controller",),
-    "sqlite3": ("repl.database", "repl.journal", "controller.store"),
+    "sqlite3": ("repl.backlog", "repl.database", "repl.journal", "controller.store"),
     "cffi": (),
     "ctypes": (),
     "i2node.mover._mover": ("mover",),

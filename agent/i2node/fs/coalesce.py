@@ -4,6 +4,10 @@ A name that was quiet is handed out at once. One that is touched again and again
 most once in its interval, which starts at 20 ms, doubles up to 1 s while the touching goes on, and
 halves again when it stops. So a log file costs one look a second, and a saved document waits for
 nothing. A look that takes long is paid for with a pause that is as many times longer.
+
+Memory holds so many names only. Those beyond go where `Spill` keeps them, and come back as memory
+empties, the directory that waits longest first; as long as some are there new ones line up behind
+them. A directory that is dirty as a whole stays in memory: there are few.
 """
 
 from __future__ import annotations
@@ -14,9 +18,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntFlag
 from itertools import count, islice
+from typing import Protocol
 
 SHORTEST = 0.020
 LONGEST = 1.0
+IN_MEMORY = 50_000
+"""Names that memory holds where more can be spilled: 5 MB with names of usual length, 17 MB with
+the longest."""
 
 PAUSE_TIMES = 20
 PAUSE_LONGEST = 60.0
@@ -28,6 +36,7 @@ copied to its place comes no later than a look takes."""
 _FORGET = 4 * LONGEST  # after so long a silence even the longest interval has decayed to nothing
 _TRACKED = 65_536  # names whose interval is remembered
 _PAUSED = 1024  # names whose pause is
+_DIR_WEIGHT = 7  # a directory takes as much memory as so many names: 730 bytes and 100, measured
 
 
 class Touch(IntFlag):
@@ -59,6 +68,34 @@ class Work:
     since: float
 
 
+class Spill(Protocol):
+    """Keeps the touches that memory is not to hold. Methods may be called from any thread; only
+    `take` and `pause` wait for a disk."""
+
+    def add(self, ino: int, name: bytes, touch: int, since: float) -> bool:
+        """Keeps a touch, with those of the name that are kept already. False: it cannot."""
+
+    def discard(self, ino: int) -> None:
+        """Drops all that is kept of a directory."""
+
+    def take(self, names: int, most: int) -> list[Work]:
+        """Hands back about so many names, whole directories' shares, the oldest first, and none
+        twice; a directory with more than most names as a whole. They count until `taken`."""
+
+    def taken(self) -> None:
+        """What `take` handed back is counted elsewhere from now on."""
+
+    def pause(self) -> None:
+        """Waits, for a moment at most, where the disk does not keep up."""
+
+    def count(self) -> int:
+        """Names kept; 0 only when there are none. More than there are when some were touched or
+        dropped a moment ago: that shows when they are next taken."""
+
+    def oldest(self) -> float | None:
+        """Clock reading of the earliest touch kept."""
+
+
 class _Dir:
     __slots__ = ("held", "ready", "recursive", "since", "trees", "whole")
 
@@ -77,11 +114,19 @@ class Dirty:
 
     max_names: above so many names one directory becomes dirty as a whole.
     max_total: above so many names in all, each directory that is touched becomes so.
+    in_memory: once there is a place to spill to, what is above so many names goes there.
     """
 
-    def __init__(self, max_names: int = 8192, max_total: int = 500_000) -> None:
+    def __init__(
+        self, max_names: int = 8192, max_total: int = 500_000, in_memory: int = IN_MEMORY
+    ) -> None:
         self._max_names = max_names
         self._max_total = max_total
+        self._in_memory = in_memory
+        self._spill: Spill | None = None
+        self._spilling = False  # something was, and may be there still
+        self._fetching = threading.Lock()
+        self._dropped: set[int] | None = None  # discarded while names come back
         self._changed = threading.Condition()
         self._dirs: dict[int, _Dir] = {}
         self._ready: dict[int, None] = {}  # directories with something to hand out, oldest first
@@ -93,6 +138,11 @@ class Dirty:
         self._woken = False
         self._hurried = False
         self._paused: dict[tuple[int, bytes], tuple[float, float]] = {}  # (ended, pause)
+
+    def spill_to(self, spill: Spill) -> None:
+        """From now on names beyond what memory is to hold go there."""
+        with self._changed:
+            self._spill = spill
 
     # ------------------------------------------------------------------------------- filling
 
@@ -108,6 +158,8 @@ class Dirty:
             for ino, name, touch in touches:
                 self._add(ino, name, touch, now)
             self._changed.notify_all()
+        if self._spill is not None:
+            self._spill.pause()
 
     def add_dir(self, ino: int, recursive: bool, now: float) -> None:
         """A directory as a whole is to be looked at; recursive: and all below it."""
@@ -119,15 +171,7 @@ class Dirty:
         """Work that could not be done yet. It keeps its age, and is held back like any other that
         comes again."""
         with self._changed:
-            if work.names is None:
-                entry = self._add_dir(work.ino, work.recursive, now, held=True)
-                entry.since = min(entry.since, work.since)
-            else:
-                for name, touch in work.names.items():
-                    self._add(work.ino, name, int(touch), now, work.since)
-            entry = self._dirs[work.ino]
-            if entry.whole:
-                self._add_trees(entry, work.trees)
+            self._put_back(work, now)
             self._changed.notify_all()
 
     def discard(self, ino: int) -> None:
@@ -137,35 +181,43 @@ class Dirty:
             if entry is not None:
                 self._names -= len(entry.ready) + len(entry.held)
                 self._ready.pop(ino, None)
+            if self._spill is not None:
+                self._spill.discard(ino)
+                self._spilling = self._spill.count() > 0
+                if self._dropped is not None:
+                    self._dropped.add(ino)
+
+    def _put_back(self, work: Work, now: float) -> None:
+        """Into memory, whatever is there: it was there before, or was asked for."""
+        if work.names is None:
+            entry = self._add_dir(work.ino, work.recursive, now, held=True)
+            entry.since = min(entry.since, work.since)
+        else:
+            for name, touch in work.names.items():
+                self._add(work.ino, name, int(touch), now, work.since)
+        entry = self._dirs[work.ino]
+        if entry.whole:
+            self._add_trees(entry, work.trees)
 
     def _add(
-        self, ino: int, name: bytes, touch: int, now: float, since: float | None = None
+        self, ino: int, name: bytes, touch: int, now: float, earlier: float | None = None
     ) -> None:
-        since = now if since is None else since
+        """earlier: when it was touched; None: now, and it may be spilled."""
+        since = now if earlier is None else earlier
         entry = self._dirs.get(ino)
+        if entry is not None and self._known(ino, entry, name, touch, now, since):
+            return
+        full = self._names >= self._max_total
+        if self._spill is not None and earlier is None:
+            full = self._weight() >= self._in_memory
+            if (full or self._spilling) and self._spill.add(ino, name, touch, now):
+                self._spilling = self._woken = True
+                return
         if entry is None:
             entry = self._dirs[ino] = _Dir()
-        if entry.whole:
+        if full or len(entry.ready) + len(entry.held) >= self._max_names:
+            self._add_dir(ino, False, now)
             entry.since = min(entry.since, since)
-            if touch & _TREE:
-                self._add_trees(entry, (name,))
-            return
-        known = entry.ready.get(name)
-        if known is not None:
-            entry.ready[name] = known | touch
-            entry.since = min(entry.since, since)
-            return
-        held = entry.held.get(name)
-        if held is not None:
-            entry.held[name] = (held[0] | touch, min(held[1], since))
-            if held[0] == _DATA != held[0] | touch:
-                due = self._due_at(ino, name, now, touch)
-                heapq.heappush(self._due, (due, next(self._numbers), ino, name))
-                self._woken = True
-            return
-        count = len(entry.ready) + len(entry.held)
-        if count >= self._max_names or self._names >= self._max_total:
-            self._add_dir(ino, False, now).since = min(entry.since, since)
             if touch & _TREE:
                 self._add_trees(entry, (name,))
             return
@@ -177,6 +229,34 @@ class Dirty:
             heapq.heappush(self._due, (due, next(self._numbers), ino, name))
         else:
             self._make_ready(ino, entry, name, touch, since)
+
+    def _known(
+        self, ino: int, entry: _Dir, name: bytes, touch: int, now: float, since: float
+    ) -> bool:
+        """Adds a touch to what memory has of the name. False: it has nothing."""
+        if entry.whole:
+            entry.since = min(entry.since, since)
+            if touch & _TREE:
+                self._add_trees(entry, (name,))
+            return True
+        known = entry.ready.get(name)
+        if known is not None:
+            entry.ready[name] = known | touch
+            entry.since = min(entry.since, since)
+            return True
+        held = entry.held.get(name)
+        if held is not None:
+            entry.held[name] = (held[0] | touch, min(held[1], since))
+            if held[0] == _DATA != held[0] | touch:
+                due = self._due_at(ino, name, now, touch)
+                heapq.heappush(self._due, (due, next(self._numbers), ino, name))
+                self._woken = True
+            return True
+        return False
+
+    def _weight(self) -> int:
+        """What memory holds, as so many names."""
+        return self._names + _DIR_WEIGHT * len(self._dirs)
 
     def _make_ready(self, ino: int, entry: _Dir, name: bytes, touch: int, since: float) -> None:
         entry.since = min(entry.since, since) if entry.ready else since
@@ -312,6 +392,7 @@ class Dirty:
         (>= 1) names are reached; a whole directory counts as one. What is handed out is clean
         from then on: a touch that comes later makes it dirty again."""
         works: list[Work] = []
+        self._fetch(max_names, now)
         with self._changed:
             self._woken = False
             self._release(now)
@@ -343,13 +424,35 @@ class Dirty:
                         del self._dirs[ino]
         return works
 
+    def _fetch(self, max_names: int, now: float) -> None:
+        """Brings back what was spilled, where memory has room for it. Not under the lock, which
+        whoever reads events waits for."""
+        with self._fetching:
+            with self._changed:
+                roomy = self._names < max_names or self._weight() < self._in_memory // 2
+                if self._spill is None or not self._spilling or (self._ready and not roomy):
+                    return
+                spill = self._spill
+                dropped: set[int] = set()
+                self._dropped = dropped
+            works = spill.take(max_names, self._max_names)
+            with self._changed:
+                self._dropped = None
+                for work in works:
+                    if work.ino not in dropped:
+                        self._put_back(work, now)
+                spill.taken()
+                self._spilling = spill.count() > 0
+
     def wait(self, timeout: float | None) -> bool:
         """Blocks until there is something to take, or something new is held back (ask `next_due`
         again), or `wake` was called, or timeout seconds passed. True when something is ready."""
         with self._changed:
-            self._changed.wait_for(lambda: self._woken or bool(self._ready), timeout)
+            self._changed.wait_for(
+                lambda: self._woken or self._spilling or bool(self._ready), timeout
+            )
             self._woken = False
-            return bool(self._ready)
+            return self._spilling or bool(self._ready)
 
     def wake(self) -> None:
         """Ends a `wait`, or the next one."""
@@ -360,7 +463,7 @@ class Dirty:
     def next_due(self, now: float) -> float | None:
         """Seconds until something can be taken, 0 when it can now; None when nothing is dirty."""
         with self._changed:
-            if self._ready:
+            if self._ready or self._spilling:
                 return 0.0
             while self._due:
                 due, _, ino, name = self._due[0]
@@ -379,9 +482,12 @@ class Dirty:
                     earliest = min(earliest, entry.since)
                 for _, since in entry.held.values():
                     earliest = min(earliest, since)
-            return now - earliest
+            spilled = self._spill.oldest() if self._spilling and self._spill is not None else None
+            return now - (earliest if spilled is None else min(earliest, spilled))
 
     def count(self) -> int:
-        """Dirty names, a whole directory counting as one."""
+        """Dirty names, a whole directory counting as one. Where names were spilled, more than there
+        are is told of what changed there a moment ago, and 0 only when nothing is dirty."""
         with self._changed:
-            return self._names + sum(1 for entry in self._dirs.values() if entry.whole)
+            spilled = self._spill.count() if self._spilling and self._spill is not None else 0
+            return self._names + sum(1 for entry in self._dirs.values() if entry.whole) + spilled

@@ -217,3 +217,13 @@ class _Access:
 def _code(error: sqlite3.Error) -> int:
     """The primary result code (sqlite.org/rescode.html)."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def signed(ino: int) -> int:
+    """An inode number, unsigned 64 bit, as the integer that SQLite can keep."""
+    return ino - (1 << 64) if ino >= 1 << 63 else ino
+
+
+def unsigned(key: int) -> int:
+    """The inode number that `signed` made an integer of."""
+    return key + (1 << 64) if key < 0 else key

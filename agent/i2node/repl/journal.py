@@ -17,6 +17,8 @@ from i2node.errors import SessionError
 from i2node.model import PROBED
 from i2node.mover import listing as listings
 from i2node.repl.database import Database
+from i2node.repl.database import signed as _signed
+from i2node.repl.database import unsigned as _unsigned
 from i2node.repl.signatures import Signature, Signatures
 
 PAGE = 448  # entries in a page of a listing: about 64 KiB with names of usual length
@@ -496,11 +498,3 @@ class Journal(Database):
             with suppress(FileNotFoundError):
                 size += self.file.with_name(self.file.name + end).stat().st_size
         return JournalStatus(entries, dirs, places, doubts, size)
-
-
-def _signed(ino: int) -> int:
-    return ino - (1 << 64) if ino >= 1 << 63 else ino
-
-
-def _unsigned(key: int) -> int:
-    return key + (1 << 64) if key < 0 else key

@@ -129,6 +129,11 @@ class Planner:
         for ino in touched:
             self.dirty.add_dir(ino, False, now)
 
+    def settled(self) -> None:
+        """All that was submitted is in the journal: should the attempt die, none of it is to be
+        looked at again."""
+        self.draft.dirs.clear()
+
     def retry(self, path: bytes) -> None:
         """A path that was in trouble is looked at again, with its directory."""
         directory, _, name = path.rpartition(b"/")

@@ -16,13 +16,13 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import datetime
 
 from i2node import log
 from i2node.config import Config
 from i2node.errors import Halt, I2Error, SafetyStop, SessionError, UsageError
-from i2node.fs.coalesce import Dirty, Touch, Work
+from i2node.fs.coalesce import IN_MEMORY, Dirty, Touch, Work
 from i2node.fs.engine import watch_tree
 from i2node.fs.pathset import PathSet
 from i2node.fs.tree import Root
@@ -31,6 +31,7 @@ from i2node.model import TRANSITIONS, MirrorOptions, State, show
 from i2node.net.identity import Identity
 from i2node.net.throttle import Bucket, parse_plan
 from i2node.net.transport import connect, open_stream
+from i2node.repl.backlog import Backlog
 from i2node.repl.binding import Binding
 from i2node.repl.census import Census
 from i2node.repl.delta import Basis
@@ -71,7 +72,7 @@ class Session:
         for path in self.paths.outside:
             log.event(_log, logging.WARNING, "exclude-outside", rule=self.rule, path=show(path))
         self._source = source
-        self._dirty = Dirty()
+        self._dirty = Dirty(in_memory=IN_MEMORY)
         self._stop = threading.Event()
         self._state = State.UNKNOWN
         self._phase = "start"
@@ -183,6 +184,8 @@ class Session:
             held.callback(root.close)
             journal = Journal(home / "index.db")
             held.callback(journal.close)
+            backlog = Backlog(home / "backlog.db", root.identity.ino)
+            self._dirty.spill_to(held.enter_context(closing(backlog)))
             try:
                 binding = Binding(self.rule, self.options, self.paths, root, journal)
                 self._binding = binding
@@ -396,6 +399,8 @@ class Session:
                 taken.clear()
             self._busy_since = None
             if not works:
+                if sender.drained():
+                    planner.settled()
                 due = self._dirty.next_due(now)
                 self._dirty.wait(min(1.0, due) if due is not None else 1.0)
 
