@@ -389,3 +389,24 @@ def test_every_touch_is_handed_out_once(
     settle(dirty.take(10**6, now))
     assert owed == {}
     assert dirty.count() == 0
+
+
+def test_both_names_of_a_rename_are_handed_out_together() -> None:
+    dirty = Dirty()
+    for now in (0.0, 0.001):
+        dirty.add(1, b"hot", Touch.DATA, now)
+        dirty.take(10, now)
+    dirty.add_all([(1, b"hot", 4), (2, b"new", 4)], 0.002, [((1, b"hot"), (2, b"new"))])
+    works = {work.ino: work.names for work in dirty.take(10, 0.002)}
+    assert works == {1: {b"hot": Touch.DATA | Touch.NAME}, 2: {b"new": Touch.NAME}}
+    assert dirty.count() == 0 and dirty.next_due(0.002) is None
+
+
+def test_a_chain_of_renames_is_handed_out_as_one_though_there_are_more_than_asked_for() -> None:
+    dirty = Dirty()
+    places = [(n, b"x") for n in range(1, 6)]
+    dirty.add_all([(*p, 4) for p in places], 0.0, pairwise(places))
+    assert {work.ino for work in dirty.take(1, 0.0)} == {1, 2, 3, 4, 5}
+    assert dirty.take(9, 9.0) == []
+    dirty.add(1, b"x", Touch.NAME, 10.0)  # nothing is left of the pairs
+    assert [work.ino for work in dirty.take(9, 10.0)] == [1]

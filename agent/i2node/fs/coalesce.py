@@ -46,10 +46,11 @@ class Touch(IntFlag):
     ATTR = 2  # mode, owner, times, attributes, links
     NAME = 4  # created, deleted, moved
     TREE = 8  # a directory appeared under it: to be armed, even where it looks like the old one
+    MOVED = 128  # something was renamed from or to it, and the other name is handed out with it
 
 
 _DATA, _TREE = Touch.DATA.value, Touch.TREE.value
-_TOUCH = tuple(Touch(n) for n in range(16))
+_TOUCH = tuple(Touch(n) for n in range(256))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,7 @@ class Dirty:
         self._woken = False
         self._hurried = False
         self._paused: dict[tuple[int, bytes], tuple[float, float]] = {}  # (ended, pause)
+        self._renamed: dict[tuple[int, bytes], set[tuple[int, bytes]]] = {}
 
     def spill_to(self, spill: Spill) -> None:
         """From now on names beyond what memory is to hold go there."""
@@ -152,11 +154,21 @@ class Dirty:
             self._add(ino, name, int(touch), now)
             self._changed.notify_all()
 
-    def add_all(self, touches: Iterable[tuple[int, bytes, int]], now: float) -> None:
-        """Many (directory, name, Touch) at the price of one lock."""
+    def add_all(
+        self,
+        touches: Iterable[tuple[int, bytes, int]],
+        now: float,
+        renames: Iterable[tuple[tuple[int, bytes], tuple[int, bytes]]] = (),
+    ) -> None:
+        """Many (directory, name, Touch) at the price of one lock. renames: pairs of (directory,
+        name) that something left and came to: they are handed out together, since one without the
+        other would show it in neither place."""
         with self._changed:
             for ino, name, touch in touches:
                 self._add(ino, name, touch, now)
+            for one, other in renames:
+                self._renamed.setdefault(one, set()).add(other)
+                self._renamed.setdefault(other, set()).add(one)
             self._changed.notify_all()
         if self._spill is not None:
             self._spill.pause()
@@ -414,15 +426,57 @@ class Dirty:
                 for name in list(islice(entry.ready, max_names)):
                     names[name] = _TOUCH[entry.ready.pop(name)]
                     self._warm(ino, name, now)
-                trees = frozenset(n for n, t in names.items() if t.value & _TREE)
-                works.append(Work(ino, names, False, trees, since))
+                works.append(_work(ino, names, since))
                 max_names -= len(names)
                 self._names -= len(names)
                 if not entry.ready:
                     del self._ready[ino]
                     if not entry.held:
                         del self._dirs[ino]
+            if self._renamed:
+                works = self._with_partners(works, now)
         return works
+
+    def _with_partners(self, works: list[Work], now: float) -> list[Work]:
+        """The works, with what was renamed to or from what is in them, be it held back or not."""
+        left = [(work.ino, name) for work in works for name in work.names or ()]
+        more: dict[int, dict[bytes, Touch]] = {}
+        oldest = now
+        while left:
+            key = left.pop()
+            for partner in self._renamed.pop(key, ()):
+                if (others := self._renamed.get(partner)) is not None:
+                    others.discard(key)
+                found = self._pull(*partner)
+                if found is not None:
+                    more.setdefault(partner[0], {})[partner[1]] = _TOUCH[found[0]]
+                    oldest = min(oldest, found[1])
+                    self._warm(*partner, now)
+                left.append(partner)
+        if not self._names:
+            self._renamed.clear()
+        for at, work in enumerate(works):
+            if work.names is not None and (names := more.pop(work.ino, None)):
+                works[at] = _work(work.ino, work.names | names, min(work.since, oldest))
+        return works + [_work(ino, names, oldest) for ino, names in more.items()]
+
+    def _pull(self, ino: int, name: bytes) -> tuple[int, float] | None:
+        """Takes one name out, ready or held: (touch, since); None where it is neither."""
+        entry = self._dirs.get(ino)
+        if entry is None or entry.whole:
+            return None
+        if name in entry.ready:
+            found = entry.ready.pop(name), entry.since
+            if not entry.ready:
+                self._ready.pop(ino, None)
+        elif name in entry.held:
+            found = entry.held.pop(name)
+        else:
+            return None
+        self._names -= 1
+        if not entry.ready and not entry.held:
+            del self._dirs[ino]
+        return found
 
     def _fetch(self, max_names: int, now: float) -> None:
         """Brings back what was spilled, where memory has room for it. Not under the lock, which
@@ -491,3 +545,8 @@ class Dirty:
         with self._changed:
             spilled = self._spill.count() if self._spilling and self._spill is not None else 0
             return self._names + sum(1 for entry in self._dirs.values() if entry.whole) + spilled
+
+
+def _work(ino: int, names: dict[bytes, Touch], since: float) -> Work:
+    trees = frozenset(n for n, t in names.items() if t.value & _TREE)
+    return Work(ino, names, False, trees, since)

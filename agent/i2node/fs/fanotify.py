@@ -20,7 +20,7 @@ from i2node.fs.coalesce import Dirty, Touch
 from i2node.fs.pathset import PathSet
 from i2node.fs.rescan import Rescan
 from i2node.fs.tree import Root
-from i2node.fs.treewatch import ATTR, NAME, TREE, Touches, TreeWatch
+from i2node.fs.treewatch import ATTR, MOVED, NAME, TREE, Touches, TreeWatch
 from i2node.mover.events import Event, Group
 
 _MODIFY = 0x2
@@ -124,8 +124,11 @@ class FanotifyWatch(TreeWatch):
 
     def _renamed(self, event: Event, touches: Touches) -> None:
         source, target = (event.where, event.name), (event.to, event.other)
+        if event.where and event.to:
+            self._renames.append((source, target))
         directory = bool(event.mask & _ONDIR)
-        for (ino, name), touch in ((source, NAME), (target, NAME | TREE if directory else NAME)):
+        both = NAME | MOVED if event.where and event.to else NAME
+        for (ino, name), touch in ((source, both), (target, both | TREE if directory else both)):
             if ino:
                 self._touch_own(ino, touches)
                 if not self._is_excluded(ino, name):

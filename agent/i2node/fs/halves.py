@@ -1,4 +1,4 @@
-"""The halves of directories' moves, put together."""
+"""The halves of moves, put together."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _Key = TypeVar("_Key", int, Place)
 
 
 class Halves:
-    """The parents tell from where and, with the same cookie, to where a directory moved; only the
-    directory itself tells that it was the one, later. Not locked: its owner does that."""
+    """The parents tell from where and, with the same cookie, to where something moved; of a
+    directory only itself tells that it was the one, later. Not locked: its owner does that."""
 
     def __init__(self) -> None:
         self._from: dict[int, Place] = {}  # by cookie

@@ -12,6 +12,7 @@ already. Of a directory that moves into one not watched yet there is only half o
 from __future__ import annotations
 
 import os
+import select
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -23,10 +24,10 @@ with warnings.catch_warnings():
 
 from i2node.errors import SessionError
 from i2node.fs.coalesce import Dirty, Touch
-from i2node.fs.halves import Halves
+from i2node.fs.halves import Halves, Place
 from i2node.fs.pathset import PathSet
 from i2node.fs.rescan import Rescan
-from i2node.fs.treewatch import ATTR, NAME, TREE, Touches, TreeWatch
+from i2node.fs.treewatch import ATTR, MOVED, NAME, TREE, Touches, TreeWatch
 from i2node.mover.events import Event, drain
 
 # Its own handler would write to stderr beside our log.
@@ -64,6 +65,7 @@ MASK: int = (
 )
 
 _EARLY = 65_536  # events kept for watches that are not placed yet
+_OTHER = 0.002  # seconds in which the other half of a rename follows
 
 
 class InotifyWatch(TreeWatch):
@@ -122,7 +124,14 @@ class InotifyWatch(TreeWatch):
         self._dirty.add_all(touches, self._clock())
 
     def _drain(self) -> list[Event]:
-        return drain(self.source)
+        events = drain(self.source)
+        # The other half of a rename comes at once, if it comes: they are to be known together.
+        while events and events[-1].mask & _FROM and self._more(_OTHER):
+            events += drain(self.source)
+        return events
+
+    def _more(self, seconds: float) -> bool:
+        return bool(select.select([self.source], [], [], seconds)[0])
 
     def _covers(self, ino: int) -> bool:
         return self._tree.wd(ino) >= 0
@@ -171,12 +180,17 @@ class InotifyWatch(TreeWatch):
 
     def _named(self, ino: int, event: Event, touches: Touches) -> None:
         mask, name = event.mask, event.name
-        excluded = self._is_excluded(ino, name)
+        excluded, source = self._is_excluded(ino, name), None
+        if mask & _FROM:
+            self._halves.leaves(event.cookie, (ino, name))
+        if mask & _TO and (source := self._halves.source(event.cookie)):
+            self._renames.append((source, (ino, name)))
+            touches.append((*source, NAME | MOVED))
         if mask & _ISDIR and mask & (_FROM | _TO | _DELETE):
-            self._note_move(ino, event, excluded)
+            self._note_move(ino, event, None if excluded else source)
         touch = 0
         if mask & _NAMED:
-            touch = NAME
+            touch = NAME | MOVED if source else NAME
             if mask & _ISDIR and mask & _COMES:
                 touch |= TREE
             self._touch_own(ino, touches)
@@ -214,21 +228,16 @@ class InotifyWatch(TreeWatch):
         else:
             self._leaving.add(wd)
 
-    def _note_move(self, ino: int, event: Event, excluded: bool) -> None:
-        """A directory left, came to or vanished from this name."""
+    def _note_move(self, ino: int, event: Event, source: Place | None) -> None:
+        """A directory left, came to (from source, where that is told) or vanished from a name."""
         place = (ino, event.name)
         child = self._tree.child(*place)
         unwatched = child is not None and self._tree.wd(child) < 0
         if event.mask & _DELETE and unwatched and child is not None:
             self._forget(child)
-        if event.mask & _FROM:
-            self._halves.leaves(event.cookie, place)
-            if unwatched and child is not None:
-                self._doubt(child)
-        if event.mask & _TO:
-            source = self._halves.source(event.cookie)
-            if source is None or excluded:
-                return
+        if event.mask & _FROM and unwatched and child is not None:
+            self._doubt(child)
+        if event.mask & _TO and source is not None:
             child = self._tree.child(*source)
             if child is not None and self._tree.wd(child) < 0:
                 self._move(child, place)  # it has no watch to say MOVE_SELF

@@ -24,17 +24,17 @@ from typing import ClassVar
 from i2node.errors import I2Error, SessionError
 from i2node.fs.coalesce import Dirty, Touch
 from i2node.fs.dirtree import DirTree
+from i2node.fs.halves import Place
 from i2node.fs.pathset import PathSet
 from i2node.fs.rescan import Moment, Rescan
 from i2node.fs.watch import Watch, WatchStatus
 from i2node.mover.events import Event
 
-Place = tuple[int, bytes]
-"""Inode number of the parent, name."""
 Touches = list[tuple[int, bytes, int]]
 
 # Plain numbers: the operators of an enum cost more than the rest of an event.
 ATTR, NAME, TREE = (t.value for t in (Touch.ATTR, Touch.NAME, Touch.TREE))
+MOVED = Touch.MOVED.value
 
 GRACE = 2.0  # seconds until a directory whose place is taken or empty is given up
 
@@ -81,6 +81,7 @@ class TreeWatch(Watch):
         self._uncovered: set[int] = set()
         self._swept = clock()
         self._told: set[int] = set()  # directories whose own entry this batch has as dirty
+        self._renames: list[tuple[Place, Place]] = []  # of this batch, from where to where
         self._unsure: dict[int, tuple[float, Place]] = {}  # deadline, place when it became so
 
     # ------------------------------------------------------------------------ the engine's side
@@ -250,7 +251,8 @@ class TreeWatch(Watch):
             self._told.clear()
             for event in events:
                 self._translate(event, touches)
-        self._dirty.add_all(touches, self._clock())
+            renames, self._renames = self._renames, []
+        self._dirty.add_all(touches, self._clock(), renames)
 
     def _look_after(self) -> None:
         """Gives up directories that stayed without a place, and has the unwatched looked at."""

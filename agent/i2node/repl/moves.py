@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from i2node.fs.coalesce import Dirty, Touch
-from i2node.model import MOUNT, PROBED, Entry, Kind, Verdict
+from i2node.model import MOUNT, PROBED, RACY, Entry, Kind, Verdict
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op
 from i2node.repl.belief import Belief
 from i2node.repl.draft import Draft
 from i2node.repl.journal import Journal
-from i2node.repl.plan import Compared, Put, Unplace, join, known, same_file, tombstone
+from i2node.repl.plan import Compared, Put, Unplace, join, known, same_content, same_file, tombstone
 
 
 class Moves:
@@ -71,10 +72,45 @@ class Moves:
                         pair is not None
                         and same_file(entry, pair[1])
                         and self.belief.sure(pair[0].ino)
+                        and self._shows_a_version(one, entry, pair[1])
                     ):
                         moved |= self.move(pair[1], pair[0].ino, one.ino, entry)
                         _carry(pair[0], pair[1].name, one, entry.name)
         return moved
+
+    def under_way(self, compared: list[Compared]) -> list[Compared]:
+        """Without the names from which something was renamed that was met under no other: it moved
+        on, between the looks at both, so it is not deleted before the next look."""
+        missed = [
+            (one, entry)
+            for one in compared
+            if one.touches and any(t & Touch.MOVED for t in one.touches.values())
+            for entry in listing.entries(one.changes.gone)
+            if one.touches.get(entry.name, Touch(0)) & Touch.MOVED
+        ]
+        if not missed:
+            return compared
+        met = {
+            entry.ino
+            for one in compared
+            for section in (one.changes.dirs, one.changes.bulk, one.changes.large)
+            for entry in listing.entries(section)
+        }
+        later: dict[int, set[bytes]] = {}
+        for one, entry in missed:
+            if entry.ino not in met and (entry.nlink < 2 or entry.kind == Kind.DIR):
+                later.setdefault(one.ino, set()).add(entry.name)
+                self.dirty.add(one.ino, entry.name, Touch.NAME, time.monotonic())
+        return [_but(one, later[one.ino]) if one.ino in later else one for one in compared]
+
+    def _shows_a_version(self, there: Compared, entry: Entry, held: Entry) -> bool:
+        """Whether the target may show under the new name what it holds. What was sent of a file
+        that was being written is not to stand, be it for a moment, under a name that had a version
+        before, or where sending it anew costs little."""
+        if same_content(entry, held) and not held.flags & RACY:
+            return True
+        small = entry.kind != Kind.FILE or entry.size <= self.draft.small_max
+        return not small and self.draft.held(there.ino, entry.name) is None
 
     def moved_from(self, entry: Entry) -> tuple[int, bytes] | None:
         """Where the target holds this inode, if it is known to hold it under another name."""
@@ -143,6 +179,11 @@ class Moves:
             # An earlier rename may have been lost: then this one takes another directory along.
             self.belief.suspect(new_dir, entry.name)
         return True
+
+
+def _but(one: Compared, names: set[bytes]) -> Compared:
+    kept = (e for e in listing.entries(one.changes.gone) if e.name not in names)
+    return replace(one, changes=replace(one.changes, gone=b"".join(map(listing.encode, kept))))
 
 
 def _carry(old: Compared, old_name: bytes, new: Compared, new_name: bytes) -> None:

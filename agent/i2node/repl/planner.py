@@ -108,6 +108,7 @@ class Planner:
         self.belief.begin()
         self.moves.count = 0
         compared = [found for work in works if (found := self._look(work)) is not None]
+        compared = self.moves.under_way(compared)
         moved = [self.moves.dirs_of(one) for one in compared]
         if self.moves.files_among(compared) or any(moved):
             compared = [again for one in compared if (again := self.emitter.compare_again(one))]
