@@ -431,5 +431,31 @@ int64_t i2_guards(void);
 int64_t i2_guard(int notify, int fd);
 void i2_unguard(int notify, int wd);
 
+/* -------------------------------------------------------------------------------- held ------- */
+
+/* A file that a process may write to without an event in the tree. */
+struct i2_holding {
+    uint32_t length;
+    uint32_t flags;    /* I2_HELD_.. */
+    uint64_t ino;
+    uint32_t path_len; /* 0: it has names elsewhere too, and was opened under one of those, or a former one */
+    uint32_t pad;
+    /* path, relative to the root, not terminated, padded to 8 */
+};
+#define I2_HELD_MAPPED 1 /* mapped, shared, from a file opened for writing */
+#define I2_HELD_OPEN 2   /* open for writing; not told of a file that was told as mapped before */
+
+/* Looks through /proc for regular files of the file system dev that other processes have mapped or open
+ * for writing, and that may stand below root; each inode a few times at most. Paths are hints, of
+ * the moment: what stands there may be something else by now, or the path be excluded. Of a mount of the
+ * same file system elsewhere or in another namespace the path is found by file handle, where the file system
+ * gives any. *refused: processes that may not be looked into. Returns bytes written to out;
+ * -ENOBUFS: *need is a cap that would have done. */
+int64_t i2_held(int root, uint64_t dev, uint8_t *out, size_t cap, uint64_t *refused, uint64_t *need);
+
+/* Writes back all that is dirty of a file. Returns 1: from here on the next write through a mapping moves
+ * its ctime; 0: on this file system it may not (tmpfs), nothing was done; or -errno. */
+int64_t i2_write_back(int fd);
+
 /* cdef end */
 #endif

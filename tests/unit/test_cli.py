@@ -215,7 +215,7 @@ def test_status_when_nothing_runs(tmp_path):
 
 
 def test_status_of_a_running_rule(tmp_path):
-    watch = WatchReport("inotify", 0.99999, 3, 30.0)
+    watch = WatchReport("inotify", 0.99999, 3, 30.0, 3600.0, 2)
     report = replace(REPORT, watch=watch, problems=Problems(4, (DENIED,)), cause="why", remedy="do")
     with rpc.StatusServer(tmp_path / "var" / "run", lambda: [report]):
         (rule,) = json.loads(run("--home", str(tmp_path), "status", "--json").stdout)
@@ -227,6 +227,9 @@ def test_status_of_a_running_rule(tmp_path):
     assert rule["problems"]["count"] == 4 and rule["problems"]["first"][0]["path"] == "/a/x"
     assert "99.9 % covered" in text and "not in sync" in text
     assert "remedy: do" in text and "problems: 4" in text
+    assert (
+        "found within 30.0 s (but for 2 processes" in text and "compared within 1 h 00 min" in text
+    )
 
 
 def test_who_stops_reading_is_no_crash(tmp_path):

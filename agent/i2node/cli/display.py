@@ -163,6 +163,10 @@ def coverage(report: RuleReport) -> str:
         age = f"a missed change is found within {duration(bound)}"
     # Rounded down: 100 % means every directory.
     percent = int(watch.coverage * 1000) / 10
+    if watch.hidden_processes:
+        age += f" (but for {watch.hidden_processes} processes that may not be looked into)"
+    if watch.slow_sweep_s is not None:
+        age += f", each directory compared within {duration(watch.slow_sweep_s)}"
     engine = f"{watch.engine} ({watch.instead})" if watch.instead else watch.engine
     lost = ", searching for what they lost" if watch.lost_since is not None else ""
     return f"watch {engine}, {percent:g} % covered, {watch.overflows} overflows{lost}, {age}"

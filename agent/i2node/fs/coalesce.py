@@ -46,11 +46,12 @@ class Touch(IntFlag):
     ATTR = 2  # mode, owner, times, attributes, links
     NAME = 4  # created, deleted, moved
     TREE = 8  # a directory appeared under it: to be armed, even where it looks like the old one
-    MOVED = 128  # something was renamed from or to it, and the other name is handed out with it
+    CLOSED = 16  # closed by one who could have written through a mapping, and no write was told
+    MOVED = 32  # something was renamed from or to it, and the other name is handed out with it
 
 
 _DATA, _TREE = Touch.DATA.value, Touch.TREE.value
-_TOUCH = tuple(Touch(n) for n in range(256))
+_TOUCH = tuple(Touch(n) for n in range(64))
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ _RENAME = 0x10000000
 _ONDIR = 0x40000000
 _NAMED = _CREATE | _DELETE | _FROM | _TO
 
-_DATA = Touch.DATA.value
+_DATA, _CLOSED = Touch.DATA.value, Touch.CLOSED.value
 
 
 class FanotifyWatch(TreeWatch):
@@ -107,6 +107,8 @@ class FanotifyWatch(TreeWatch):
                 self._came_or_went(event)
         if mask & (_MODIFY | _CLOSE_WRITE):
             touch |= _DATA
+            if not mask & _MODIFY:
+                touch |= _CLOSED
         if mask & _ATTRIB:
             touch |= ATTR
         if not self._is_excluded(ino, name):

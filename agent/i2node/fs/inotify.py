@@ -50,7 +50,7 @@ _NAMED = _CREATE | _DELETE | _FROM | _TO
 _COMES = _CREATE | _TO
 
 # Plain numbers: the operators of an enum cost more than the rest of an event.
-_DATA = Touch.DATA.value
+_DATA, _CLOSED = Touch.DATA.value, Touch.CLOSED.value
 
 # Not IN_DONT_FOLLOW: the walk opens the directory without following a link, then sets the watch
 # through /proc/self/fd, which is one.
@@ -196,6 +196,8 @@ class InotifyWatch(TreeWatch):
             self._touch_own(ino, touches)
         if mask & _WRITTEN:
             touch |= _DATA
+            if not mask & pyinotify.IN_MODIFY:
+                touch |= _CLOSED
         if mask & _ATTRIB:
             touch |= ATTR
         if touch and not excluded:

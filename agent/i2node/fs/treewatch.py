@@ -212,8 +212,6 @@ class TreeWatch(Watch):
             watches=watched,
             overflows=overflows,
             lost_since=rescan.since if rescan is not None else None,
-            # A write through mmap raises no event, and nothing looks for it yet.
-            max_undetected_s=None,
             queue=self._dirty.count(),
             instead=self.instead,
         )

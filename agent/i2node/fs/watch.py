@@ -32,9 +32,8 @@ class WatchStatus:
     engine: its name. instead: why it is not the better one; "" where it is. coverage: share of the
     known directories that raise events, 0 to 1. watches: directories that do. overflows: how often
     events were lost. lost_since: what happened since then, in seconds since 1970, is still being
-    searched for after that; None when all is known. max_undetected_s: the longest a change can go
-    unseen, in seconds; None when there is no such bound. queue: dirty names and directories not
-    handed out yet.
+    searched for after that; None when all is known. queue: dirty names and directories not handed
+    out yet.
     """
 
     engine: str
@@ -42,7 +41,6 @@ class WatchStatus:
     watches: int
     overflows: int
     lost_since: float | None
-    max_undetected_s: float | None
     queue: int
     instead: str = ""
 

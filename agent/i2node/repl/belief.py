@@ -209,11 +209,7 @@ class Belief:
         return heard
 
     def included(self, path: bytes, now: bytes) -> bytes:
-        """The listing without names that a pattern excludes; exact names were left out in C."""
-        if not self.paths.has_globs:
-            return now
-        out = [e.name for e in listing.entries(now) if self.paths.matches(path, e.name)]
-        return listing.merge(now, b"".join(tombstone(n) for n in out)) if out else now
+        return included(self.paths, path, now)
 
     def digested(self, ino: int, path: bytes, now: bytes) -> bytes:
         """Where the target told its side, our side's attributes (strict: content) are read as
@@ -297,6 +293,14 @@ class Belief:
             self._twins[theirs.ino] = ours.ino
             self._paired[ours.ino] = theirs.ino
         return self._twins.get(theirs.ino) == ours.ino
+
+
+def included(paths: PathSet, path: bytes, now: bytes) -> bytes:
+    """The listing without names that a pattern excludes; exact names were left out in C."""
+    if not paths.has_globs:
+        return now
+    out = [e.name for e in listing.entries(now) if paths.matches(path, e.name)]
+    return listing.merge(now, b"".join(tombstone(n) for n in out)) if out else now
 
 
 def _with(section: bytes, more: Iterable[Entry]) -> bytes:

@@ -41,6 +41,7 @@ _KEYED = (
 )
 _ANY = 1 << 63  # bytes: no limit
 _AT_ONCE = 500  # values in one query
+LINKED = 100_000  # inode numbers that `linked` gives at most, and one
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class Journal(Database):
     def __init__(self, path: Path, boot_id: str | None = None) -> None:
         """path: the database; signatures go to `sig` beside it. boot_id: this boot's, for tests."""
         self.signatures = Signatures(path.parent / "sig")
+        self._linked: set[int] = set()
         super().__init__(path, boot_id)
         if self.rebuilt:
             self.signatures.clear()
@@ -167,6 +169,14 @@ class Journal(Database):
             for (records,) in db.execute("SELECT records FROM listing"):
                 found.extend(listings.single(records))
         return array("Q", sorted(found))
+
+    def pages(self, after: tuple[int, bytes] | None, limit: int) -> list[tuple[int, bytes, bytes]]:
+        """Of all listings, in one order: (directory, first, records). after: the last one had."""
+        key, first = (-(1 << 63), b"") if after is None else (_signed(after[0]), after[1])
+        with self._using("reading") as db:
+            query = "SELECT dir, first, records FROM listing WHERE (dir, first) > (?, ?)"
+            rows = db.execute(f"{query} ORDER BY dir, first LIMIT ?", (key, first, limit))
+            return [(_unsigned(dir), bytes(first), records) for dir, first, records in rows]
 
     def lists(self, ino: int) -> bool:
         """Whether a listing is kept, be it an empty one."""
@@ -288,9 +298,18 @@ class Journal(Database):
         with self._writing("writing") as db:
             if sole:
                 db.execute("DELETE FROM place WHERE ino=?", (_signed(ino),))
+            elif len(self._linked) <= LINKED:
+                self._linked.add(ino)
             db.execute(
                 "INSERT OR REPLACE INTO place VALUES(?, ?, ?)", (_signed(ino), _signed(dir), name)
             )
+
+    def linked(self) -> set[int]:
+        """The files that were placed since the last call and may have other names. More than
+        LINKED: there may be any number of others."""
+        with self._lock:
+            taken, self._linked = self._linked, set()
+        return taken
 
     def unplace(self, ino: int, dir: int, name: bytes) -> None:
         """Takes that back; no such place is fine."""

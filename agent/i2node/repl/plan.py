@@ -377,6 +377,14 @@ def unsettled(entry: Entry) -> bytes:
     return listing.encode(entry._replace(verdict=Verdict.SAME, status=0, flags=entry.flags | RACY))
 
 
+def racy(entries: Iterable[Entry]) -> bytes:
+    """The records of these entries, each file to be looked at again whatever stat says of it."""
+    return b"".join(
+        listing.encode(e._replace(flags=e.flags | (RACY if e.kind == Kind.FILE else 0)))
+        for e in entries
+    )
+
+
 def named_root(own: Entry) -> bytes:
     """The root's own record as the journal keeps it: a listing of one name."""
     return known(own._replace(name=ROOT))

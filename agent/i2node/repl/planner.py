@@ -18,6 +18,7 @@ from dataclasses import replace
 from i2node.errors import SafetyStop
 from i2node.fs.coalesce import Dirty, Touch, Work
 from i2node.fs.pathset import PathSet
+from i2node.fs.sweep import GRAIN_NS
 from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
 from i2node.model import MOUNT, PROBED, Entry, Kind, Verdict
@@ -27,15 +28,18 @@ from i2node.repl.draft import Draft, Sink
 from i2node.repl.emit import Emitter
 from i2node.repl.journal import Journal
 from i2node.repl.moves import Moves
-from i2node.repl.plan import Compared, Visit, join, named_root
+from i2node.repl.plan import Compared, Visit, join, named_root, racy
+from i2node.repl.vigil import Vigil
 
 LIST_BATCH = 64
+_CLOSED = Touch.CLOSED.value
 
 
 class Planner:
     """One rule's planner; used by one thread.
 
-    probe: see Belief. trouble: told of a path that cannot be read.
+    probe: see Belief. trouble: told of a path that cannot be read. vigil: says of which files the
+    content is to be looked at whatever stat says.
     """
 
     def __init__(
@@ -50,12 +54,14 @@ class Planner:
         trouble: Callable[[bytes, int], None],
         small_max: int,
         frame_bytes: int,
+        vigil: Vigil | None = None,
     ) -> None:
         self.root = root
         self.journal = journal
         self.paths = paths
         self.dirty = dirty
         self.watch = watch
+        self.vigil = vigil
         self.trouble = trouble
         self.small_max = small_max
         self.draft = Draft(journal, sink, small_max, frame_bytes)
@@ -103,6 +109,8 @@ class Planner:
     def live(self, works: list[Work], stop: Callable[[], bool]) -> bool:
         """Compares the dirty names that the watch gave."""
         self.draft.sink.settle()
+        for ino, name in self.vigil.take() if self.vigil else ():
+            self._doubt_content(ino, self.watch.path(ino) if self.watch else None, [name])
         self.emitter.links.begin(walking=False)
         self.draft.dirs.clear()
         self.belief.begin()
@@ -237,6 +245,7 @@ class Planner:
         for entry in listing.kept(now, Kind.DIR) if answer.dirs else ():
             path = join(visit.path, entry.name)
             verdict = differing.get(entry.name, Verdict.SAME)
+            hidden = path in self.mounts
             self._mounted(path, bool(entry.flags & MOUNT))
             if entry.flags & MOUNT:
                 continue
@@ -249,6 +258,7 @@ class Planner:
             deep = (
                 visit.deep
                 or unsure
+                or hidden  # what happened there meanwhile could not be looked at
                 or verdict not in (Verdict.SAME, Verdict.META)
                 or not self._stands(entry.ino, visit.ino, entry.name, asof)
             )
@@ -269,6 +279,15 @@ class Planner:
         if (path in self.mounts) != so:
             self.mounts = tuple(sorted({*self.mounts, path} if so else {*self.mounts} - {path}))
 
+    def _mount_on(self, path: bytes) -> bytes:
+        """The mount point on the way to a directory that lies behind one."""
+        parts = path.split(b"/")
+        for count in range(1, len(parts)):
+            above = b"/".join(parts[:count])
+            if batch.stat_names(self.root.fd, self.root.dev, above, ()).status == errno.EXDEV:
+                return above
+        return path
+
     def _stands(self, ino: int, parent: int, name: bytes, asof: int) -> bool:
         return self.watch is None or self.watch.stands(ino, parent, name, asof)
 
@@ -288,7 +307,7 @@ class Planner:
             return
         self.emitter.make(visit)
         if status == errno.EXDEV:
-            self._mounted(visit.path, True)
+            self._mounted(self._mount_on(visit.path), True)
             return
         self.trouble(visit.path, status)
         # Its own mode, owner and times are told by the one above.
@@ -329,6 +348,10 @@ class Planner:
             return None
         asof = self.watch.mark()
         answer = batch.stat_names(self.root.fd, self.root.dev, path, names)
+        if answer.status == errno.EXDEV:
+            # It is looked at, with all below, when the mount is gone.
+            self._mounted(self._mount_on(path), True)
+            return None
         if answer.status or listing.decode(answer.own).ino != work.ino:
             # It moved or went a moment ago; the watch is about to hear where to, and when it does
             # not, the one above no longer has it.
@@ -346,12 +369,42 @@ class Planner:
         for entry in listing.kept(answer.entries, Kind.DIR) if work.trees else ():
             if entry.name in work.trees and not entry.flags & MOUNT:
                 self._arm(join(path, entry.name), entry.ino, work.ino, entry.name, asof)
+        if closed := [name for name in names if work.names[name].value & _CLOSED]:
+            self._closed(work, path, closed, answer.entries)
         old = self.journal.select(work.ino, names)
         changes = listing.diff(old, answer.entries, self.small_max)
         if changes is None:
             return None
         self.emitter.links.left(work.ino, old, answer.entries)
         return Compared(work.ino, path, answer.entries, changes, work.names, asof)
+
+    def _doubt_content(self, ino: int, path: bytes | None, names: list[bytes]) -> None:
+        """The content of these files is to be looked at, whatever stat says. Of small ones it is
+        done here, which sends nothing where nothing differs; all others differ until they are
+        read."""
+        held = {e.name: e for e in listing.entries(self.journal.select(ino, names))}
+        small = [e for e in held.values() if e.kind == Kind.FILE and e.size <= self.small_max]
+        if path is not None and small:
+            group = bytearray(batch.group(path, b"".join(map(listing.encode, small)), ino))
+            batch.digest_files(self.root.fd, self.root.dev, group, content=True)
+            for read in listing.entries(batch.groups(group)[0][1]):
+                if not read.status and read.content == held[read.name].content:
+                    del held[read.name]
+        self.journal.put(ino, racy(held.values()))
+
+    def _closed(self, work: Work, path: bytes, names: list[bytes], entries: bytes) -> None:
+        """Files that were closed may have been mapped since the last sweep, and written after they
+        were read, which only a sweep in between would have shown."""
+        age = time.monotonic() - work.since + (self.vigil.reach() if self.vigil else 0.0)
+        since = time.time_ns() - int(age * 1e9) - GRAIN_NS
+        seen = {
+            name: entry.ctime
+            for name in names
+            if (entry := listing.find(entries, name)) is not None and entry.ctime >= since
+        }
+        held = listing.entries(self.journal.select(work.ino, seen))
+        if same := [e.name for e in held if e.ctime == seen[e.name]]:
+            self._doubt_content(work.ino, path, same)
 
     def _arm(self, path: bytes, ino: int, parent: int, name: bytes, asof: int) -> None:
         """A directory that may not be watched is visited with all below it."""

@@ -45,6 +45,7 @@ from i2node.repl.report import Outcome, Rate, RuleReport, WatchReport
 from i2node.repl.rules import keep_excludes, lock_rule, rule_home, rule_id
 from i2node.repl.sender import Sender
 from i2node.repl.trouble import Troubles
+from i2node.repl.vigil import Vigil
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class Session:
         self._ended = Flow(0, 0, 0, 0, None)
         self._started = time.monotonic()
         self._watch: Watch | None = None
+        self._vigil: Vigil | None = None
         self._planner: Planner | None = None
         self._sender: Sender | None = None
         self._census: Census | None = None
@@ -126,10 +128,9 @@ class Session:
         oldest = [t for t in (now.oldest, busy_since) if t is not None]
         lag = max([time.monotonic() - t for t in oldest], default=0.0)
         lag = max(lag, self._dirty.oldest(time.monotonic()))
-        watch = self._watch.statistics() if self._watch else None
-        lost_since = watch.lost_since if watch else None
-        if lost_since is not None:
-            lag = max(lag, time.time() - lost_since)
+        watch = self._vigil.reports() if self._vigil else WatchReport()
+        if watch.lost_since is not None:
+            lag = max(lag, time.time() - watch.lost_since)
         error = self._cause
         eta = (bytes_total - bytes_done) / rate if rate and not mirrored else None
         problems = self._troubles.shown()
@@ -158,10 +159,9 @@ class Session:
             and busy_since is None
             and not waiting
             and not problems.count
-            and watch is not None
             and watch.coverage >= 1.0
-            and lost_since is None,
-            watch=WatchReport.of(watch) if watch else WatchReport(),
+            and watch.lost_since is None,
+            watch=watch,
             last_compare=self._binding.last_compare if self._binding else None,
             mounts=tuple(map(show, planner.mounts)) if planner else (),
             problems=problems,
@@ -194,7 +194,8 @@ class Session:
                 self._enter(State.STOP, "halted", error)
                 raise
             finally:
-                if self._watch is not None:
+                if self._watch is not None and self._vigil is not None:
+                    self._vigil.close()
                     self._watch.close()
         return self._outcome()
 
@@ -291,6 +292,9 @@ class Session:
         if self._watch is None and not self.options.once:
             self._watch = watch_tree(root, self._dirty, self.paths, self.config.watch)
             self._watch.start()
+            those = (root, journal, self.paths, self._dirty, self._watch)
+            self._vigil = Vigil(*those, self.config, lambda: self._state == State.REPLICATION)
+            self._vigil.start()
         planner = Planner(
             root,
             journal,
@@ -302,7 +306,9 @@ class Session:
             self._troubles.unreadable,
             self.config.small_file_max,
             self.config.frame_bytes,
+            self._vigil,
         )
+        planner.mounts = self._planner.mounts if self._planner else ()
         journal.new_session()
         planner.belief.in_doubt = {ino for ino, _ in journal.doubts()}
         planner.belief.all_in_doubt = bool(binding.compare)
