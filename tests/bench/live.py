@@ -153,7 +153,8 @@ class Result:
 
     def add(self, name: str, label: str, figures: Figures) -> None:
         self.runs.setdefault(label, []).append(figures)
-        shown = ", ".join(f"{k} {v}" for k, v in figures.items() if k != "series")
+        hidden = ("series", "differences")
+        shown = ", ".join(f"{k} {v}" for k, v in figures.items() if k not in hidden)
         print(f"{name:11} {label:16} {shown}", flush=True)
 
 

@@ -26,7 +26,9 @@ PORT = 26821
 RSYNC_PORT = 8730
 SYNCTHING_PORT = 22000
 MARKER = ".stfolder"
-"""What Syncthing wants to stand in each tree; it is no part of what is compared."""
+SYNCTHINGS = (MARKER, ".syncthing.")
+"""How names begin that are Syncthing's own: what it wants to stand in a tree, and what it leaves in
+a target for a day where a file went while it was fetched. They are not compared."""
 
 
 class Follower(Protocol):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from hosts import rsync
-from live_followers import MARKER
+from live_followers import SYNCTHINGS
 
 SHARE = 6
 """Between two looks there is so many times as long a pause as the look took."""
@@ -27,7 +27,7 @@ def _names(root: str, above: str) -> Iterator[str]:
     try:
         with os.scandir(os.path.join(root, above)) as entries:
             for entry in entries:
-                if not above and entry.name == MARKER:
+                if entry.name.startswith(SYNCTHINGS):
                     continue
                 name = f"{above}/{entry.name}" if above else entry.name
                 yield name
@@ -87,7 +87,8 @@ def differences(source: Path, target: Path, exact: bool) -> str:
     kinds and content, which is what all peers keep."""
     if exact:
         return rsync(source, target)
-    words = ["rsync", "-nrlc", "--delete", "--itemize-changes", f"--exclude=/{MARKER}"]
+    words = ["rsync", "-nrlc", "--delete", "--itemize-changes"]
+    words += [f"--exclude={name}*" for name in SYNCTHINGS]
     told = subprocess.run(
         [*words, f"{source}/", f"{target}/"], capture_output=True, text=True, check=True
     )
