@@ -319,10 +319,14 @@ class Journal(Database):
                 (_signed(ino), _signed(dir), name),
             )
 
-    def places(self, ino: int) -> list[tuple[int, bytes]]:
-        """All (directory, name) of an inode, in no particular order."""
+    def places(self, ino: int, most: int = -1) -> list[tuple[int, bytes]]:
+        """All (directory, name) of an inode, by directory and name; below 0: no limit to how many
+        at most."""
         with self._using("reading") as db:
-            rows = db.execute("SELECT dir, name FROM place WHERE ino=?", (_signed(ino),))
+            rows = db.execute(
+                "SELECT dir, name FROM place WHERE ino=? ORDER BY dir, name LIMIT ?",
+                (_signed(ino), most),
+            )
             return [(_unsigned(dir), bytes(name)) for dir, name in rows]
 
     def placed(self, inos: Sequence[int]) -> bool:

@@ -30,6 +30,9 @@ from i2node.repl.plan import (
     same_file,
 )
 
+FEW = 32
+"""Names of one file that are asked for before all are."""
+
 
 class Links:
     """The hard links of one rule, as the planner meets them."""
@@ -45,6 +48,8 @@ class Links:
         self._first = False
         self._walking = False
         self._met: set[int] = set()
+        # Files of which a new name was linked in this round: its path, the file as it is known.
+        self._chain: dict[int, tuple[bytes, Entry]] = {}
         self._single: array[int] | None = None
 
     def begin(self, walking: bool) -> None:
@@ -52,10 +57,13 @@ class Links:
         self._walking = walking
         self._first = walking and not self.journal.lists(self.root.identity.ino)
         self._met.clear()
+        self._chain.clear()
         self._single = None
 
     def emit(self, found: Compared, entry: Entry) -> None:
         """Puts one name of such a file into the batch."""
+        if self._chained(found, entry):
+            return
         if entry.ino in self._met or not self._first:
             # A name that was given to something else meanwhile must not be linked back, and a file
             # that had one name until a moment ago must be found: both stand in the journal only
@@ -68,18 +76,15 @@ class Links:
         if here is not None and _as_known(here, entry):
             return
         path = join(found.path, entry.name)
-        others = tuple(
-            place for place in self._places(entry) if place[:2] != (found.ino, entry.name)
-        )
         work = self.draft.dir(found.ino, found.path)
         self.draft.late[found.ino] = found.path
         place = Place(entry.ino, found.ino, entry.name)
-        sure = [other for other in others if self.belief.sure(other[0])]
-        if here is None and sure:
-            parent, name, base = sure[0]
+        base = self._sure(found, entry) if here is None else None
+        if base is not None:
+            parent, name, other = base
             here = self.draft.held(parent, name)
             assert here is not None
-            work.before.append(batch.step(Op.LINK, path, base, kind=entry.kind))
+            work.before.append(batch.step(Op.LINK, path, other, kind=entry.kind))
             work.suspects.append((found.ino, entry.name))
             self.belief.linked(entry.ino, anew=False)
             # The first name was not kept while it was the only one.
@@ -89,6 +94,10 @@ class Links:
                 Place(entry.ino, parent, name),
             ]
             if _as_known(here, entry):
+                self.draft.count(1, 0)
+                return
+            if _got_a_name(found, entry, here):
+                self._chain[entry.ino] = (path, here)
                 self.draft.count(1, 0)
                 return
         trusted = False
@@ -103,7 +112,11 @@ class Links:
                 content=here.content if same else bytes(16),
             )
         # Of a name that has gone to another file the journal may not have heard yet.
-        others = tuple(other for other in others if self._still(entry.ino, *other))
+        others = tuple(
+            other
+            for other in self._places(entry)
+            if other[:2] != (found.ino, entry.name) and self._still(entry.ino, *other)
+        )
         self.draft.changed(1, entry.size)
         self.belief.linked(entry.ino, anew=True)
         work.linked.append(Linked(Large(found.ino, path, entry, trusted), others))
@@ -118,15 +131,40 @@ class Links:
             # must come behind the link.
             self.draft.flush()
 
+    def _chained(self, found: Compared, entry: Entry) -> bool:
+        """Links a further new name to the one that was linked before in this round, which comes
+        before it at the target whatever else does. False: there is none, or that is not enough."""
+        before = self._chain.get(entry.ino)
+        if before is None or self.draft.held(found.ino, entry.name) is not None:
+            return False
+        other, here = before
+        if not _got_a_name(found, entry, here):
+            return False
+        path = join(found.path, entry.name)
+        work = self.draft.dir(found.ino, found.path)
+        self.draft.late[found.ino] = found.path
+        work.before.append(batch.step(Op.LINK, path, other, kind=entry.kind))
+        work.suspects.append((found.ino, entry.name))
+        work.before_edits += [
+            Put(found.ino, known(here._replace(name=entry.name))),
+            Place(entry.ino, found.ino, entry.name),
+        ]
+        self._chain[entry.ino] = (path, here)
+        self.draft.count(1, 0)
+        return True
+
     def left(self, ino: int, old: bytes, now: bytes) -> None:
         """Looks at all names of a file of which one went from a directory, or to another file: what
         was done to the file under that name, the watch told of that name alone."""
+        went: dict[int, set[tuple[int, bytes]]] = {}
         for entry in listing.linked(old):
             if entry.flags & PROBED:
                 continue
             seen = listing.find(now, entry.name)
             if seen is None or seen.ino != entry.ino:
-                self._look_again(entry.ino, {(ino, entry.name)})
+                went.setdefault(entry.ino, set()).add((ino, entry.name))
+        for file, names in went.items():
+            self._look_again(file, names)
 
     def left_below(self, ino: int) -> None:
         """The same for all names in a directory that went, and below it."""
@@ -145,6 +183,23 @@ class Links:
         if answer.status or listing.decode(answer.own).ino != parent:
             return False
         return any(e.ino == ino for e in listing.entries(answer.entries))
+
+    def _sure(self, found: Compared, entry: Entry) -> tuple[int, bytes, bytes] | None:
+        """One other name that the target surely holds of this inode, as `_places` gives it. A few
+        are asked first: a file may have thousands."""
+        few = self.journal.places(entry.ino, FEW)
+        known = False
+        for places in (few, self.journal.places(entry.ino)[FEW:] if len(few) == FEW else []):
+            for place in places:
+                for one in self._standing(self.draft.holding([place], entry)):
+                    known = True
+                    if place != (found.ino, entry.name) and self.belief.sure(place[0]):
+                        return one
+        # It may be held without a place, as what had one name is.
+        for one in () if known else self._places(entry):
+            if one[:2] != (found.ino, entry.name) and self.belief.sure(one[0]):
+                return one
+        return None
 
     def _places(self, entry: Entry) -> list[tuple[int, bytes, bytes]]:
         """Where the target holds names of this inode, as far as that is still so: (directory, name,
@@ -174,6 +229,18 @@ class Links:
             self._single = self.journal.inodes()
         at = bisect_left(self._single, ino)
         return at < len(self._single) and self._single[at] == ino
+
+
+def _got_a_name(found: Compared, entry: Entry, held: Entry) -> bool:
+    """Whether all that the watch told under a new name is that it is there: another name of the
+    file would have told of a change to it. The ctime that is written down stays that of before."""
+    touch = found.touches.get(entry.name, Touch.DATA) if found.touches else Touch.DATA
+    return (
+        not touch & (Touch.DATA | Touch.ATTR)
+        and same_content(entry, held)
+        and (entry.mode, entry.uid, entry.gid) == (held.mode, held.uid, held.gid)
+        and not held.flags & (RACY | PROBED)
+    )
 
 
 def _as_known(held: Entry, entry: Entry) -> bool:
