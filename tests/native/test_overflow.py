@@ -45,7 +45,7 @@ def short(forest: Path, engine: str) -> Iterator[Source]:
 
 def lose(source: Source, root: Path) -> None:
     """Much happens in b and a while nobody reads."""
-    with source.watch._lock:  # type: ignore[attr-defined]
+    with source.watch._arrived:  # type: ignore[attr-defined]
         (root / "b" / "wake").touch()
         (root / "a" / "deep").rename(root / "b" / "deep")
         for n in range(10 * QUEUE):

@@ -234,7 +234,7 @@ def test_an_overflow_is_counted_and_healed(root: Path) -> None:
         source = Source(root)
     source.begin()
     # hold the reader up, so that the queue is sure to run over
-    with source.watch._lock:
+    with source.watch._arrived:
         (root / "b" / "wake").touch()
         for n in range(200):
             (root / "b" / f"{n}").mkdir()
@@ -395,7 +395,7 @@ def test_what_a_look_does_not_find_is_given_up_though_nothing_happens(
     watch = InotifyWatch(ino, dirty)
     patience = watch._patience
 
-    def told() -> int | None:
+    def told() -> float | None:
         found = patience()
         waiting.set()
         return found
@@ -412,10 +412,10 @@ def test_what_a_look_does_not_find_is_given_up_though_nothing_happens(
 
 
 def test_a_reader_that_fails_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(fd: int) -> list[Event]:
+    def broken(fd: int) -> bytes:
         raise OSError(errno.EIO, "no")
 
-    monkeypatch.setattr(inotify, "drain", broken)
+    monkeypatch.setattr(inotify, "fetch", broken)
     source = Source(root)
     source.dirty.add_dir(source.ino, True, 0.0)
     source.watch.start()

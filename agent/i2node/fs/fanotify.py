@@ -63,8 +63,8 @@ class FanotifyWatch(TreeWatch):
         self.descriptor = -1  # a walk has no watches to set
         self.mask = 0
 
-    def _drain(self) -> list[Event]:
-        return self._group.drain()
+    def _fetch(self) -> bytes:
+        return self._group.fetch()
 
     def _covers(self, ino: int) -> bool:
         return ino in self._tree

@@ -12,7 +12,6 @@ already. Of a directory that moves into one not watched yet there is only half o
 from __future__ import annotations
 
 import os
-import select
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -28,7 +27,7 @@ from i2node.fs.halves import Halves, Place
 from i2node.fs.pathset import PathSet
 from i2node.fs.rescan import Rescan
 from i2node.fs.treewatch import ATTR, MOVED, NAME, TREE, Touches, TreeWatch
-from i2node.mover.events import Event, drain
+from i2node.mover.events import Event, fetch
 
 # Its own handler would write to stderr beside our log.
 for _handler in list(pyinotify.log.handlers):
@@ -123,15 +122,15 @@ class InotifyWatch(TreeWatch):
                     self._translate(event, touches)
         self._dirty.add_all(touches, self._clock())
 
-    def _drain(self) -> list[Event]:
-        events = drain(self.source)
-        # The other half of a rename comes at once, if it comes: they are to be known together.
-        while events and events[-1].mask & _FROM and self._more(_OTHER):
-            events += drain(self.source)
-        return events
+    def _fetch(self) -> bytes:
+        return fetch(self.source)
 
-    def _more(self, seconds: float) -> bool:
-        return bool(select.select([self.source], [], [], seconds)[0])
+    def _next(self, seconds: float | None) -> list[Event]:
+        events = super()._next(seconds)
+        # The other half of a rename comes at once, if it comes: they are to be known together.
+        while events and events[-1].mask & _FROM and (more := super()._next(_OTHER)):
+            events += more
+        return events
 
     def _covers(self, ino: int) -> bool:
         return self._tree.wd(ino) >= 0

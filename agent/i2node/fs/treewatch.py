@@ -17,6 +17,7 @@ import os
 import select
 import threading
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import ClassVar
@@ -28,7 +29,7 @@ from i2node.fs.halves import Place
 from i2node.fs.pathset import PathSet
 from i2node.fs.rescan import Moment, Rescan
 from i2node.fs.watch import Watch, WatchStatus
-from i2node.mover.events import Event
+from i2node.mover.events import Event, decode
 
 Touches = list[tuple[int, bytes, int]]
 
@@ -36,6 +37,9 @@ Touches = list[tuple[int, bytes, int]]
 ATTR, NAME, TREE = (t.value for t in (Touch.ATTR, Touch.NAME, Touch.TREE))
 MOVED = Touch.MOVED.value
 
+INBOX = 64 << 20
+"""Bytes of events that are read and not taken in yet, some half a million; beyond, they wait in the
+kernel's queue, and that overflows."""
 GRACE = 2.0  # seconds until a directory whose place is taken or empty is given up
 
 
@@ -68,8 +72,13 @@ class TreeWatch(Watch):
         self._rescan = rescan
         self._sweep = sweep
         self._clock = clock
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self._closed = False
+        self._arrived = threading.Condition()
+        # What was read, with the moment until which all before it was read too.
+        self._inbox: deque[tuple[bytes, Moment]] = deque()
+        self._inbox_size = 0
+        self._woken = False
         self._lock = threading.RLock()
         self._tree = DirTree(root)
         self._root = root
@@ -87,8 +96,8 @@ class TreeWatch(Watch):
     # ------------------------------------------------------------------------ the engine's side
 
     @abstractmethod
-    def _drain(self) -> list[Event]:
-        """What the kernel holds now."""
+    def _fetch(self) -> bytes:
+        """What the kernel holds now, packed; empty when that is nothing."""
 
     @abstractmethod
     def _translate(self, event: Event, touches: Touches) -> None:
@@ -113,16 +122,22 @@ class TreeWatch(Watch):
     # ------------------------------------------------------------------------ the planner's side
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._guard, args=[run], name=name, daemon=True)
+            for run, name in ((self._read, "watch"), (self._believe, "believe"))
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         if self._closed:
             return
-        self._closed = True
+        with self._arrived:
+            self._closed = True
+            self._arrived.notify_all()
         os.eventfd_write(self._wake, 1)
-        if self._thread is not None:
-            self._thread.join()
+        for thread in self._threads:
+            thread.join()
         if self._rescan is not None:
             self._rescan.close()
         with self._lock:
@@ -216,32 +231,63 @@ class TreeWatch(Watch):
             instead=self.instead,
         )
 
-    # ------------------------------------------------------------------------ the thread
+    # ------------------------------------------------------------------------ the threads
 
-    def _run(self) -> None:
-        poll = select.poll()
-        poll.register(self.source, select.POLLIN)
-        poll.register(self._wake, select.POLLIN)
+    def _guard(self, run: Callable[[], None]) -> None:
         try:
-            while not self._closed:
-                poll.poll(self._patience())
-                with suppress(BlockingIOError):
-                    os.eventfd_read(self._wake)
-                begun = Moment.now()
-                while not self._closed and (events := self._drain()):
-                    self._take(events)
-                self._heard = begun
-                self._look_after()
+            run()
         except Exception as e:
             # Whatever it was: a thread that dies in silence would leave a tree that looks watched.
             self._failure = SessionError(f"reading {self.engine} events: {e!r}", "see the log")
             self._failure.__cause__ = e
             self._dirty.wake()
 
-    def _patience(self) -> int | None:
-        """How long to wait for events, in milliseconds."""
+    def _read(self) -> None:
+        """Empties the kernel's queue, which is short, and does nothing else."""
+        poll = select.poll()
+        poll.register(self.source, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        heard = Moment.now()
+        while not self._closed:
+            poll.poll()
+            with suppress(BlockingIOError):
+                os.eventfd_read(self._wake)
+            begun = Moment.now()
+            while not self._closed and (data := self._fetch()):
+                with self._arrived:
+                    self._inbox.append((data, heard))
+                    self._inbox_size += len(data)
+                    self._arrived.notify_all()
+                    self._arrived.wait_for(lambda: self._inbox_size < INBOX or self._closed)
+            heard = begun
+
+    def _believe(self) -> None:
+        """Takes in what was read."""
+        while not self._closed:
+            self._take(self._next(self._patience()))
+            self._look_after()
+
+    def _next(self, seconds: float | None) -> list[Event]:
+        """The next events that were read; [] when the time is over, or somebody wakes it."""
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._inbox or self._woken or self._closed, seconds)
+            self._woken = False
+            if not self._inbox or self._closed:
+                return []
+            data, self._heard = self._inbox.popleft()
+            self._inbox_size -= len(data)
+            self._arrived.notify_all()
+        return decode(data)
+
+    def _patience(self) -> float | None:
+        """How long to wait for events, in seconds."""
         with self._lock:
-            return 500 if self._unsure or self._uncovered else None
+            return 0.5 if self._unsure or self._uncovered else None
+
+    def _wake_up(self) -> None:
+        with self._arrived:
+            self._woken = True
+            self._arrived.notify_all()
 
     def _take(self, events: Iterable[Event]) -> None:
         touches: Touches = []
@@ -346,7 +392,7 @@ class TreeWatch(Watch):
             return
         since, before = self._unsure.get(ino, (0.0, None))
         if before is None and not self._closed:
-            os.eventfd_write(self._wake, 1)  # the thread may be waiting without end
+            self._wake_up()  # the thread may be waiting without end
         # Said again of the same place, it is not given more time.
         self._unsure[ino] = (since if before == place else self._clock() + GRACE, place)
 

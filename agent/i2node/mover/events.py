@@ -10,7 +10,8 @@ from typing import Final, NamedTuple
 from i2node.errors import SessionError
 from i2node.mover._mover import ffi, lib
 
-HEAD: Final = struct.Struct("<IIQQQIIII")
+# `where` is signed for inotify; where fanotify can be had inode numbers have no 64 bits.
+HEAD: Final = struct.Struct("<IIqQQIIII")
 
 READ = 1 << 20
 """Bytes of decoded events fetched at once."""
@@ -46,11 +47,26 @@ def drain(fd: int, cap: int = READ) -> list[Event]:
     it. `cap`: bytes of result at most (at least 2048); what does not fit stays in the kernel for
     the next call. Raises SessionError when the descriptor cannot be read.
     """
+    return decode(fetch(fd, cap))
+
+
+def fetch(fd: int, cap: int = READ) -> bytes:
+    """The same, packed as `decode` takes it."""
     out = _room("uint8_t[]", cap)
-    return [
-        event._replace(where=event.where - (1 << 64)) if event.where >> 63 else event
-        for event in _decoded(out, lib.i2_inotify(fd, out, cap))
-    ]
+    return _fetched(out, lib.i2_inotify(fd, out, cap))
+
+
+def decode(data: bytes) -> list[Event]:
+    """The events that `fetch` gave."""
+    events: list[Event] = []
+    at = 0
+    while at < len(data):
+        length, mask, where, what, to, cookie, size, more, _ = HEAD.unpack_from(data, at)
+        start = at + HEAD.size
+        end = start + size
+        events.append(Event(where, mask, cookie, data[start:end], what, to, data[end : end + more]))
+        at += length
+    return events
 
 
 class Group:
@@ -82,6 +98,10 @@ class Group:
 
     def drain(self, cap: int = READ) -> list[Event]:
         """What it holds now, as `drain` of an inotify descriptor does it; cap at least 8192."""
+        return decode(self.fetch(cap))
+
+    def fetch(self, cap: int = READ) -> bytes:
+        """The same, packed as `decode` takes it."""
         out = _room("uint8_t[]", cap)
         used = lib.i2_fanotify(
             self.fd,
@@ -93,23 +113,14 @@ class Group:
             out,
             cap,
         )
-        return _decoded(out, used)
+        return _fetched(out, used)
 
     def close(self) -> None:
         os.close(self.fd)
 
 
-def _decoded(out: object, used: int) -> list[Event]:
+def _fetched(out: object, used: int) -> bytes:
     if used < 0:
         cause = OSError(-used, os.strerror(-used))
         raise SessionError(f"reading events: {cause.strerror}") from cause
-    data = bytes(ffi.buffer(out, used))
-    events: list[Event] = []
-    at = 0
-    while at < used:
-        length, mask, where, what, to, cookie, size, more, _ = HEAD.unpack_from(data, at)
-        start = at + HEAD.size
-        end = start + size
-        events.append(Event(where, mask, cookie, data[start:end], what, to, data[end : end + more]))
-        at += length
-    return events
+    return bytes(ffi.buffer(out, used))

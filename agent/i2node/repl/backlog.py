@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from i2node import log
-from i2node.fs.coalesce import Touch, Work
+from i2node.fs.coalesce import TOUCHES, Touch, Work
 from i2node.repl.database import signed, unsigned
 
 _log = logging.getLogger(__name__)
@@ -34,7 +34,6 @@ _AT_ONCE = 500  # rows in one statement: between two, the interpreter may run an
 _BEHIND = 2  # while so many batches wait in memory for the disk, `pause` does
 _PAUSE_S = 0.25
 _TREE = Touch.TREE.value
-_TOUCH = tuple(Touch(n) for n in range(16))
 
 
 class _Share:
@@ -254,7 +253,7 @@ class Backlog:
         if work.names is None:
             return replace(work, trees=trees)
         for name, touch in share.names.items():
-            work.names[name] = _TOUCH[work.names.get(name, _TOUCH[0]).value | touch]
+            work.names[name] = TOUCHES[work.names.get(name, TOUCHES[0]).value | touch]
         return replace(work, trees=trees)
 
     def _take_fresh(self, names: int, most: int) -> list[Work]:
@@ -264,7 +263,7 @@ class Backlog:
                 break
             share = self._fresh.pop(ino)
             self._names -= len(share.names)
-            touches = {name: _TOUCH[touch] for name, touch in share.names.items()}
+            touches = {name: TOUCHES[touch] for name, touch in share.names.items()}
             whole = len(touches) > most
             names -= 1 if whole else len(touches)
             works.append(
@@ -378,7 +377,7 @@ class Backlog:
                 names -= 1
             else:
                 trees = frozenset(name for name, touch in found if touch & _TREE)
-                touches = {name: _TOUCH[touch] for name, touch in found}
+                touches = {name: TOUCHES[touch] for name, touch in found}
                 works.append(Work(unsigned(key), touches, False, trees, since))
                 names -= len(found)
         less += self._forget(db, {work.ino for work in works})
