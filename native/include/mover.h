@@ -431,6 +431,12 @@ int64_t i2_guards(void);
 int64_t i2_guard(int notify, int fd);
 void i2_unguard(int notify, int wd);
 
+/* Where two files, a clone each (ioctl_ficlonerange(2)), differ in what they are made of, up to size: ranges of
+ * bytes {from, to}, in order, to ranges (room for cap of them). What they do not name is the same on both.
+ * *at: where to begin, with 0; afterwards up to where was looked, less than size when there was no
+ * room for more. Returns the number of ranges or -errno; EOPNOTSUPP: nobody tells. */
+int64_t i2_changed(int old, int now, uint64_t size, uint64_t (*ranges)[2], size_t cap, uint64_t *at);
+
 /* -------------------------------------------------------------------------------- held ------- */
 
 /* A file that a process may write to without an event in the tree. */

@@ -22,7 +22,7 @@ from i2node.fs.tree import Root
 from i2node.model import Entry, Verdict
 from i2node.mover import batch, blocks, listing
 from i2node.mover.batch import STEP, At, Op
-from i2node.repl import large
+from i2node.repl import shipment
 from i2node.repl.answers import sign_file
 from i2node.repl.delta import Basis
 from i2node.repl.journal import Journal
@@ -536,7 +536,7 @@ def test_a_block_that_changes_and_changes_back(
     """A literal that is not kept is read after the match: what was sent, not what was matched,
     counts."""
     if not kept:
-        monkeypatch.setattr(large, "AT_HAND", 0)
+        monkeypatch.setattr(shipment, "AT_HAND", 0)
     path = way.source / "f"
     path.write_bytes(bytes(range(256)) * (MIB // 128))
     way.ship()

@@ -17,10 +17,14 @@ again; RWF_NOAPPEND. Therefore all of a file is read from time to time, whatever
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 
 from i2node.errors import SessionError
 from i2node.mover import events, writers
+
+PATIENCE_S = 60.0
+"""Who was found to write anywhere is looked for again so much later, unless he closed the file."""
 
 _ROOM = 1 << 16
 
@@ -89,13 +93,16 @@ class Growth:
         self._opened = True
         self._closed = False
         self._sound = False
+        self._hopeless = 0.0
         self._attributes = False
 
     def begin(self) -> None:
         """The file is about to be read as a whole: what `only` says is said from here on."""
         self._guards.listen()
+        if self._closed:
+            self._hopeless = 0.0
         self._closed = False
-        self._sound = self._appended()
+        self._sound = time.monotonic() >= self._hopeless and self._appended()
 
     def only(self) -> bool:
         """Whether all that was written since `begin` was written behind the end."""
@@ -129,5 +136,6 @@ class Growth:
             self._holders = found or []
             if found is None:
                 self._opened = True
+                self._hopeless = time.monotonic() + PATIENCE_S
                 return False
         return True

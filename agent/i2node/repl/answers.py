@@ -10,9 +10,9 @@ from i2node.errors import ProtocolError, Refused, SessionError
 from i2node.fs.tree import FATAL, TargetTree
 from i2node.model import PROBED, show
 from i2node.mover import batch, blocks, listing
-from i2node.repl.large import SIGNED_MAX
 from i2node.repl.plan import named_root
 from i2node.repl.remote import PART
+from i2node.repl.shipment import SIGNED_MAX
 from i2node.repl.windows import Signing, windows
 
 Message = dict[str, object]

@@ -1,8 +1,10 @@
 """The large files that are written again and again, and what is kept of them between two looks.
 
-A file comes in when it is shipped for the second time within COOL_S, and goes when it is left alone
-for so long, has no name any more, or others are hotter. While it is here it is held open: its inode
-number is no other file's, and no reading of ours looks like somebody opening it (fs/growth.py).
+A file comes in when it is shipped for the second time within COOL_S, a larger one when it was
+written to not long ago, and goes when it is left alone for so long, has no name any more, or others
+are hotter. While it is here it is held open: its inode number is no other file's, and no reading of
+ours looks like somebody opening it (fs/growth.py). Where that can be, a clone is held of what was
+shipped (fs/clone.py).
 """
 
 from __future__ import annotations
@@ -10,13 +12,18 @@ from __future__ import annotations
 import os
 import time
 
+from i2node.fs.clone import Cloner
 from i2node.fs.growth import Growth, Guards
+from i2node.model import Entry
 from i2node.repl.journal import Journal
 from i2node.repl.signatures import Signature
 
 HOT_FROM = 16 << 20
 """Bytes from which on it pays: to look for who writes to a file takes as long as to read one of
 this size (6 ms)."""
+FRESH_FROM = 64 << 20
+FRESH_S = 600.0
+"""From so many bytes on a file is hot at once when it was written to so many seconds ago."""
 MOST = 64
 """Files that are held."""
 COOL_S = 600.0
@@ -29,7 +36,9 @@ WHOLE_TIMES = 100
 
 class Hot:
     """One file, open as fd. growth: None where the kernel cannot follow it. signature: of what was
-    read since `begin`, and shipped. restless: it was written to while it was read last."""
+    read since `begin`, and shipped. restless: it was written to while it was read last. clone: of
+    an earlier version; base: the signature of the one shipped last, if that differs from the clone
+    only behind the clone's end. unable: no clone of it is of use."""
 
     def __init__(self, ino: int, fd: int, growth: Growth | None) -> None:
         self.ino = ino
@@ -37,6 +46,9 @@ class Hot:
         self.growth = growth
         self.signature: Signature | None = None
         self.restless = False
+        self.clone: int | None = None
+        self.base: Signature | None = None
+        self.unable = False
         self.looked = time.monotonic()
         self.settled = True
         self._read = 0.0
@@ -58,6 +70,18 @@ class Hot:
         """Whether all that was written since `begin` was written behind the end."""
         return self.growth is not None and self.growth.only()
 
+    def take(self, clone: int | None) -> None:
+        """Holds a clone of what was shipped, or none, in place of the one before."""
+        if self.clone is not None:
+            os.close(self.clone)
+        self.clone = clone
+        self.base = self.signature if clone is not None else None
+
+    def grew_from(self, before: Signature) -> None:
+        """What was shipped differs from the version before only behind its end: what a clone was
+        good for it is good for still."""
+        self.base = self.signature if self.base is before else None
+
     def due(self) -> bool:
         """Whether it is time to read all of it once more, whatever is proven."""
         return time.monotonic() - self._read > max(WHOLE_S, WHOLE_TIMES * self._took)
@@ -66,8 +90,10 @@ class Hot:
 class HotFiles:
     """Used by the thread that reads."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, root: int) -> None:
+        """root: a directory of the file system that they are on, as a descriptor."""
         self._journal = journal
+        self._cloner = Cloner(root)
         self._guards = Guards()
         self._files: dict[int, Hot] = {}  # the one looked at last is the last
         self._shipped: dict[int, float] = {}
@@ -85,15 +111,17 @@ class HotFiles:
         hot.looked = time.monotonic()
         return hot
 
-    def enter(self, ino: int, fd: int) -> Hot | None:
+    def enter(self, entry: Entry, fd: int) -> Hot | None:
         """An open file is about to be read; it is hot if that was so not long ago. fd stays the
-        caller's."""
-        hot = self.get(ino)
+        caller's, and open."""
+        ino = entry.ino
+        hot = self._files.get(ino)
         if hot is not None:
             return hot
         now = time.monotonic()
         before = self._shipped.pop(ino, None)
-        if before is None or now - before > COOL_S:
+        fresh = entry.size >= FRESH_FROM and time.time() - entry.mtime_s < FRESH_S
+        if not fresh and (before is None or now - before > COOL_S):
             self._shipped[ino] = now
             if len(self._shipped) > 2 * MOST:
                 del self._shipped[next(iter(self._shipped))]
@@ -115,6 +143,10 @@ class HotFiles:
         hot.signature = signature if read else None
         hot.settled = False
 
+    def clone(self, hot: Hot) -> int | None:
+        """A clone of the file as it is, the caller's; None where there can be none."""
+        return None if hot.unable else self._cloner.clone(hot.fd)
+
     def drop(self, ino: int) -> None:
         """Lets go of a file."""
         hot = self._files.pop(ino, None)
@@ -122,6 +154,7 @@ class HotFiles:
             self._journal.release_signature(ino)
             if hot.growth is not None:
                 hot.growth.end()
+            hot.take(None)
             os.close(hot.fd)
 
     def rest(self) -> None:
@@ -130,6 +163,9 @@ class HotFiles:
             return
         self._guards.listen()
         now = time.monotonic()
+        if any(hot.clone is not None for hot in self._files.values()) and self._cloner.is_full():
+            for hot in self._files.values():
+                hot.take(None)
         for ino, hot in list(self._files.items()):
             gone = hot.growth is None or hot.growth.gone()
             if now - hot.looked > COOL_S or (gone and os.fstat(hot.fd).st_nlink == 0):

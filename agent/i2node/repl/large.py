@@ -1,10 +1,14 @@
-"""One large file, block by block: whole, resumed, or as a delta.
+"""Large files, block by block: whole, resumed, or as a delta.
 
 The source keeps the block signatures of what the target was sent. With them a delta needs nothing
 from the target: the file is read once here, and blocks that did not change are neither sent nor
 read there. Without them (adopted trees) the target is asked for the signatures of what it holds.
 Either way a delta names the mtime (and size) of the old file it was made against, and the target
 refuses it for any other.
+
+Of a file that is written again and again not all is read each time: what is behind the old end,
+where nothing but appending can have happened (fs/growth.py); else what a clone of it does not share
+with the clone of the version before (fs/clone.py).
 
 Content goes to a staged file on the target; the rename at the end is the only moment at which the
 final name changes. Where nothing moved and the target cannot clone (ext4), it keeps the delta in a
@@ -21,52 +25,36 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Generator, Iterable
-from contextlib import closing
-from typing import NamedTuple
+import time
+from collections.abc import Callable
 
 from i2node.errors import ProtocolError
-from i2node.fs.past import SHORTEST, PastCache, Rooms
+from i2node.fs import clone as clones
+from i2node.fs.past import Rooms
 from i2node.fs.tree import Root
-from i2node.model import Entry, Kind, Verdict
+from i2node.model import RACY, Entry, Kind, Verdict
 from i2node.mover import batch, blocks, listing
-from i2node.mover.blocks import LITERAL, ZERO
 from i2node.repl import staging
-from i2node.repl.delta import HOLE, Basis, Differ, moved
+from i2node.repl.delta import Basis
 from i2node.repl.hot import HOT_FROM, Hot, HotFiles
 from i2node.repl.journal import Journal
-from i2node.repl.patch import Patch
 from i2node.repl.plan import Large
+from i2node.repl.shipment import (
+    SIGNED_MAX,
+    Shipment,
+    block_of,
+    mtime,
+    refreshed,
+    same_moment,
+    signature,
+)
 from i2node.repl.signatures import BLOCK_RECORD, Signature
 from i2node.repl.staging import Pieces
-from i2node.repl.windows import (
-    HELD,
-    WINDOW,
-    Extent,
-    Read,
-    Signing,
-    Staged,
-    Window,
-    ahead,
-    windows,
-)
+from i2node.repl.windows import HELD, WINDOW, Signing
 
-TRIES = 3
 ASK_FROM = 1 << 20
 """From this size on it pays to ask the target for signatures before sending an adopted file
 whole."""
-AT_HAND = 32 << 20
-"""Bytes of a delta that are kept until they are sent; what is beyond is read once more."""
-SIGNED_MAX = 1 << 46
-"""Larger files (64 TiB) are always sent whole: one block of their signature would be more than
-should be held in memory."""
-
-
-class Part(NamedTuple):
-    """How a part of the new file is had; content: of what only the source has, if it was kept."""
-
-    op: blocks.Op
-    content: bytes | None
 
 
 class LargeReader:
@@ -88,24 +76,24 @@ class LargeReader:
         self.parts = parts
         self.ask = ask
         self.outcome: Entry | None = None
-        self.hot = HotFiles(journal)
-        self._staged: int | None = None
+        self.hot = HotFiles(journal, root.fd)
         self._rooms = Rooms(HELD)
 
     def ship(self, item: Large) -> Pieces:
         """Steps for one file, each with the bytes of content it stands for. Afterwards `outcome` is
         the entry as shipped, with a status as i2_pack gives it."""
         self.outcome = item.entry
-        self._staged = None
         hot = self.hot.get(item.entry.ino)
         try:
             fd = hot.fd if hot else batch.open_file(self.root.fd, self.root.dev, item.path)
         except OSError as error:
             self.outcome = item.entry._replace(status=error.errno or errno.EIO)
             return
+        shipment = Shipment(self.root, self._rooms, self.parts, item)
         try:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-            yield from self._ship(item, fd)
+            yield from self._ship(shipment, fd, hot)
+            self.outcome = shipment.outcome
         except OSError as error:
             self.outcome = item.entry._replace(status=error.errno or errno.EIO)
         finally:
@@ -113,8 +101,8 @@ class LargeReader:
                 os.close(fd)
             # Those of a huge file are huge.
             self._rooms.trim(WINDOW)
-        if self._staged is not None:
-            yield staging.drop(self._staged), 0
+        if shipment.staged is not None:
+            yield staging.drop(shipment.staged), 0
 
     def leftovers(self) -> list[bytes]:
         """Steps that take away what earlier sessions staged and nobody came back for: to be sent
@@ -132,33 +120,103 @@ class LargeReader:
         """Ends the use, when the reading thread has ended."""
         self.hot.close()
 
-    def _ship(self, item: Large, fd: int) -> Pieces:
-        entry = _refreshed(item.entry, fd)
+    def _ship(self, shipment: Shipment, fd: int, hot: Hot | None) -> Pieces:
+        item = shipment.item
+        entry = refreshed(item.entry, fd)
         if entry.kind != Kind.FILE:
-            self.outcome = entry._replace(status=errno.ENOENT)
+            shipment.outcome = entry._replace(status=errno.ENOENT)
             return
         kept = self._kept(item)
-        hot = self.hot.get(entry.ino)
         # What was seen of writes was seen up to the moment of the entry, not of now.
-        if item.trusted and kept is not None and _same_moment(entry, item.entry):
-            yield from self._meta(item, entry)
-            self._keep(entry, kept.blocks, kept.block, hot is not None and hot.signature is kept)
+        if item.trusted and kept is not None and same_moment(entry, item.entry):
+            yield from shipment.meta(entry)
+            same = signature(entry, kept.blocks, kept.block)
+            if same is not None:
+                self.hot.keep(entry.ino, same, hot is not None and hot.signature is kept)
+            if hot is not None:
+                hot.grew_from(kept)
             return
+        shipment.hot = hot
         if kept is not None and hot is not None and _only_grew(fd, entry, kept, hot):
-            yield from self._patched(item, fd, entry, kept, ())
+            yield from shipment.patch(fd, entry, kept, ())
+            self._keep(shipment)
+            hot.grew_from(kept)
             return
         if entry.size >= HOT_FROM:
-            hot = self.hot.enter(entry.ino, fd)
-        if hot is not None:
-            hot.begin()
-        signing = Signing(_block(entry.size))
-        basis = _basis(kept) if kept is not None else self._asked(item, entry)
-        if basis is not None and signing.block and basis.block == signing.block:
-            yield from self._delta(item, fd, entry, basis, signing)
+            shipment.hot = hot = self.hot.enter(entry, fd)
+        if hot is None:
+            yield from self._compared(shipment, fd, entry, kept)
+            self._keep(shipment)
+            return
+        hot.begin()
+        snapshot = self._snapshot(hot, entry)
+        if snapshot is None:
+            hot.take(None)
+            yield from self._compared(shipment, fd, entry, kept)
+            self._keep(shipment)
         else:
-            yield from self._whole(item, fd, entry, signing)
-        if hot is not None:
-            hot.read(self.outcome is not None and self.outcome.status == errno.EAGAIN)
+            yield from self._cloned(shipment, *snapshot, kept, hot)
+        hot.read(shipment.outcome.status == errno.EAGAIN)
+
+    def _compared(
+        self, shipment: Shipment, fd: int, entry: Entry, kept: Signature | None
+    ) -> Pieces:
+        """All of the file is read."""
+        signing = Signing(block_of(entry.size))
+        basis = _basis(kept) if kept is not None else self._asked(shipment.item, entry)
+        if basis is not None and signing.block and basis.block == signing.block:
+            yield from shipment.delta(fd, entry, basis, signing)
+        else:
+            yield from shipment.whole(fd, entry, signing)
+
+    def _keep(self, shipment: Shipment) -> None:
+        """Writes down what the target holds, or that it is not known."""
+        ino = shipment.outcome.ino
+        if shipment.signature is not None:
+            self.hot.keep(ino, shipment.signature)
+        elif shipment.spoilt:
+            # What is kept is of an earlier version, which may even carry the same times.
+            self.journal.drop_signature(shipment.item.entry.ino)
+
+    # ------------------------------------------------------------------ clones
+
+    def _snapshot(self, hot: Hot, entry: Entry) -> tuple[int, Entry] | None:
+        """A clone of the file, and the entry that describes it; None where there is none."""
+        since = time.time_ns()
+        before = refreshed(entry, hot.fd)
+        clone = self.hot.clone(hot)
+        if clone is None:
+            return None
+        # What was written since is seen when the entry is packed, unless it carries the same time.
+        racy = 0 if since - before.ctime > staging.RACY_NS else RACY
+        size = os.fstat(clone).st_size
+        return clone, before._replace(size=size, flags=before.flags | racy)
+
+    def _cloned(
+        self, shipment: Shipment, clone: int, entry: Entry, kept: Signature | None, hot: Hot
+    ) -> Pieces:
+        """Reads the clone, and of that only what is not shared with the one before; it is closed,
+        or kept for the next time."""
+        shipment.fixed = True
+        try:
+            changed = None
+            if kept is not None and hot.clone is not None and hot.base is kept:
+                changed = clones.changed(hot.clone, clone, entry.size)
+                hot.unable = changed is None
+            apart = sum(end - at for at, end in changed or ())
+            alike = kept is not None and kept.block == block_of(entry.size)
+            if kept is None or changed is None or not alike or 2 * apart > entry.size:
+                yield from self._compared(shipment, clone, entry, kept)
+            else:
+                os.posix_fadvise(clone, 0, 0, os.POSIX_FADV_RANDOM)
+                yield from shipment.patch(clone, entry, kept, changed)
+            self._keep(shipment)
+            if hot.signature is not None and not hot.unable:
+                hot.take(clone)
+        finally:
+            if hot.clone != clone:
+                hot.take(None)
+                os.close(clone)
 
     def _kept(self, item: Large) -> Signature | None:
         """What the target was sent under this name, by our own books."""
@@ -168,7 +226,7 @@ class LargeReader:
         kept = self.journal.signature(held.ino) if held is not None else None
         if kept is None or held is None:
             return None
-        same = (kept.size, kept.mtime, kept.ctime) == (held.size, _mtime(held), held.ctime)
+        same = (kept.size, kept.mtime, kept.ctime) == (held.size, mtime(held), held.ctime)
         return kept if same else None
 
     def _asked(self, item: Large, entry: Entry) -> Basis | None:
@@ -176,7 +234,7 @@ class LargeReader:
         if item.entry.verdict != Verdict.DATA or not ASK_FROM <= entry.size <= SIGNED_MAX:
             return None
         basis = self.ask(item.path)
-        if basis is None or basis.block != _block(basis.size) or not basis.block:
+        if basis is None or basis.block != block_of(basis.size) or not basis.block:
             return None
         if len(basis.signature) != -(-basis.size // basis.block) * BLOCK_RECORD:
             raise ProtocolError("the target's signature of a file does not fit its size")
@@ -186,248 +244,12 @@ class LargeReader:
         found = self.journal.select(item.dir, [item.entry.name])
         return next(iter(listing.entries(found)), None)
 
-    # ------------------------------------------------------------------ whole
-
-    def _whole(self, item: Large, fd: int, entry: Entry, signing: Signing) -> Pieces:
-        """All data in order; what an earlier session staged of the same file is not sent."""
-        stage = staging.stage_id(item.path, entry, b"whole")
-        there = self.parts.pop(stage, 0) // WINDOW * WINDOW
-        self._staged = stage
-        yield staging.begin(stage, item.path, batch.STEP_KEEP if there else 0), 0
-        block = signing.block or WINDOW
-        with (
-            PastCache(fd, entry.size, self._rooms) as file,
-            closing(_read_through(fd, entry.size, block, file.read)) as found,
-        ):
-            for window in found:
-                signing.add(window)
-                if window.end > there:
-                    yield from staging.content(stage, window)
-                else:
-                    yield b"", window.end - window.at
-        yield from self._settle(item, fd, entry, signing, Staged(signing, entry.size), stage)
-
-    # ------------------------------------------------------------------ delta
-
-    def _delta(self, item: Large, fd: int, entry: Entry, basis: Basis, signing: Signing) -> Pieces:
-        """On a clone, or in place, where nothing moved, which shows at the end; else built anew
-        from the old file and literals, from the first op on that says so."""
-        stage = staging.stage_id(item.path, entry, b"delta")
-        staged = Staged(signing, entry.size)
-        differ = Differ(basis, entry.size, signing)
-        waiting: list[Part] = []
-        anew, held = False, 0
-        with (
-            PastCache(fd, entry.size, self._rooms) as file,
-            closing(_read_through(fd, entry.size, basis.block, file.read)) as found,
-        ):
-            for op in differ.ops(found):
-                content = differ.content(op) if anew or held < AT_HAND else None
-                held += len(content or b"")
-                waiting.append(Part(op, content))
-                if not anew and moved(op):
-                    anew = True
-                    self._staged = stage
-                    yield staging.begin(stage, item.path), 0
-                if anew:
-                    for part in waiting:
-                        yield from self._anew(item.path, fd, stage, part, basis, staged)
-                    waiting.clear()
-        if not anew and basis.unchanged((part.op for part in waiting), entry.size):
-            yield from self._meta(item, entry, signing.digest())
-            self._keep(entry, bytes(signing.records), signing.block)
-            return
-        if not anew:
-            self._staged = stage
-            yield staging.begin_clone(stage, item.path, basis.size, basis.mtime), 0
-            if basis.size > entry.size:
-                # What is cut off must not come back when the file grows before it is done.
-                hole = bool(waiting) and waiting[-1].op.source == HOLE
-                cut = waiting[-1].op.at if hole else entry.size
-                yield staging.hole(stage, cut, basis.size - cut), 0
-            for part in waiting:
-                yield from self._in_place(fd, stage, part, basis, staged)
-        yield from self._settle(item, fd, entry, signing, staged, stage)
-
-    def _in_place(self, fd: int, stage: int, part: Part, basis: Basis, staged: Staged) -> Pieces:
-        op = part.op
-        if op.source == HOLE:
-            yield staging.hole(stage, op.at, op.span), op.span
-        elif op.source == op.at or (op.source == ZERO and basis.zero(op)):
-            yield b"", op.span
-        else:
-            yield from self._literal(fd, stage, part, staged)
-
-    def _anew(
-        self, path: bytes, fd: int, stage: int, part: Part, basis: Basis, staged: Staged
-    ) -> Pieces:
-        op = part.op
-        if op.source == HOLE:
-            yield staging.hole(stage, op.at, op.span), op.span
-        elif op.source in (LITERAL, ZERO):
-            yield from self._literal(fd, stage, part, staged)
-        else:
-            yield staging.copy(path, stage, op, basis.mtime), op.span
-
-    def _literal(self, fd: int, stage: int, part: Part, staged: Staged) -> Pieces:
-        at, end = part.op.at, part.op.at + part.op.span
-        if part.content is not None:
-            # What is sent is what was signed.
-            extent = Extent(at, end, True)
-            yield from staging.content(stage, Window(at, end, part.content, (extent,)))
-            return
-        for window in windows(fd, at, end, 1):
-            staged.literal(window)
-            yield from staging.content(stage, window)
-
-    # ------------------------------------------------------------------ patch
-
-    def _patched(
-        self,
-        item: Large,
-        fd: int,
-        entry: Entry,
-        kept: Signature,
-        changed: Iterable[tuple[int, int]],
-    ) -> Pieces:
-        """Reads only what lies in `changed` (from, to) and behind the end: the rest is known to be
-        as it was. What comes later is another version, and not waited for."""
-        patch = Patch(kept, entry.size)
-        stage = staging.stage_id(item.path, entry, b"delta")
-        begin = staging.begin_clone(stage, item.path, kept.size, kept.mtime)
-        left = entry.size
-        for at, end in patch.ranges(changed):
-            for window in windows(fd, at, end, kept.block):
-                for start, stop in patch.add(window):
-                    if self._staged is None:
-                        self._staged = stage
-                        yield begin, 0
-                    for steps, span in staging.content(stage, window, start, stop):
-                        left -= span
-                        yield steps, span
-        records = patch.signature()
-        digest = blocks.digest(records)
-        if self._staged is None and entry.size == kept.size:
-            yield from self._meta(item, entry, digest)
-            self._keep(entry, records, kept.block)
-            return
-        if self._staged is None:
-            self._staged = stage
-            yield begin, 0
-        yield b"", left
-        outcome = yield from self._named(item, entry, digest, stage)
-        self.outcome = outcome = _of_its_moment(outcome, entry)
-        if outcome.status == 0:
-            self._keep(outcome, records, kept.block)
-        else:
-            self.journal.drop_signature(entry.ino)
-
-    # ------------------------------------------------------------------ the end
-
-    def _settle(
-        self, item: Large, fd: int, entry: Entry, signing: Signing, staged: Staged, stage: int
-    ) -> Pieces:
-        """Sends what changed meanwhile until the file holds still, then gives it its name."""
-        status, grew = 0, False
-        hot = self.hot.get(entry.ino)
-        tries = 0 if hot is not None and hot.restless else TRIES
-        for attempt in range(tries + 1):
-            now = _refreshed(entry, fd)
-            if _same_moment(now, entry):
-                break
-            if now.size > entry.size and hot is not None and hot.grew():
-                # It is the version of its entry, whatever came behind that.
-                grew = True
-                break
-            if attempt == tries:
-                status = errno.EAGAIN
-                break
-            again = Signing(_block(now.size))
-            yield from self._again(fd, entry.size, now, staged, again, stage)
-            staged = Staged(again, now.size)
-            entry, signing = now, again
-        digest = signing.digest()
-        outcome = yield from self._named(item, entry, digest, stage)
-        if grew:
-            outcome = _of_its_moment(outcome, entry)
-        elif outcome.status == 0 and not _same_moment(outcome, entry):
-            status = errno.EAGAIN
-        self.outcome = outcome = outcome._replace(status=outcome.status or status)
-        records = bytes(signing.records) if outcome.status == 0 else staged.signature()
-        if outcome.status in (0, errno.EAGAIN) and signing.block and outcome.ino == entry.ino:
-            # Of a file that did not hold still it is not one version; but it is what was sent.
-            self._keep(outcome, records, signing.block)
-        else:
-            # What is kept is of an earlier version, which may even carry the same times.
-            self.journal.drop_signature(entry.ino)
-
-    def _named(
-        self, item: Large, entry: Entry, digest: bytes, stage: int
-    ) -> Generator[tuple[bytes, int], None, Entry]:
-        """The last step, which gives the staged file its name; returns the entry as of then."""
-        final = entry._replace(rdev=stage, content=digest, verdict=Verdict.DATA)
-        steps, packed = self._pack(item, final, batch.PACK_STAGED)
-        if steps:
-            self._staged = None
-        yield steps, 0
-        return packed._replace(rdev=0, content=digest)
-
-    def _again(
-        self, fd: int, before: int, entry: Entry, staged: Staged, signing: Signing, stage: int
-    ) -> Pieces:
-        """Sends the blocks of the staged file, so far of `before` bytes, that differ by now."""
-        if entry.size < before:
-            # What is cut off must not come back when the file grows again.
-            yield staging.hole(stage, entry.size, before - entry.size), 0
-        block = signing.block
-        stood = staged.signature() if staged.block == block != 0 else None
-        for window in windows(fd, 0, entry.size, signing.block or WINDOW):
-            first = len(signing.records)
-            signing.add(window)
-            if window.data is None or stood is None:
-                yield from staging.content(stage, window, counted=False)
-                continue
-            new = signing.records[first:]
-            there = stood[first : first + len(new)].ljust(len(new), b"\xff")
-            for i, j in blocks.differing(new, there):
-                at, end = window.at + i * block, window.at + j * block
-                yield from staging.content(stage, window, at, end, counted=False)
-
-    def _meta(self, item: Large, entry: Entry, digest: bytes = b"") -> Pieces:
-        steps, packed = self._pack(item, entry, batch.PACK_META)
-        self.outcome = packed._replace(content=digest or item.entry.content)
-        yield steps, entry.size
-
-    def _pack(self, item: Large, entry: Entry, mode: int) -> tuple[bytes, Entry]:
-        """The step that carries the file's metadata, and the entry as it was read for that."""
-        directory = item.path[: -len(entry.name) - 1]
-        group = bytearray(batch.group(directory, listing.encode(entry._replace(status=0))))
-        steps = batch.pack(
-            self.root.fd, self.root.dev, group, mode=mode, small_max=0, threads=1, cap=1 << 20
-        )
-        ((_, packed),) = batch.groups(group)
-        return bytes(steps), next(iter(listing.entries(packed)))
-
-    def _keep(self, entry: Entry, signature: bytes, block: int, read: bool = True) -> None:
-        if not -(1 << 63) <= _mtime(entry) < 1 << 63:
-            return  # behind the year 2262: the target is asked every time
-        kept = Signature(entry.size, _mtime(entry), entry.ctime, block, signature)
-        self.hot.keep(entry.ino, kept, read)
-
-
-def _of_its_moment(outcome: Entry, entry: Entry) -> Entry:
-    """The entry as it was shipped, where what came later is another version: it is marked as racy,
-    and the watch tells of that."""
-    if outcome.status == errno.EAGAIN and outcome.ino == entry.ino:
-        return outcome._replace(status=0)
-    return outcome
-
 
 def _only_grew(fd: int, entry: Entry, kept: Signature, hot: Hot) -> bool:
     """Whether what was read for `kept` stands there as it did, and all that is new is behind it."""
     if hot.signature is not kept or hot.due():
         return False
-    if not 0 < kept.size < entry.size or kept.block != _block(entry.size):
+    if not 0 < kept.size < entry.size or kept.block != block_of(entry.size):
         return False
     # What no writer does: the file was cut off and grew again, a hole was made in it.
     at = (kept.size - 1) // kept.block * kept.block
@@ -439,48 +261,3 @@ def _only_grew(fd: int, entry: Entry, kept: Signature, hot: Hot) -> bool:
 
 def _basis(kept: Signature) -> Basis:
     return Basis(kept.blocks, kept.size, kept.block, kept.mtime)
-
-
-def _read_through(fd: int, size: int, block: int, read: Read) -> Generator[Window, None, None]:
-    found = windows(fd, 0, size, block, read)
-    return ahead(found) if size > SHORTEST else found
-
-
-def _block(size: int) -> int:
-    """The signature's block for a file of that size; 0: none is made."""
-    return blocks.block_size(size) if size <= SIGNED_MAX else 0
-
-
-def _refreshed(entry: Entry, fd: int) -> Entry:
-    """The entry with what stat says now."""
-    st = os.fstat(fd)
-    kind = Kind.FILE if (st.st_mode & 0o170000) == 0o100000 else entry.kind
-    if (st.st_mode & 0o170000) != 0o100000:
-        kind = Kind.FIFO
-    return entry._replace(
-        kind=kind,
-        mode=st.st_mode & 0o7777,
-        uid=st.st_uid,
-        gid=st.st_gid,
-        nlink=st.st_nlink,
-        ino=st.st_ino,
-        size=st.st_size,
-        mtime_s=st.st_mtime_ns // 1_000_000_000,
-        mtime_ns=st.st_mtime_ns % 1_000_000_000,
-        ctime=st.st_ctime_ns,
-        blocks=st.st_blocks,
-    )
-
-
-def _mtime(entry: Entry) -> int:
-    return entry.mtime_s * 1_000_000_000 + entry.mtime_ns
-
-
-def _same_moment(a: Entry, b: Entry) -> bool:
-    return (a.ino, a.size, a.mtime_s, a.mtime_ns, a.ctime) == (
-        b.ino,
-        b.size,
-        b.mtime_s,
-        b.mtime_ns,
-        b.ctime,
-    )

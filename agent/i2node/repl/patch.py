@@ -31,7 +31,8 @@ class Patch:
         elif size < old and size % block:
             edges.append((size - 1, size))  # the last block is another one
         run: tuple[int, int] | None = None
-        for start, end in (*changed, *edges):
+        within = ((start, min(end, old)) for start, end in changed if start < old)
+        for start, end in (*within, *edges):
             start = max(at, start // block * block)
             end = min(-(-end // block) * block, size)
             if start >= end:
