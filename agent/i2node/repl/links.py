@@ -48,8 +48,10 @@ class Links:
         self._first = False
         self._walking = False
         self._met: set[int] = set()
-        # Files of which a new name was linked in this round: its path, the file as it is known.
+        # Files of which a name was sent or linked in this live round: its path, the file as known.
         self._chain: dict[int, tuple[bytes, Entry]] = {}
+        self._sent: set[int] = set()  # files that were sent in it with all their names
+        self._settled: set[int] = set()  # those of them that stand so in the journal
         self._single: array[int] | None = None
 
     def begin(self, walking: bool) -> None:
@@ -58,11 +60,13 @@ class Links:
         self._first = walking and not self.journal.lists(self.root.identity.ino)
         self._met.clear()
         self._chain.clear()
+        self._sent.clear()
+        self._settled.clear()
         self._single = None
 
     def emit(self, found: Compared, entry: Entry) -> None:
         """Puts one name of such a file into the batch."""
-        if self._chained(found, entry):
+        if self._chained(found, entry) or self._sent_anew(found, entry):
             return
         if entry.ino in self._met or not self._first:
             # A name that was given to something else meanwhile must not be linked back, and a file
@@ -70,10 +74,11 @@ class Links:
             # when what was submitted is read. In a first mirror each name is sent but once.
             self.draft.settle()
             self._met.clear()
+            self._settled = set(self._sent)
         self._met.add(entry.ino)
         held = self.draft.held(found.ino, entry.name)
         here = held if held is not None and same_file(held, entry) else None
-        if here is not None and _as_known(here, entry):
+        if here is not None and self._as_sent(here, entry):
             return
         path = join(found.path, entry.name)
         work = self.draft.dir(found.ino, found.path)
@@ -126,10 +131,30 @@ class Links:
             work.dirs[parent] = directory
             self.draft.late[parent] = directory
         self.draft.count(1, min(entry.size, self.draft.frame_bytes))
-        if others:
+        if not self._walking:
+            # Of its content only the journal's entry of this name is to tell.
+            self._chain[entry.ino] = (path, entry._replace(attrs=0, content=bytes(16)))
+            self._sent.add(entry.ino)
+            self._settled.discard(entry.ino)
+        if others or not self._walking:
             # Within a batch files go first; a name that is given to another file from here on
-            # must come behind the link.
+            # must come behind the link, and one that is linked to it too.
             self.draft.flush()
+
+    def _sent_anew(self, found: Compared, entry: Entry) -> bool:
+        """Whether what this name shows was sent in this round under another one, and is in the
+        journal: then nothing is to be settled to know that."""
+        if entry.ino not in self._settled:
+            return False
+        held = self.draft.held(found.ino, entry.name)
+        return held is not None and same_file(held, entry) and self._as_sent(held, entry)
+
+    def _as_sent(self, held: Entry, entry: Entry) -> bool:
+        """Whether nothing happened to a file since it was sent: in this round it was read after it
+        was looked at here."""
+        if entry.ino in self._sent and held.ctime > entry.ctime:
+            return not held.flags & RACY
+        return _as_known(held, entry)
 
     def _chained(self, found: Compared, entry: Entry) -> bool:
         """Links a further new name to the one that was linked before in this round, which comes
@@ -138,7 +163,8 @@ class Links:
         if before is None or self.draft.held(found.ino, entry.name) is not None:
             return False
         other, here = before
-        if not _got_a_name(found, entry, here):
+        touch = (found.touches or {}).get(entry.name, Touch(0))
+        if touch & (Touch.DATA | Touch.ATTR) or not _seems(entry, here):
             return False
         path = join(found.path, entry.name)
         work = self.draft.dir(found.ino, found.path)
@@ -232,14 +258,18 @@ class Links:
 
 
 def _got_a_name(found: Compared, entry: Entry, held: Entry) -> bool:
-    """Whether all that the watch told under a new name is that it is there: another name of the
-    file would have told of a change to it. The ctime that is written down stays that of before."""
+    """Whether all that was told under a new name is that it is there: the watch told of a change to
+    the file under another one. The ctime that is written down stays that of before, so that a
+    look at it finds the rest."""
     touch = found.touches.get(entry.name, Touch.DATA) if found.touches else Touch.DATA
+    return not touch & (Touch.DATA | Touch.ATTR) and _seems(entry, held)
+
+
+def _seems(entry: Entry, held: Entry) -> bool:
     return (
-        not touch & (Touch.DATA | Touch.ATTR)
-        and same_content(entry, held)
+        same_content(entry, held)
         and (entry.mode, entry.uid, entry.gid) == (held.mode, held.uid, held.gid)
-        and not held.flags & (RACY | PROBED)
+        and not held.flags & PROBED
     )
 
 
