@@ -48,8 +48,9 @@ class Links:
         self._first = False
         self._walking = False
         self._met: set[int] = set()
-        # Files of which a name was sent or linked in this live round: its path, the file as known.
-        self._chain: dict[int, tuple[bytes, Entry]] = {}
+        # Files of which a name was sent or linked in this live round: its path, the file as known,
+        # and the name where it is only sent if it is still there when it is read.
+        self._chain: dict[int, tuple[bytes, Entry, tuple[int, bytes] | None]] = {}
         self._sent: set[int] = set()  # files that were sent in it with all their names
         self._settled: set[int] = set()  # those of them that stand so in the journal
         self._single: array[int] | None = None
@@ -66,7 +67,14 @@ class Links:
 
     def emit(self, found: Compared, entry: Entry) -> None:
         """Puts one name of such a file into the batch."""
-        if self._chained(found, entry) or self._sent_anew(found, entry):
+        if self._chained(found, entry):
+            return
+        if entry.ino in self._sent:
+            if not self._sent_anew(found, entry):
+                # Names come and go while they are looked at: a file is not sent with all of them
+                # for each of them in one round.
+                touch = Touch.NAME | Touch.DATA
+                self.dirty.add(found.ino, entry.name, touch, time.monotonic())
             return
         if entry.ino in self._met or not self._first:
             # A name that was given to something else meanwhile must not be linked back, and a file
@@ -74,7 +82,6 @@ class Links:
             # when what was submitted is read. In a first mirror each name is sent but once.
             self.draft.settle()
             self._met.clear()
-            self._settled = set(self._sent)
         self._met.add(entry.ino)
         held = self.draft.held(found.ino, entry.name)
         here = held if held is not None and same_file(held, entry) else None
@@ -102,7 +109,7 @@ class Links:
                 self.draft.count(1, 0)
                 return
             if _got_a_name(found, entry, here):
-                self._chain[entry.ino] = (path, here)
+                self._chain[entry.ino] = (path, here, None)
                 self.draft.count(1, 0)
                 return
         trusted = False
@@ -133,7 +140,8 @@ class Links:
         self.draft.count(1, min(entry.size, self.draft.frame_bytes))
         if not self._walking:
             # Of its content only the journal's entry of this name is to tell.
-            self._chain[entry.ino] = (path, entry._replace(attrs=0, content=bytes(16)))
+            here = entry._replace(attrs=0, content=bytes(16))
+            self._chain[entry.ino] = (path, here, (found.ino, entry.name))
             self._sent.add(entry.ino)
             self._settled.discard(entry.ino)
         if others or not self._walking:
@@ -142,10 +150,10 @@ class Links:
             self.draft.flush()
 
     def _sent_anew(self, found: Compared, entry: Entry) -> bool:
-        """Whether what this name shows was sent in this round under another one, and is in the
-        journal: then nothing is to be settled to know that."""
+        """Whether what this name shows was sent in this round under another one."""
         if entry.ino not in self._settled:
-            return False
+            self.draft.settle()
+            self._settled = set(self._sent)
         held = self.draft.held(found.ino, entry.name)
         return held is not None and same_file(held, entry) and self._as_sent(held, entry)
 
@@ -160,9 +168,12 @@ class Links:
         """Links a further new name to the one that was linked before in this round, which comes
         before it at the target whatever else does. False: there is none, or that is not enough."""
         before = self._chain.get(entry.ino)
-        if before is None or self.draft.held(found.ino, entry.name) is not None:
+        held = self.draft.held(found.ino, entry.name) if before else None
+        if before is None or (held is not None and same_file(held, entry)):
             return False
-        other, here = before
+        other, here, sent = before
+        if sent is not None and not self._still(entry.ino, *sent, other):
+            return False
         touch = (found.touches or {}).get(entry.name, Touch(0))
         if touch & (Touch.DATA | Touch.ATTR) or not _seems(entry, here):
             return False
@@ -175,7 +186,8 @@ class Links:
             Put(found.ino, known(here._replace(name=entry.name))),
             Place(entry.ino, found.ino, entry.name),
         ]
-        self._chain[entry.ino] = (path, here)
+        if sent is None:
+            self._chain[entry.ino] = (path, here, None)
         self.draft.count(1, 0)
         return True
 
