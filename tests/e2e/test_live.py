@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import time
 from dataclasses import fields
 
 import forest
@@ -236,12 +237,13 @@ def test_sigterm_brings_under_way_what_is_dirty(hosts, trees, followed):
 FIELDS = {
     *("rule", "source", "target", "state", "progress", "files_total", "files_done", "bytes_total"),
     *("bytes_done", "bytes_sent", "rate", "eta_s", "dirty", "in_flight", "lag_s", "in_sync"),
-    *("watch", "problems", "last_error", "cause", "remedy"),
+    *("watch", "problems", "last_error", "cause", "remedy", "durable_as_of"),
 }
 
 
 def test_the_status_has_all_its_fields_and_goes_with_the_process(hosts, trees):
     (trees.source / "file").write_text("file")
+    began = time.time()
     mirror = hosts.mirror(trees.source, trees.target)
     until("in sync", lambda: in_sync(hosts))
     (rule,) = json.loads(hosts.source.run("status", "--json").out.read_text())
@@ -250,10 +252,11 @@ def test_the_status_has_all_its_fields_and_goes_with_the_process(hosts, trees):
     assert rule["watch"]["engine"] == "fanotify" and rule["watch"]["coverage"] == 1.0
     assert (rule["state"], rule["in_sync"], rule["progress"]) == ("REPLICATION", True, 100.0)
     assert (rule["files_total"], rule["dirty"], rule["in_flight"]) == (1, 0, 0)
+    assert rule["lag_s"] > 0 and began < rule["durable_as_of"] <= time.time()
     assert rule["pid"] == mirror.pid and rule["problems"]["count"] == 0
     assert {f.name for f in fields(hosts.source.status())} == rule.keys()
     shown = hosts.source.run("status").out.read_text()
-    assert "REPLICATION" in shown and str(trees.source) in shown
+    assert "REPLICATION" in shown and str(trees.source) in shown and "durable as of 2" in shown
     mirror.kill()
     assert json.loads(hosts.source.run("status", "--json").out.read_text()) == []
     assert "no rule" in hosts.source.run("status").out.read_text()

@@ -67,7 +67,7 @@ def test_a_write_names_the_file_and_its_content(source: Source, root: Path) -> N
     source.until(lambda: Touch.DATA in source.named().get(b"a/file", Touch(0)))
     source.catch_up()
     # Where the write was told before, the close counts for itself.
-    assert source.named()[b"a/file"] | Touch.CLOSED == Touch.DATA | Touch.CLOSED
+    assert source.named()[b"a/file"] | Touch.UNTOLD == Touch.DATA | Touch.UNTOLD
     assert source.armed == []
 
 
@@ -77,7 +77,7 @@ def test_a_file_that_was_closed_with_no_write_told_may_have_been_mapped(
     with (root / "a" / "file").open("r+b") as file, mmap.mmap(file.fileno(), 3) as mapped:
         mapped[:3] = b"two"
     source.until(lambda: b"a/file" in source.named())
-    assert source.named() == {b"a/file": Touch.DATA | Touch.CLOSED}
+    assert source.named() == {b"a/file": Touch.DATA | Touch.UNTOLD}
 
 
 def test_a_change_of_mode_is_no_content(source: Source, root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -12,14 +13,14 @@ import pytest
 from ends import until
 
 from i2node.errors import PeerLost
-from i2node.fs.tree import Root
+from i2node.fs.tree import Root, TargetTree
 from i2node.model import Entry, Kind, Verdict
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op
 from i2node.net.channel import Channel
 from i2node.net.identity import Identity
 from i2node.net.transport import Listener, connect, open_stream
-from i2node.repl import sender
+from i2node.repl import receiver, sender
 from i2node.repl.journal import Journal
 from i2node.repl.large import LargeReader
 from i2node.repl.ledger import Ledger
@@ -68,7 +69,7 @@ class Wire:
             frame_bytes=1 << 18,
             window=1 << 20,
             pace=lambda size: self.pace(),
-            again=self._tell("again"),
+            again=lambda ino, name, sent: self.told.append(("again", name)),
             trouble=self._tell("trouble"),
             strayed=self._tell("strayed"),
             took=self._tell("took"),
@@ -348,3 +349,59 @@ def test_a_file_that_outgrew_its_way_takes_the_other(wire: Wire) -> None:
     assert (wire.target / "a").stat().st_size == SMALL + 1
     held = wire.held("a")
     assert held is not None and held.size == SMALL + 1
+
+
+def test_a_beat_is_back_when_all_before_it_is_durable(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncs, disk = [], threading.Event()
+
+    def sync(tree: TargetTree) -> None:
+        disk.wait(30.0)
+        syncs.append(tree)
+
+    monkeypatch.setattr(TargetTree, "sync", sync)
+    (wire.source / "a").write_text("one")
+    wire.sender.submit(wire.batch("a"))
+    wire.sender.settle()
+    beat = wire.sender.beat()
+    assert beat == wire.sender.line.last == wire.sender.beat()
+    wire.sender.line.wait_applied()
+    assert (wire.target / "a").read_text() == "one"
+    assert not any(what == "durable" for what, _ in wire.told)
+    disk.set()
+    assert wire.sender.wait_drained(30.0)
+    assert ("durable", beat) in wire.told and len(syncs) == 1
+
+
+def test_a_beat_goes_to_the_target_though_nothing_is_to_be_sent(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (wire.source / "a").write_text("one")
+    wire.send(wire.batch("a"))
+    monkeypatch.setattr(TargetTree, "sync", None)  # nothing is to be made durable
+    wire.gate.clear()
+    beat = wire.sender.beat()
+    assert beat > 0 and not wire.sender.drained()
+    assert wire.sender.flow().in_flight == 0 and wire.sender.flow().oldest is None
+    wire.gate.set()
+    assert wire.sender.wait_drained(30.0)
+    assert ("durable", beat) in wire.told
+
+
+def test_what_the_disk_refused_to_keep_is_not_durable(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncs: list[int] = []
+
+    def sync(tree: TargetTree) -> None:
+        syncs.append(len(wire.told))
+        if len(syncs) < 3:
+            raise OSError(errno.EIO, "the disk")
+        assert not any(what == "durable" for what, _ in wire.told)
+
+    monkeypatch.setattr(TargetTree, "sync", sync)
+    monkeypatch.setattr(receiver, "RETRY_S", 0.01)
+    (wire.source / "a").write_text("one")
+    wire.send(wire.batch("a"))
+    assert len(syncs) == 3

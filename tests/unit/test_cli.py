@@ -307,7 +307,7 @@ def test_the_live_picture():
     ("seconds", "text"),
     [
         (None, "?"),
-        (0.04, "0.0 s"),
+        (0.04, "40 ms"),
         (59.96, "1 min 00 s"),
         (3599.6, "1 h 00 min"),
         (7260, "2 h 01 min"),

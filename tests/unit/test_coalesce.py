@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from i2node.fs.coalesce import LONGEST, PAUSE_LONGEST, SHORTEST, Dirty, Touch, Work
+from i2node.fs.coalesce import CLOSING, LONGEST, PAUSE_LONGEST, SHORTEST, Dirty, Touch, Work
 
 
 def test_touches_of_a_name_are_merged() -> None:
@@ -410,3 +410,174 @@ def test_a_chain_of_renames_is_handed_out_as_one_though_there_are_more_than_aske
     assert dirty.take(9, 9.0) == []
     dirty.add(1, b"x", Touch.NAME, 10.0)  # nothing is left of the pairs
     assert [work.ino for work in dirty.take(9, 10.0)] == [1]
+
+
+def test_what_is_being_written_waits_for_its_close() -> None:
+    dirty = Dirty()
+    dirty.add(1, b"f", Touch.NAME | Touch.WRITING, 10.0)
+    assert dirty.take(9, 10.0) == []
+    assert dirty.next_due(10.0) == pytest.approx(CLOSING)
+    dirty.add(1, b"f", Touch.DATA | Touch.WRITING, 10.001)
+    assert dirty.take(9, 10.001) == []
+    dirty.add(1, b"f", Touch.DATA | Touch.CLOSED, 10.002)
+    (work,) = dirty.take(9, 10.002)
+    assert work == Work(1, {b"f": Touch.NAME | Touch.DATA}, False, frozenset(), 10.0)
+    assert dirty.next_due(10.002) is None
+
+
+def test_what_is_not_closed_soon_is_handed_out_and_again_at_once_when_it_is() -> None:
+    dirty = Dirty()
+    dirty.add(1, b"f", Touch.DATA | Touch.WRITING, 10.0)
+    now = 10.0 + CLOSING
+    assert len(dirty.take(9, now)) == 1
+    dirty.add(1, b"f", Touch.DATA | Touch.WRITING, now)
+    dirty.add(1, b"f", Touch.DATA | Touch.CLOSED, now + 0.001)
+    assert len(dirty.take(9, now + 0.001)) == 1
+    # Neither the second of these steps nor the stale time of the hold makes room for a third.
+    dirty.add(1, b"f", Touch.DATA | Touch.CLOSED, now + 0.002)
+    assert dirty.take(9, now + 0.001 + SHORTEST - 1e-6) == []
+    assert len(dirty.take(9, now + 0.001 + SHORTEST)) == 1
+
+
+def test_a_file_that_is_opened_written_and_closed_on_and_on_is_handed_out_at_a_bounded_rate() -> (
+    None
+):
+    dirty = Dirty()
+    taken = 0
+    for step in range(20_000):
+        now = step * 0.001
+        way = Touch.WRITING if step % 2 else Touch.CLOSED
+        dirty.add(1, b"log", Touch.DATA | way, now)
+        taken += len(dirty.take(9, now))
+    assert taken <= 2 * (20 / LONGEST + 10)
+
+
+def test_a_file_that_is_saved_now_and_then_never_waits() -> None:
+    dirty = Dirty()
+    for step in range(100):
+        now = step * 0.1
+        dirty.add(1, b"f", Touch.DATA | Touch.WRITING, now)
+        dirty.add(1, b"f", Touch.DATA | Touch.CLOSED, now + 0.001)
+        assert len(dirty.take(9, now + 0.001)) == 1
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_own_attributes_that_are_read_anyway_are_spared(held: bool) -> None:
+    dirty = Dirty()
+    if held:
+        dirty.add(1, b"d", Touch.ATTR, 9.999)
+        dirty.take(9, 9.999)
+    dirty.add(1, b"d", Touch.ATTR, 10.0)
+    dirty.add(1, b"e", Touch.ATTR | Touch.NAME, 10.0)
+    for name in (b"d", b"e", b"f"):
+        dirty.spare(1, name)
+    dirty.spare(2, b"d")
+    assert dirty.count() == 1
+    assert [work.names for work in dirty.take(9, 11.0)] == [{b"e": Touch.ATTR | Touch.NAME}]
+    dirty.add(1, b"d", Touch.ATTR, 12.0)
+    dirty.spare(1, b"d")
+    assert (dirty.count(), dirty.take(9, 13.0), dirty.next_due(13.0)) == (0, [], None)
+    dirty.add_dir(1, False, 14.0)
+    dirty.spare(1, b"d")
+    assert len(dirty.take(9, 14.0)) == 1
+
+
+def test_a_mark_is_passed_when_nothing_older_is_left() -> None:
+    dirty = Dirty()
+    assert dirty.passed() is None
+    dirty.mark(9.5, 10.0)
+    assert dirty.wait(0) is False and dirty.passed() == 9.5
+    assert dirty.passed() is None
+    dirty.add(1, b"hot", Touch.DATA, 11.0)
+    dirty.take(9, 11.0)
+    dirty.add(1, b"hot", Touch.DATA, 11.0 + SHORTEST / 2)
+    dirty.mark(11.1, 11.2)
+    dirty.add(1, b"new", Touch.DATA, 11.3)
+    assert dirty.passed() is None  # a name that is held back is not handed out
+    assert [list(work.names or ()) for work in dirty.take(1, 11.3)] == [[b"new"]]
+    assert dirty.passed() is None
+    assert [list(work.names or ()) for work in dirty.take(1, 11.3)] == [[b"hot"]]
+    dirty.add(1, b"hot", Touch.DATA, 11.4)
+    assert dirty.passed() == 11.1
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda dirty: dirty.add(1, b"f", Touch.DATA, 11.0),
+        lambda dirty: dirty.add_dir(1, False, 11.0),
+        lambda dirty: dirty.put_back(Work(1, {b"f": Touch.DATA}, False, frozenset(), 11.0), 11.0),
+        lambda dirty: dirty.put_back(Work(1, None, False, frozenset(), 11.0), 11.0),
+    ],
+)
+def test_what_comes_back_is_as_old_as_what_it_came_from(again: Callable[[Dirty], None]) -> None:
+    dirty = Dirty()
+    dirty.add(1, b"f", Touch.DATA, 10.0)
+    (work,) = dirty.take(9, 10.0)
+    dirty.under_way = work.since
+    dirty.mark(10.5, 10.6)
+    again(dirty)
+    dirty.under_way = None
+    assert dirty.passed() is None
+    assert [work.since for work in dirty.take(9, 20.0)] == [10.0]
+    assert dirty.passed() == 10.5
+    dirty.mark(20.5, 20.6)
+    dirty.unmark()
+    assert dirty.passed() is None
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["touch", "write", "close"]), st.integers(0, 5)),
+        st.tuples(st.just("dir"), st.integers(0, 2)),
+        st.tuples(st.just("take"), st.integers(1, 4)),
+        st.tuples(st.sampled_from(["mark", "back"]), st.just(0)),
+        st.tuples(st.just("later"), st.integers(1, 50)),
+    ),
+    max_size=60,
+)
+
+
+@given(STEPS)
+def test_no_mark_overtakes_what_was_touched_before_it(steps: list[tuple[str, int]]) -> None:
+    """Against a list of touches by name, each with its time, from which what is taken is crossed
+    off; it comes back as old as it was."""
+    dirty = Dirty(max_names=1)
+    now = told = 0.0
+    left: dict[tuple[int, bytes], float] = {}
+    marks: list[float] = []
+    last: list[Work] = []
+    ways = {"touch": 0, "write": Touch.WRITING.value, "close": Touch.CLOSED.value}
+    for what, n in steps:
+        now += 0.0001
+        key = (n % 3, b"%d" % n)
+        if what in ways:
+            dirty.add(*key, Touch.DATA | ways[what], now)
+            left.setdefault(key, now)
+        elif what == "dir":
+            dirty.add_dir(n, False, now)
+            left.setdefault((n, b""), now)
+        elif what == "take":
+            last = dirty.take(n, now)
+            for work in last:
+                for other in [k for k in left if k[0] == work.ino]:
+                    if work.names is None or other[1] in work.names:
+                        del left[other]
+        elif what == "back" and last:
+            for work in last:
+                dirty.put_back(work, now)
+                for name in work.names or (b"",):
+                    left[work.ino, name] = min(left.get((work.ino, name), now), work.since)
+            last = []
+        elif what == "mark":
+            dirty.mark(now, now)
+            marks.append(now)
+        elif what == "later":
+            now += n / 1000
+        if (stamp := dirty.passed()) is not None:
+            assert told < stamp and all(since >= stamp for since in left.values())
+            told = stamp
+    while dirty.count():
+        now += 1.0
+        dirty.take(9, now)
+    assert max([told, *marks]) == (dirty.passed() or told)

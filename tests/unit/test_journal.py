@@ -72,6 +72,30 @@ def test_a_listing_is_given_back_and_survives(tmp_path: Path) -> None:
     second.close()
 
 
+def test_what_was_committed_goes_into_the_database_when_nobody_waits(journal: Journal) -> None:
+    def fill(first: int) -> int:
+        """Bytes in the database itself."""
+        for ino in range(first, first + 2000):
+            journal.replace(ino, listing(entry(b"a")))
+        journal.commit()
+        return journal.file.stat().st_size
+
+    before = fill(1)
+    assert fill(2001) == before  # a commit does not wait for that
+    journal.replace(1, b"")
+    journal.tidy()
+    assert journal.file.stat().st_size == before  # not half of what is to be kept together
+    journal.commit()
+    journal.tidy()
+    tidied = journal.file.stat().st_size
+    assert tidied > before
+    journal.replace(9999, b"")
+    journal.commit()
+    before = journal.file.stat().st_mtime_ns
+    journal.tidy()  # nor does it for a little
+    assert journal.file.stat().st_mtime_ns == before
+
+
 def test_an_empty_directory_is_not_an_unknown_one(journal: Journal) -> None:
     assert not journal.lists(1)
     journal.replace(1, b"")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Protocol, Self, TextIO
 
 from i2node.cli.arguments import shown
@@ -20,7 +21,7 @@ _COUNTERS = (
     *("progress", "files_total", "files_done", "bytes_total", "bytes_done", "bytes_sent"),
     *("dirty", "in_flight"),
 )
-_MOMENTARY = ("rate", "eta_s", "lag_s")
+_MOMENTARY = ("rate", "eta_s", "lag_s", "durable_as_of")
 PASSES = (State.MIRROR, State.SWITCH)
 
 
@@ -142,9 +143,17 @@ def standing(report: RuleReport) -> str:
     sync = "in sync" if report.in_sync else "not in sync"
     phase = f" ({report.phase})" if report.phase else ""
     return (
-        f"{report.state}{phase}, {sync}: lag {duration(report.lag_s)}, dirty {report.dirty}, "
-        f"in flight {report.in_flight}, sent {size(report.bytes_sent)}"
+        f"{report.state}{phase}, {sync}: lag {duration(report.lag_s)}{asof(report)}, "
+        f"dirty {report.dirty}, in flight {report.in_flight}, sent {size(report.bytes_sent)}"
     )
+
+
+def asof(report: RuleReport) -> str:
+    """Up to when the target has everything durable; nothing where that is not known."""
+    if report.durable_as_of is None:
+        return ""
+    moment = datetime.fromtimestamp(report.durable_as_of)
+    return f", durable as of {moment.isoformat(' ', 'milliseconds')}"
 
 
 def amounts(report: RuleReport) -> str:
@@ -208,9 +217,11 @@ def size(amount: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds for people: '0.4 s', '3 min 05 s', '2 h 10 min', '3 d 4 h'; None is '?'."""
+    """Seconds for people: '12 ms', '0.4 s', '3 min 05 s', '2 h 10 min', '3 d 4 h'; None is '?'."""
     if seconds is None:
         return "?"
+    if 0 < seconds < 0.0995:
+        return f"{max(1, round(seconds * 1000))} ms"
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

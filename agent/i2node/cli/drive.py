@@ -22,6 +22,8 @@ from i2node.node.rpc import StatusServer
 from i2node.repl.report import Outcome, RuleReport
 
 REFRESH_S = 0.25
+QUIET_S = 1.0
+"""Between two looks at a session in which nothing happens."""
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -48,14 +50,16 @@ def drive(session: Runs, screen: Screen, run: Path, once: bool) -> int:
         work = _Work(session, signals.wake)
         work.start()
         asked = 0
+        report = session.report()
         while not work.over.is_set():
-            for number in signals.wait(REFRESH_S):
+            for number in signals.wait(QUIET_S if report.in_sync else REFRESH_S):
                 if asked:
                     raise KeyboardInterrupt
                 asked = number
                 screen.draining()
                 session.stop()
-            screen.show(session.report(), time.monotonic())
+            report = session.report()
+            screen.show(report, time.monotonic())
         outcome = work.outcome()
         screen.finish(session.report(), outcome)
     if not once:

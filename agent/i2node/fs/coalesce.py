@@ -1,9 +1,11 @@
 """What is dirty and not yet looked at: a set bounded by the number of names, not of events.
 
-A name that was quiet is handed out at once. One that is touched again and again is handed out at
-most once in its interval, which starts at 20 ms, doubles up to 1 s while the touching goes on, and
-halves again when it stops. So a log file costs one look a second, and a saved document waits for
-nothing. A look that takes long is paid for with a pause that is as many times longer.
+A name that was quiet is handed out at once; one that is being written, when it is closed, or
+after a moment. One that is touched again and again is handed out at most once in its interval,
+which starts at 20 ms, doubles up to 0.64 s while the touching goes on, and halves again when it
+stops. So a log file costs three looks in two seconds, a saved document waits for nothing, and
+neither is a second behind. A look that takes long is paid for with a pause that is as many times
+longer.
 
 Memory holds so many names only. Those beyond go where `Spill` keeps them, and come back as memory
 empties, the directory that waits longest first; as long as some are there new ones line up behind
@@ -13,15 +15,22 @@ them. A directory that is dirty as a whole stays in memory: there are few.
 from __future__ import annotations
 
 import heapq
+import math
 import threading
+from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntFlag
 from itertools import count, islice
 from typing import Protocol
 
 SHORTEST = 0.020
-LONGEST = 1.0
+LONGEST = 0.640
+CLOSING = 0.010
+"""How long a name that is being written waits for its close: a small file is closed by then, and is
+not sent half written and then once more."""
+MARKS = 256
+"""Marks that wait; beyond it the oldest is forgotten, since a later one says more."""
 IN_MEMORY = 50_000
 """Names that memory holds where more can be spilled: 5 MB with names of usual length, 17 MB with
 the longest."""
@@ -46,13 +55,17 @@ class Touch(IntFlag):
     ATTR = 2  # mode, owner, times, attributes, links
     NAME = 4  # created, deleted, moved
     TREE = 8  # a directory appeared under it: to be armed, even where it looks like the old one
-    CLOSED = 16  # closed by one who could have written through a mapping, and no write was told
+    UNTOLD = 16  # closed by one who could have written through a mapping, and no write was told
     MOVED = 32  # something was renamed from or to it, and the other name is handed out with it
+    WRITING = 64  # when it was touched it was open for writing, so that a close is to follow
+    CLOSED = 128  # that close
 
 
-TOUCHES = tuple(Touch(n) for n in range(2 * max(Touch)))
-"""By their numbers: the operators of an enum cost much."""
 _DATA, _TREE = Touch.DATA.value, Touch.TREE.value
+_WRITING, _CLOSED, _UNTOLD = Touch.WRITING.value, Touch.CLOSED.value, Touch.UNTOLD.value
+_WAITS = _WRITING | _CLOSED
+TOUCHES = tuple(Touch(n & ~_WAITS) for n in range(2 * max(Touch)))
+"""As they are handed out, by their numbers: the operators of an enum cost much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +117,7 @@ class _Dir:
 
     def __init__(self) -> None:
         self.ready: dict[bytes, int] = {}
-        self.held: dict[bytes, tuple[int, float]] = {}
+        self.held: dict[bytes, tuple[int, float, float]] = {}  # touch, since, due
         self.whole = False
         self.recursive = False
         self.trees: set[bytes] = set()
@@ -136,12 +149,17 @@ class Dirty:
         # Heap of what is held; may be stale. Numbered: a name and None do not compare.
         self._due: list[tuple[float, int, int, bytes | None]] = []
         self._numbers = count()
-        self._heat: dict[tuple[int, bytes | None], tuple[float, float]] = {}  # (taken, interval)
+        # (taken, interval, whether it was open for writing then)
+        self._heat: dict[tuple[int, bytes | None], tuple[float, float, bool]] = {}
         self._names = 0
         self._woken = False
         self._hurried = False
         self._paused: dict[tuple[int, bytes], tuple[float, float]] = {}  # (ended, pause)
         self._renamed: dict[tuple[int, bytes], set[tuple[int, bytes]]] = {}
+        self._marks: deque[tuple[float, float]] = deque(maxlen=MARKS)  # (placed, stamp)
+        self.under_way: float | None = None
+        """The earliest `since` of what was handed out and is still being dealt with, for who takes
+        to say: what is dirty again meanwhile is as old."""
 
     def spill_to(self, spill: Spill) -> None:
         """From now on names beyond what memory is to hold go there."""
@@ -151,9 +169,9 @@ class Dirty:
     # ------------------------------------------------------------------------------- filling
 
     def add(self, ino: int, name: bytes, touch: Touch | int, now: float) -> None:
-        """One name of a directory was touched."""
+        """One name of a directory was touched, or is to be looked at once more."""
         with self._changed:
-            self._add(ino, name, int(touch), now)
+            self._add(ino, name, int(touch), now, self.under_way)
             self._changed.notify_all()
 
     def add_all(
@@ -178,15 +196,29 @@ class Dirty:
     def add_dir(self, ino: int, recursive: bool, now: float) -> None:
         """A directory as a whole is to be looked at; recursive: and all below it."""
         with self._changed:
-            self._add_dir(ino, recursive, now)
+            entry = self._add_dir(ino, recursive, now)
+            if self.under_way is not None:
+                entry.since = min(entry.since, self.under_way)
             self._changed.notify_all()
 
     def put_back(self, work: Work, now: float) -> None:
         """Work that could not be done yet. It keeps its age, and is held back like any other that
         comes again."""
+        since = work.since if self.under_way is None else min(work.since, self.under_way)
         with self._changed:
-            self._put_back(work, now)
+            self._put_back(replace(work, since=since), now)
             self._changed.notify_all()
+
+    def spare(self, ino: int, name: bytes) -> None:
+        """The attributes under a name are about to be read: it is dirty no more where nothing but
+        ATTR is known of it."""
+        with self._changed:
+            entry = self._dirs.get(ino)
+            if entry is None or entry.whole:
+                return
+            touch = entry.ready.get(name) or entry.held.get(name, (0,))[0]
+            if touch & ~_WAITS == Touch.ATTR:
+                self._pull(ino, name)
 
     def discard(self, ino: int) -> None:
         """The directory is gone, and all work in it."""
@@ -236,13 +268,31 @@ class Dirty:
                 self._add_trees(entry, (name,))
             return
         self._names += 1
-        self._woken = True
+        self._hold(ino, entry, name, touch, since, None, now)
+
+    def _hold(
+        self,
+        ino: int,
+        entry: _Dir,
+        name: bytes,
+        touch: int,
+        since: float,
+        until: float | None,
+        now: float,
+    ) -> None:
+        """Puts a name that is not ready where it belongs. until: what it was held for so far."""
         due = self._due_at(ino, name, now, touch)
-        if due > now:
-            entry.held[name] = (touch, since)
-            heapq.heappush(self._due, (due, next(self._numbers), ino, name))
-        else:
+        if until is not None:
+            due = min(due, until)
+        if due <= now:
+            entry.held.pop(name, None)
             self._make_ready(ino, entry, name, touch, since)
+            self._woken = True
+            return
+        entry.held[name] = (touch, since, due)
+        if due != until:
+            heapq.heappush(self._due, (due, next(self._numbers), ino, name))
+            self._woken = True
 
     def _known(
         self, ino: int, entry: _Dir, name: bytes, touch: int, now: float, since: float
@@ -260,11 +310,7 @@ class Dirty:
             return True
         held = entry.held.get(name)
         if held is not None:
-            entry.held[name] = (held[0] | touch, min(held[1], since))
-            if held[0] == _DATA != held[0] | touch:
-                due = self._due_at(ino, name, now, touch)
-                heapq.heappush(self._due, (due, next(self._numbers), ino, name))
-                self._woken = True
+            self._hold(ino, entry, name, held[0] | touch, min(held[1], since), held[2], now)
             return True
         return False
 
@@ -290,12 +336,12 @@ class Dirty:
         entry.since = min(
             [now]
             + ([entry.since] if entry.ready else [])
-            + [since for _, since in entry.held.values()]
+            + [since for _, since, _ in entry.held.values()]
         )
         self._names -= len(entry.ready) + len(entry.held)
         entry.whole = True
         self._add_trees(entry, [name for name, touch in entry.ready.items() if touch & _TREE])
-        self._add_trees(entry, [name for name, (touch, _) in entry.held.items() if touch & _TREE])
+        self._add_trees(entry, [name for name, (touch, *_) in entry.held.items() if touch & _TREE])
         entry.ready.clear()
         entry.held.clear()
         self._woken = True
@@ -321,7 +367,7 @@ class Dirty:
         """A look at a name that was handed out took so long, and is over now."""
         key = (ino, name)
         with self._changed:
-            taken, _ = self._heat.get(key, (now - seconds, 0.0))
+            taken, *_ = self._heat.get(key, (now - seconds,))
             ended, before = self._paused.pop(key, (0.0, 0.0))
             if taken - ended > 2 * before:
                 before = 0.0  # it was left alone meanwhile
@@ -330,10 +376,9 @@ class Dirty:
             if len(self._paused) > _PAUSED:
                 del self._paused[next(iter(self._paused))]
             entry = self._dirs.get(ino)
-            touch = entry.ready.get(name) if entry is not None else None
-            if entry is not None and touch == _DATA and not self._hurried:
-                entry.held[name] = (entry.ready.pop(name), entry.since)
-                due = self._due_at(ino, name, now, touch)
+            touch = entry.ready.get(name, 0) if entry is not None else 0
+            if entry is not None and (due := self._paused_until(ino, name, touch)) > now:
+                entry.held[name] = (entry.ready.pop(name), entry.since, due)
                 heapq.heappush(self._due, (due, next(self._numbers), ino, name))
                 if not entry.ready:
                     self._ready.pop(ino, None)
@@ -343,23 +388,34 @@ class Dirty:
         with self._changed:
             self._hurried = self._woken = True
             for ino, entry in self._dirs.items():
-                for name in entry.held:
+                for name, (touch, since, _) in entry.held.items():
+                    entry.held[name] = (touch, since, 0.0)
                     heapq.heappush(self._due, (0.0, next(self._numbers), ino, name))
             self._changed.notify_all()
 
     def _due_at(self, ino: int, name: bytes | None, now: float, touch: int = 0) -> float:
-        """When a name that was touched so is to be handed out. A pause is kept of what is only
-        written to: what came or went under its name may be another file."""
-        taken, interval = self._heat.get((ino, name), (now, 0.0))
-        if name is None or touch != _DATA or self._hurried:
-            return taken + interval
-        ended, pause = self._paused.get((ino, name), (0.0, 0.0))
-        return max(taken + interval, ended + pause)
+        """When a name that was touched so is to be handed out."""
+        taken, interval, writing = self._heat.get((ino, name), (now, 0.0, False))
+        paused = 0.0 if name is None else self._paused_until(ino, name, touch)
+        if touch & _CLOSED:
+            return max(now if writing else taken + interval, paused)
+        return max(taken + interval, paused, now + CLOSING if touch & _WRITING else now)
 
-    def _warm(self, ino: int, name: bytes | None, now: float) -> None:
+    def _paused_until(self, ino: int, name: bytes, touch: int) -> float:
+        """Till when what a look cost is paid for; 0 when it is, or need not be. A pause is kept of
+        what is only written to: what came or went under its name may be another file."""
+        if touch & ~(_WAITS | _UNTOLD) != _DATA or self._hurried:
+            return 0.0
+        ended, pause = self._paused.get((ino, name), (0.0, 0.0))
+        return ended + pause
+
+    def _warm(self, ino: int, name: bytes | None, now: float, touch: int = 0) -> None:
         """Notes that a name is handed out now."""
-        taken, interval = self._heat.pop((ino, name), (0.0, 0.0))
-        if interval:
+        taken, interval, writing = self._heat.pop((ino, name), (0.0, 0.0, False))
+        if writing and touch & _CLOSED:
+            # What was handed out half written is handed out once more, whole: one step of two.
+            pass
+        elif interval:
             quiet = now - taken
             if quiet <= 2 * interval:
                 interval = min(2 * interval, LONGEST)
@@ -367,12 +423,13 @@ class Dirty:
                 while interval > SHORTEST and quiet > 2 * interval:
                     quiet -= 2 * interval
                     interval /= 2
-        self._heat[ino, name] = (now, max(interval, SHORTEST))  # to the end: ordered by time taken
+        # To the end: ordered by time taken.
+        self._heat[ino, name] = (now, max(interval, SHORTEST), touch & _WAITS == _WRITING)
 
     def _cool(self, now: float) -> None:
         drop = 0
         surplus = len(self._heat) - _TRACKED
-        for taken, _ in self._heat.values():
+        for taken, *_ in self._heat.values():
             if drop >= surplus and now - taken < _FORGET:
                 break
             drop += 1
@@ -382,19 +439,20 @@ class Dirty:
     def _release(self, now: float) -> None:
         """Moves what is due from held to ready."""
         while self._due and self._due[0][0] <= now:
-            _, _, ino, name = heapq.heappop(self._due)
+            due, _, ino, name = heapq.heappop(self._due)
             entry = self._dirs.get(ino)
             if entry is None:
                 continue
             if name is None:
                 if entry.whole:
                     self._ready[ino] = None
-            elif name in entry.held:
-                touch, since = entry.held[name]
-                due = self._due_at(ino, name, now, touch)
-                if due > now:
+            elif _is_due(entry, name, due):
+                touch, since, _ = entry.held[name]
+                paused = self._paused_until(ino, name, touch)
+                if paused > now:
                     # What the look before cost was told after it was held back.
-                    heapq.heappush(self._due, (due, next(self._numbers), ino, name))
+                    entry.held[name] = (touch, since, paused)
+                    heapq.heappush(self._due, (paused, next(self._numbers), ino, name))
                     continue
                 del entry.held[name]
                 self._make_ready(ino, entry, name, touch, since)
@@ -426,8 +484,9 @@ class Dirty:
                 since = entry.since
                 names: dict[bytes, Touch] = {}
                 for name in list(islice(entry.ready, max_names)):
-                    names[name] = TOUCHES[entry.ready.pop(name)]
-                    self._warm(ino, name, now)
+                    touch = entry.ready.pop(name)
+                    names[name] = TOUCHES[touch]
+                    self._warm(ino, name, now, touch)
                 works.append(_work(ino, names, since))
                 max_names -= len(names)
                 self._names -= len(names)
@@ -453,7 +512,7 @@ class Dirty:
                 if found is not None:
                     more.setdefault(partner[0], {})[partner[1]] = TOUCHES[found[0]]
                     oldest = min(oldest, found[1])
-                    self._warm(*partner, now)
+                    self._warm(*partner, now, found[0])
                 left.append(partner)
         if not self._names:
             self._renamed.clear()
@@ -472,7 +531,8 @@ class Dirty:
             if not entry.ready:
                 self._ready.pop(ino, None)
         elif name in entry.held:
-            found = entry.held.pop(name)
+            touch, since, _ = entry.held.pop(name)
+            found = touch, since
         else:
             return None
         self._names -= 1
@@ -524,7 +584,9 @@ class Dirty:
             while self._due:
                 due, _, ino, name = self._due[0]
                 entry = self._dirs.get(ino)
-                if entry is not None and (entry.whole if name is None else name in entry.held):
+                if entry is not None and (
+                    entry.whole if name is None else _is_due(entry, name, due)
+                ):
                     return max(0.0, due - now)
                 heapq.heappop(self._due)
             return None
@@ -532,14 +594,43 @@ class Dirty:
     def oldest(self, now: float) -> float:
         """Age in seconds of the earliest touch not handed out yet; 0 when there is none."""
         with self._changed:
-            earliest = now
-            for entry in self._dirs.values():
-                if entry.whole or entry.ready:
-                    earliest = min(earliest, entry.since)
-                for _, since in entry.held.values():
-                    earliest = min(earliest, since)
-            spilled = self._spill.oldest() if self._spilling and self._spill is not None else None
-            return now - (earliest if spilled is None else min(earliest, spilled))
+            return now - min(now, self._earliest())
+
+    def _earliest(self) -> float:
+        """Clock reading of it; inf when there is none."""
+        earliest = math.inf
+        for entry in self._dirs.values():
+            if entry.whole or entry.ready:
+                earliest = min(earliest, entry.since)
+            for _, since, _ in entry.held.values():
+                earliest = min(earliest, since)
+        spilled = self._spill.oldest() if self._spilling and self._spill is not None else None
+        return earliest if spilled is None else min(earliest, spilled)
+
+    # ------------------------------------------------------------------------------- marks
+
+    def mark(self, stamp: float, now: float) -> None:
+        """All that happened before the clock reading stamp was added by now."""
+        with self._changed:
+            self._marks.append((now, stamp))
+            self._woken = True
+            self._changed.notify_all()
+
+    def passed(self) -> float | None:
+        """The latest stamp of a mark that all has passed which was added before it: it was handed
+        out, and did not come back. None when there is no new one. Not to be asked while that is
+        open, when something is `under_way`."""
+        stamp = None
+        with self._changed:
+            earliest = self._earliest() if self._marks else 0.0
+            while self._marks and self._marks[0][0] < earliest:
+                _, stamp = self._marks.popleft()
+        return stamp
+
+    def unmark(self) -> None:
+        """Forgets all marks: what was handed out before them was lost on its way."""
+        with self._changed:
+            self._marks.clear()
 
     def count(self) -> int:
         """Dirty names, a whole directory counting as one. Where names were spilled, more than there
@@ -547,6 +638,11 @@ class Dirty:
         with self._changed:
             spilled = self._spill.count() if self._spilling and self._spill is not None else 0
             return self._names + sum(1 for entry in self._dirs.values() if entry.whole) + spilled
+
+
+def _is_due(entry: _Dir, name: bytes, due: float) -> bool:
+    """Whether a name is held, and until then."""
+    return name in entry.held and entry.held[name][2] == due
 
 
 def _work(ino: int, names: dict[bytes, Touch], since: float) -> Work:

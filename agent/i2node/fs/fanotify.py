@@ -20,7 +20,7 @@ from i2node.fs.coalesce import Dirty, Touch
 from i2node.fs.pathset import PathSet
 from i2node.fs.rescan import Rescan
 from i2node.fs.tree import Root
-from i2node.fs.treewatch import ATTR, MOVED, NAME, TREE, Touches, TreeWatch
+from i2node.fs.treewatch import ATTR, CLOSED, MOVED, NAME, TREE, UNTOLD, WRITING, Touches, TreeWatch
 from i2node.mover.events import Event, Group
 
 _MODIFY = 0x2
@@ -37,7 +37,7 @@ _RENAME = 0x10000000
 _ONDIR = 0x40000000
 _NAMED = _CREATE | _DELETE | _FROM | _TO
 
-_DATA, _CLOSED = Touch.DATA.value, Touch.CLOSED.value
+_DATA = Touch.DATA.value
 
 
 class FanotifyWatch(TreeWatch):
@@ -98,17 +98,20 @@ class FanotifyWatch(TreeWatch):
             self._touch_own(event.where, touches)
 
     def _named(self, event: Event, touches: Touches) -> None:
-        ino, mask, name, touch = event.where, event.mask, event.name, 0
+        ino, mask, name = event.where, event.mask, event.name
+        touch = wait = 0
+        if mask & _CLOSE_WRITE:
+            wait = CLOSED if mask & _MODIFY else CLOSED | UNTOLD
+        elif mask & (_CREATE | _MODIFY) and not mask & _ONDIR:
+            wait = WRITING
         if mask & _NAMED:
-            touch = NAME
-            self._touch_own(ino, touches)
+            touch = NAME | wait
+            self._touch_own(ino, touches, wait & WRITING)
             if mask & _ONDIR:
                 touch |= TREE
                 self._came_or_went(event)
         if mask & (_MODIFY | _CLOSE_WRITE):
-            touch |= _DATA
-            if not mask & _MODIFY:
-                touch |= _CLOSED
+            touch |= _DATA | wait
         if mask & _ATTRIB:
             touch |= ATTR
         if not self._is_excluded(ino, name):

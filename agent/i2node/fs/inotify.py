@@ -26,7 +26,7 @@ from i2node.fs.coalesce import Dirty, Touch
 from i2node.fs.halves import Halves, Place
 from i2node.fs.pathset import PathSet
 from i2node.fs.rescan import Rescan
-from i2node.fs.treewatch import ATTR, MOVED, NAME, TREE, Touches, TreeWatch
+from i2node.fs.treewatch import ATTR, CLOSED, MOVED, NAME, TREE, UNTOLD, WRITING, Touches, TreeWatch
 from i2node.mover.events import Event, fetch
 
 # Its own handler would write to stderr beside our log.
@@ -44,12 +44,14 @@ _IGNORED: int = pyinotify.IN_IGNORED
 _UNMOUNT: int = pyinotify.IN_UNMOUNT
 _OVERFLOW: int = pyinotify.IN_Q_OVERFLOW
 _ISDIR: int = pyinotify.IN_ISDIR
-_WRITTEN: int = pyinotify.IN_MODIFY | pyinotify.IN_CLOSE_WRITE
+_MODIFY: int = pyinotify.IN_MODIFY
+_CLOSE: int = pyinotify.IN_CLOSE_WRITE
+_WRITTEN = _MODIFY | _CLOSE
 _NAMED = _CREATE | _DELETE | _FROM | _TO
 _COMES = _CREATE | _TO
 
 # Plain numbers: the operators of an enum cost more than the rest of an event.
-_DATA, _CLOSED = Touch.DATA.value, Touch.CLOSED.value
+_DATA = Touch.DATA.value
 
 # Not IN_DONT_FOLLOW: the walk opens the directory without following a link, then sets the watch
 # through /proc/self/fd, which is one.
@@ -125,10 +127,10 @@ class InotifyWatch(TreeWatch):
     def _fetch(self) -> bytes:
         return fetch(self.source)
 
-    def _next(self, seconds: float | None) -> list[Event]:
-        events = super()._next(seconds)
+    def _next(self, seconds: float | None, marks: bool = True) -> list[Event]:
+        events = super()._next(seconds, marks)
         # The other half of a rename comes at once, if it comes: they are to be known together.
-        while events and events[-1].mask & _FROM and (more := super()._next(_OTHER)):
+        while events and events[-1].mask & _FROM and (more := super()._next(_OTHER, False)):
             events += more
         return events
 
@@ -187,16 +189,18 @@ class InotifyWatch(TreeWatch):
             touches.append((*source, NAME | MOVED))
         if mask & _ISDIR and mask & (_FROM | _TO | _DELETE):
             self._note_move(ino, event, None if excluded else source)
-        touch = 0
+        touch = wait = 0
+        if mask & _CLOSE:
+            wait = CLOSED if mask & _MODIFY else CLOSED | UNTOLD
+        elif mask & (_CREATE | _MODIFY) and not mask & _ISDIR:
+            wait = WRITING
         if mask & _NAMED:
-            touch = NAME | MOVED if source else NAME
+            touch = (NAME | MOVED if source else NAME) | wait
             if mask & _ISDIR and mask & _COMES:
                 touch |= TREE
-            self._touch_own(ino, touches)
+            self._touch_own(ino, touches, wait & WRITING)
         if mask & _WRITTEN:
-            touch |= _DATA
-            if not mask & pyinotify.IN_MODIFY:
-                touch |= _CLOSED
+            touch |= _DATA | wait
         if mask & _ATTRIB:
             touch |= ATTR
         if touch and not excluded:

@@ -36,6 +36,7 @@ Touches = list[tuple[int, bytes, int]]
 # Plain numbers: the operators of an enum cost more than the rest of an event.
 ATTR, NAME, TREE = (t.value for t in (Touch.ATTR, Touch.NAME, Touch.TREE))
 MOVED = Touch.MOVED.value
+WRITING, CLOSED, UNTOLD = (t.value for t in (Touch.WRITING, Touch.CLOSED, Touch.UNTOLD))
 
 INBOX = 64 << 20
 """Bytes of events that are read and not taken in yet, some half a million; beyond, they wait in the
@@ -76,7 +77,9 @@ class TreeWatch(Watch):
         self._closed = False
         self._arrived = threading.Condition()
         # What was read, with the moment until which all before it was read too.
+        # Empty: a mark that was asked for at that moment.
         self._inbox: deque[tuple[bytes, Moment]] = deque()
+        self._beats = False  # whether a mark is asked for
         self._inbox_size = 0
         self._woken = False
         self._lock = threading.RLock()
@@ -143,6 +146,12 @@ class TreeWatch(Watch):
         with self._lock:
             self._release()
             os.close(self._wake)
+
+    def beat(self) -> None:
+        with self._arrived:
+            self._beats = True
+        if not self._closed:
+            os.eventfd_write(self._wake, 1)
 
     def mark(self) -> int:
         with self._lock:
@@ -252,7 +261,7 @@ class TreeWatch(Watch):
             poll.poll()
             with suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
-            begun = Moment.now()
+            begun, beats, self._beats = Moment.now(), self._beats, False
             while not self._closed and (data := self._fetch()):
                 with self._arrived:
                     self._inbox.append((data, heard))
@@ -260,6 +269,10 @@ class TreeWatch(Watch):
                     self._arrived.notify_all()
                     self._arrived.wait_for(lambda: self._inbox_size < INBOX or self._closed)
             heard = begun
+            if beats:
+                with self._arrived:
+                    self._inbox.append((b"", begun))
+                    self._arrived.notify_all()
 
     def _believe(self) -> None:
         """Takes in what was read."""
@@ -267,16 +280,22 @@ class TreeWatch(Watch):
             self._take(self._next(self._patience()))
             self._look_after()
 
-    def _next(self, seconds: float | None) -> list[Event]:
-        """The next events that were read; [] when the time is over, or somebody wakes it."""
+    def _next(self, seconds: float | None, marks: bool = True) -> list[Event]:
+        """The next events that were read; [] when the time is over, or somebody wakes it, or at a
+        mark, which is put into the dirty set unless it is to stay."""
         with self._arrived:
             self._arrived.wait_for(lambda: self._inbox or self._woken or self._closed, seconds)
             self._woken = False
-            if not self._inbox or self._closed:
+            if not self._inbox or self._closed or not (self._inbox[0][0] or marks):
                 return []
-            data, self._heard = self._inbox.popleft()
+            data, moment = self._inbox.popleft()
             self._inbox_size -= len(data)
             self._arrived.notify_all()
+        if data:
+            self._heard = moment
+        elif self._rescan is None or self._rescan.since is None:
+            # What was lost is not told of: no mark can stand behind it.
+            self._dirty.mark(moment.steady / 1e9, self._clock())
         return decode(data)
 
     def _patience(self) -> float | None:
@@ -322,14 +341,15 @@ class TreeWatch(Watch):
 
     # ------------------------------------------------------------------------ beliefs
 
-    def _touch_own(self, ino: int, touches: Touches) -> None:
-        """The directory's own entry changed, its times at least."""
+    def _touch_own(self, ino: int, touches: Touches, wait: int = 0) -> None:
+        """The directory's own entry changed, its times at least. wait: WRITING where what came in
+        it is being written."""
         if ino in self._told:
             return
         self._told.add(ino)
         place = (ino, b"") if ino == self._root else self._tree.place(ino)
         if place is not None:
-            touches.append((*place, ATTR))
+            touches.append((*place, ATTR | wait))
 
     def _is_excluded(self, ino: int, name: bytes) -> bool:
         if self._excludes is None or not self._excludes.may_match(name):

@@ -62,6 +62,11 @@ class Watch(ABC):
         """Ends all watching. Closing twice is fine."""
 
     @abstractmethod
+    def beat(self) -> None:
+        """Asks for a mark: soon `Dirty.mark` is called with a clock reading from behind this call,
+        when all that had happened by then is in the dirty set, as far as the kernel tells."""
+
+    @abstractmethod
     def mark(self) -> int:
         """The moment a listing begins; given to `placed` and `gone` with what it found."""
 

@@ -20,6 +20,9 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _META = "CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;"
 
+_LOG_PAGES = 4096  # in the log, until a commit moves them into the database
+_MUCH = 1000  # rows written, until `tidy` does
+
 
 class _DamagedError(Exception):
     """The database cannot be trusted."""
@@ -46,6 +49,7 @@ class Database:
         self.rebuilt = False
         self._lock = threading.RLock()
         self._closed = False
+        self._tidied = 0  # rows written until then
         self._suspect = path.with_name(path.name + ".suspect")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -74,6 +78,9 @@ class Database:
             db.execute("PRAGMA page_size=8192")
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
+            # A commit that also checkpoints waits for the disk, and a change with it: `tidy` does
+            # that when nobody waits, and a commit only where there was no such moment for long.
+            db.execute(f"PRAGMA wal_autocheckpoint={_LOG_PAGES}")
             db.execute("PRAGMA journal_size_limit=67108864")
             self._check_schema(db)
             found = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('boot', 'clean')"))
@@ -143,6 +150,14 @@ class Database:
         with self._using("committing to") as db:
             if db.in_transaction:
                 db.execute("COMMIT")
+
+    def tidy(self) -> None:
+        """Moves what was committed from the log into the database, when that is much. It waits for
+        the disk; to be called when nobody waits for it."""
+        with self._using("tidying") as db:
+            if db.total_changes - self._tidied >= _MUCH and not db.in_transaction:
+                self._tidied = db.total_changes
+                db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _using(self, operation: str) -> _Access:
         return _Access(self, operation, False)

@@ -254,7 +254,11 @@ class Emitter:
         self.draft.unmade.clear()
         # By the one above, so that they come into one batch, and are read together.
         for ino, path in sorted(self.draft.late.items(), key=lambda one: one[1].rpartition(b"/")):
-            self._own_meta(ino, path)
+            place = self._place(ino)
+            if place is not None:
+                self.dirty.spare(*place)
+            if not self._own_meta(ino, path) and place is not None:
+                self.dirty.add(*place, Touch.ATTR, time.monotonic())
         self.draft.batch.last = True
         work, self.draft.batch = self.draft.batch, Batch()
         self.draft.sink.submit(work)
@@ -292,18 +296,25 @@ class Emitter:
             self.draft.late[ino] = path
             self.draft.count(1, 0)
 
-    def _own_meta(self, ino: int, path: bytes) -> None:
-        """A directory whose names changed after its content was sent gets its times once more."""
+    def _place(self, ino: int) -> tuple[int, bytes] | None:
+        """Where the watch tells of changes of a directory's own entry, as `Dirty` knows it."""
+        if ino == self.root.identity.ino:
+            return ino, b""
+        return self.watch.place(ino) if self.watch else None
+
+    def _own_meta(self, ino: int, path: bytes) -> bool:
+        """A directory whose names changed after its content was sent gets its times once more.
+        False: it does not, for now."""
         answer = batch.stat_names(self.root.fd, self.root.dev, path, [])
         own = None if answer.status else listing.decode(answer.own)
         if own is None or own.ino != ino:
             # It moved or went, and perhaps another stands there since; each is looked at again
             # under the name it has now.
             self.dirty.add_dir(ino, False, time.monotonic())
-            return
+            return False
         if ino == self.root.identity.ino:
             self.draft.meta(0, b"", own, ino, path)
-            return
+            return True
         if not self.journal.places(ino):
             # It was made in this round, which is not all in the journal.
             self.draft.settle()
@@ -311,4 +322,5 @@ class Emitter:
         for parent, held_name in self.journal.places(ino):
             if held_name == name:
                 self.draft.meta(parent, parent_path, own._replace(name=name), ino, path)
-                return
+                return True
+        return False

@@ -157,6 +157,10 @@ class HotFiles:
             hot.take(None)
             os.close(hot.fd)
 
+    def holds(self) -> bool:
+        """Whether any file is held."""
+        return bool(self._files)
+
     def rest(self) -> None:
         """To be called now and then: lets go of what has cooled or is gone."""
         if not self._files:

@@ -111,6 +111,10 @@ class LargeReader:
         self.parts.clear()
         return steps
 
+    def holds(self) -> bool:
+        """Whether there is something to `rest` for."""
+        return self.hot.holds()
+
     def rest(self) -> None:
         """To be called while there is nothing to do, a few times a second: lets go of what is held
         for nothing."""

@@ -7,6 +7,7 @@ A few threads seal, one sends. What the sending is made of (journal, doubts) sta
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -29,7 +30,7 @@ PACED = 512 << 10
 @dataclass(frozen=True, slots=True)
 class Sent:
     """A frame on its way: bytes on the wire, and what of the progress it carries; since: clock
-    reading of the earliest change in it."""
+    reading of the earliest change in it, inf where it carries none."""
 
     seq: int
     size: int
@@ -40,7 +41,8 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """The counters, for the report; in_flight counts frames, oldest is the earliest `since`."""
+    """The counters, for the report; in_flight counts frames that carry a change, oldest is the
+    earliest `since`."""
 
     bytes_sent: int
     files_applied: int
@@ -63,6 +65,7 @@ class Line:
         """The number of the last frame that was put."""
         self.durable = -1
         """Up to which frame all will survive a power cut on the target."""
+        self.on_fail: Callable[[], None] = lambda: None
         self._stream = stream
         self._sealer = sealer
         self._window = window
@@ -131,12 +134,13 @@ class Line:
     def flow(self) -> Flow:
         with self.changed:
             frames = (*self._lasting, *self._flying, *self._waiting)
+            ages = [frame.since for frame in frames if frame.since < math.inf]
             return Flow(
                 self._bytes_sent,
                 self._files_applied,
                 self._bytes_applied,
-                len(frames),
-                min((frame.since for frame in frames), default=None),
+                len(ages),
+                min(ages, default=None),
             )
 
     def fail(self, error: BaseException) -> None:
@@ -144,6 +148,7 @@ class Line:
         with self.changed:
             self.error = self.error or error
             self.changed.notify_all()
+        self.on_fail()
 
     def check(self) -> None:
         if self.error is not None:
@@ -174,10 +179,7 @@ class Line:
     def _send(self) -> None:
         sent_at = time.monotonic()
         while self.error is None:
-            try:
-                given = self._frames.get(timeout=0.2)
-            except queue.Empty:
-                continue
+            given = self._frames.get()
             if given is None:
                 return
             future, sent = given
@@ -190,10 +192,10 @@ class Line:
                     self.changed.wait(0.2)
                 self._waiting.popleft()
                 self._flying.append(replace(sent, size=size))
-            for some in _slices(buffers):
-                self._pace(len(some))
+            for some in _slices(buffers, size):
+                self._pace(sum(len(b) for b in some))
                 self.check()
-                self._stream.send([some])
+                self._stream.send(some)
             starved, sent_at = ready_at - sent_at, time.monotonic()
             blocked = sent_at - ready_at
             on_line = blocked if self._target_waits else 0.0
@@ -202,9 +204,12 @@ class Line:
                 self._bytes_sent += size
 
 
-def _slices(buffers: list[Buffer]) -> Iterator[memoryview]:
+def _slices(buffers: list[Buffer], size: int) -> Iterator[list[Buffer]]:
     """A frame in pieces, so that a slow line is kept to its rate within one."""
+    if size <= PACED:
+        yield buffers
+        return
     for buffer in buffers:
         view = memoryview(buffer).cast("B")
         for at in range(0, len(view), PACED):
-            yield view[at : at + PACED]
+            yield [view[at : at + PACED]]

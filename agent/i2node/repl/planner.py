@@ -32,7 +32,7 @@ from i2node.repl.plan import Compared, Visit, join, named_root, racy
 from i2node.repl.vigil import Vigil
 
 LIST_BATCH = 64
-_CLOSED = Touch.CLOSED.value
+_UNTOLD = Touch.UNTOLD.value
 
 
 class Planner:
@@ -369,7 +369,7 @@ class Planner:
         for entry in listing.kept(answer.entries, Kind.DIR) if work.trees else ():
             if entry.name in work.trees and not entry.flags & MOUNT:
                 self._arm(join(path, entry.name), entry.ino, work.ino, entry.name, asof)
-        if closed := [name for name in names if work.names[name].value & _CLOSED]:
+        if closed := [name for name in names if work.names[name].value & _UNTOLD]:
             self._closed(work, path, closed, answer.entries)
         old = self.journal.select(work.ino, names)
         changes = listing.diff(old, answer.entries, self.small_max)

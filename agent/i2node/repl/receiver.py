@@ -104,11 +104,14 @@ class Receiver:
         self.read_only = True
         self.error: I2Error | None = None
         self._stream: DataStream | None = None
-        self._frames: queue.Queue[tuple[int, int, bytes | memoryview]] = queue.Queue(QUEUED_FRAMES)
+        self._frames: queue.Queue[tuple[int, int, bytes | memoryview] | None] = queue.Queue(
+            QUEUED_FRAMES
+        )
         self._wake = threading.Condition()
         self._applied = -1
         self._durable = -1
         self._flush = -1
+        self._changed = False  # whether there is something to be made durable
         self._disk = threading.Lock()
         self._over = False
         self._line_idle, self._disk_idle = Idle(), Idle()
@@ -253,6 +256,9 @@ class Receiver:
         self._over = True
         with self._wake:
             self._wake.notify_all()
+        # Wakes the thread that waits for a frame; where the queue is full it does not wait.
+        with suppress(queue.Full):
+            self._frames.put_nowait(None)
         if self._stream is not None:
             self._stream.close()
         for thread in self._threads:
@@ -289,14 +295,15 @@ class Receiver:
         flags = apply_flags()
         told = 0.0
         while not self._over and self.error is None:
-            try:
-                with self._disk_idle:
-                    seq, kind, payload = self._frames.get(timeout=0.2)
-            except queue.Empty:
-                continue
+            with self._disk_idle:
+                frame = self._frames.get()
+            if frame is None:
+                return
+            seq, kind, payload = frame
             self._apply_frame(seq, payload, flags)
             with self._wake:
                 self._applied = seq
+                self._changed = self._changed or len(payload) > 0
                 if kind == FLUSH:
                     self._flush = seq
                 self._wake.notify_all()
@@ -369,10 +376,11 @@ class Receiver:
                 )
                 if self._ended():
                     return
-                seq = self._applied
+                seq, changed, self._changed = self._applied, self._changed, False
             self._still_there()
             try:
-                self.tree.sync()
+                if changed:
+                    self.tree.sync()
             except OSError as error:
                 self.channel.send(
                     {
@@ -382,6 +390,7 @@ class Receiver:
                     }
                 )
                 with self._wake:
+                    self._changed = True
                     self._wake.wait_for(lambda: self._over, RETRY_S)
                 continue
             with self._disk:

@@ -94,8 +94,13 @@ class RuleReport:
     """Names that changed and are not on their way yet."""
     in_flight: int = 0
     """Names sent that the target has not made durable yet."""
-    lag_s: float = 0.0
-    """Age of the oldest change that the target has not made durable."""
+    lag_s: float | None = None
+    """How far the target is behind: what the last heartbeat took until all before it was durable
+    there, or the age of the oldest change or heartbeat that is not, where that is more. None:
+    nothing was measured yet."""
+    durable_as_of: float | None = None
+    """Moment up to which every change that the kernel told of is durable on the target, save those
+    of paths in `problems`; as the newest heartbeat that came back says, seconds since 1970."""
     in_sync: bool = False
     watch: WatchReport = field(default_factory=WatchReport)
     mounts: tuple[str, ...] = ()

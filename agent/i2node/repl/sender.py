@@ -9,6 +9,7 @@ it durable; so a crash anywhere costs a question, never a change.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import queue
 import struct
@@ -40,6 +41,8 @@ GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE}
 BESIDE = 256 << 20
 """Bytes of large files beside which the next batch is read: as it is written down as it was read, a
 change since is found like any other, only later."""
+REST_S = 0.2
+"""How often large files that are held open are looked after while nothing is to be read."""
 STEP_ROOM = 512
 """Bytes of a step beyond its content and paths: header, padding, a few attributes."""
 ATTRIBUTES_MAX = (4 << 20) + (64 << 10)
@@ -59,10 +62,10 @@ class Read:
 class Sender:
     """One stream's sending side; `submit` and `settle` are for the planner.
 
-    window and pace: see Line. again(dir, name) is told of names that changed while they were read;
-    trouble(path, status) of those that cannot be read; strayed(path) of those that were read from
-    another directory than was meant, and went under that path; took(dir, name, seconds) of how long
-    a large one was read.
+    window and pace: see Line. again(dir, name, sent) is told of names that changed while they were
+    read; sent: as they were, no older than when they were asked for. trouble(path, status) of those
+    that cannot be read; strayed(path) of those that were read from another directory than was
+    meant, and went under that path; took(dir, name, seconds) of how long a large one was read.
     """
 
     def __init__(
@@ -77,7 +80,7 @@ class Sender:
         frame_bytes: int,
         window: int,
         pace: Callable[[int], None],
-        again: Callable[[int, bytes], None],
+        again: Callable[[int, bytes, bool], None],
         trouble: Callable[[bytes, int], None],
         strayed: Callable[[bytes], None],
         took: Callable[[int, bytes, float], None],
@@ -141,6 +144,14 @@ class Sender:
         with self._changed:
             return self._read == self._submitted and self.line.durable == self.line.last
 
+    def beat(self) -> int:
+        """The number of the frame that is durable when all is that was settled: the last one, or,
+        where the target has all of that durable, an empty one sent for this. Of each the target
+        tells when it is."""
+        if self.line.durable >= self.line.last:
+            self.line.put(FLUSH, b"", 0, 0, math.inf)
+        return self.line.last
+
     def arrive(self) -> None:
         """Returns when the target has applied everything submitted."""
         self.submit(Batch())  # behind it the reading thread hands out what it has
@@ -184,6 +195,8 @@ class Sender:
         self.journal.settle(seq)
         self.journal.commit()
         self.line.lasts(seq)
+        if self.drained():
+            self.journal.tidy()
 
     def fail(self, error: BaseException) -> None:
         """Ends the sending; whoever waits gets the error."""
@@ -207,7 +220,7 @@ class Sender:
     def _read_loop(self) -> None:
         following: tuple[Batch, Future[Read]] | None = None
         while self.error is None:
-            begun = following or self._take(0.2)
+            begun = following or self._take(REST_S if self.large.holds() else None)
             if begun is None:
                 self.large.rest()
                 continue
@@ -222,10 +235,11 @@ class Sender:
                 self._read += 1
                 self._changed.notify_all()
 
-    def _take(self, timeout: float) -> tuple[Batch, Future[Read]] | None:
-        """The next batch, with its reading begun; None: there is none, or the sender ends."""
+    def _take(self, patience: float | None) -> tuple[Batch, Future[Read]] | None:
+        """The next batch, with its reading begun; None: there is none within so many seconds, or
+        the sender ends."""
         try:
-            work = self._batches.get(timeout=timeout)
+            work = self._batches.get(patience != 0, patience)
         except queue.Empty:
             return None
         return None if work is None else (work, self._pool.submit(self._read_groups, work.files))
@@ -325,7 +339,7 @@ class Sender:
             self.journal.doubt(there, path, UNTIL_ASKED)
         for name in names:
             self.strayed(join(path, name))
-            self.again(owner, name)
+            self.again(owner, name, False)
 
     def _noted(
         self, owner: int, path: bytes, asked: bytes, entries: bytes, large: list[Large]
@@ -350,9 +364,9 @@ class Sender:
                 large.append(Large(owner, join(path, entry.name), entry._replace(status=0)))
             elif entry.status == errno.EAGAIN:
                 self.journal.put(owner, unsettled(entry))
-                self.again(owner, entry.name)
+                self.again(owner, entry.name, True)
             elif entry.status in GONE:
-                self.again(owner, entry.name)
+                self.again(owner, entry.name, False)
             else:
                 self.trouble(join(path, entry.name), entry.status)
         self.journal.put(owner, entries)
@@ -364,7 +378,7 @@ class Sender:
         """Another file came under this name meanwhile, one that has more names: they are still to
         be made one on the target."""
         self.journal.put(owner, known(entry._replace(ctime=0)))
-        self.again(owner, entry.name)
+        self.again(owner, entry.name, False)
 
     def _root_meta(self, own: Entry) -> None:
         """The root has no directory of ours to be read from; it is read by its descriptor."""
@@ -413,7 +427,7 @@ class Sender:
         now = next(iter(listing.entries(found)), None)
         if now is None or now.ino != first.entry.ino or now.ctime < first.entry.ctime:
             for parent, other, _ in group.others:
-                self.again(parent, other)
+                self.again(parent, other, False)
             return
         for parent, other, path in group.others:
             self.journal.put(parent, known(now._replace(name=other)))
@@ -430,10 +444,10 @@ class Sender:
 
     def _shipped(self, item: Large, entry: Entry) -> None:
         if entry.status in GONE:
-            self.again(item.dir, entry.name)
+            self.again(item.dir, entry.name, False)
         elif entry.status == errno.EAGAIN:
             self.journal.put(item.dir, unsettled(entry))
-            self.again(item.dir, entry.name)
+            self.again(item.dir, entry.name, True)
         elif entry.status:
             self.trouble(item.path, entry.status)
         else:

@@ -21,8 +21,8 @@ from datetime import datetime
 
 from i2node import log
 from i2node.config import Config
-from i2node.errors import Halt, I2Error, SafetyStop, SessionError, UsageError
-from i2node.fs.coalesce import IN_MEMORY, Dirty, Touch, Work
+from i2node.errors import Halt, I2Error, SessionError, UsageError
+from i2node.fs.coalesce import IN_MEMORY, Dirty, Touch
 from i2node.fs.engine import watch_tree
 from i2node.fs.pathset import PathSet
 from i2node.fs.tree import Root
@@ -36,12 +36,14 @@ from i2node.repl.binding import Binding
 from i2node.repl.census import Census
 from i2node.repl.delta import Basis
 from i2node.repl.embedded import EmbeddedAgent
+from i2node.repl.heartbeat import Heartbeat
 from i2node.repl.journal import Journal
 from i2node.repl.large import LargeReader
 from i2node.repl.line import Flow
 from i2node.repl.planner import Planner
 from i2node.repl.remote import Fault, Remote
 from i2node.repl.report import Outcome, Rate, RuleReport, WatchReport
+from i2node.repl.rounds import DRAIN_S, Rounds
 from i2node.repl.rules import keep_excludes, lock_rule, rule_home, rule_id
 from i2node.repl.sender import Sender
 from i2node.repl.trouble import Troubles
@@ -49,12 +51,10 @@ from i2node.repl.vigil import Vigil
 
 _log = logging.getLogger(__name__)
 
-ROUND_NAMES = 4096
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 ONCE_PATIENCE_S = 60.0
 """How long a mirror that is to end by itself keeps trying to reach a peer it once had."""
 ONCE_PASSES = 3
-DRAIN_S = 15.0
 
 
 class Session:
@@ -74,6 +74,7 @@ class Session:
             log.event(_log, logging.WARNING, "exclude-outside", rule=self.rule, path=show(path))
         self._source = source
         self._dirty = Dirty(in_memory=IN_MEMORY)
+        self._heartbeat = Heartbeat()
         self._stop = threading.Event()
         self._state = State.UNKNOWN
         self._phase = "start"
@@ -82,8 +83,7 @@ class Session:
         self._blocked = ""
         self._troubles = Troubles(self._dirty.wake)
         self._left = False
-        self._drain_until = math.inf
-        self._busy_since: float | None = None
+        self._rounds = Rounds(self.rule, self._dirty, self._troubles, self._heartbeat, self._stop)
         self._walked = False
         self._binding: Binding | None = None
         self._sent_before = Flow(0, 0, 0, 0, None)
@@ -108,7 +108,11 @@ class Session:
         planner, sender, census = self._planner, self._sender, self._census
         before = self._sent_before
         # In the order in which work goes on, so that none is passed over on its way.
-        dirty, busy_since, waiting = self._dirty.count(), self._busy_since, self._troubles.waiting
+        dirty, busy_since, waiting = (
+            self._dirty.count(),
+            self._rounds.busy_since,
+            self._troubles.waiting,
+        )
         now = sender.flow() if sender else self._ended
         examined_files = planner.examined_files if planner else 0
         examined_bytes = planner.examined_bytes if planner else 0
@@ -125,12 +129,14 @@ class Session:
         applied = before.bytes_applied + (now.bytes_applied if sender else 0)
         rate = self._rate.at(time.monotonic(), applied)
         in_flight = now.in_flight
-        oldest = [t for t in (now.oldest, busy_since) if t is not None]
-        lag = max([time.monotonic() - t for t in oldest], default=0.0)
-        lag = max(lag, self._dirty.oldest(time.monotonic()))
         watch = self._vigil.reports() if self._vigil else WatchReport()
+        clock = time.monotonic()
+        ages = [clock - t for t in (now.oldest, busy_since) if t is not None]
+        if dirty:
+            ages.append(self._dirty.oldest(clock))
         if watch.lost_since is not None:
-            lag = max(lag, time.time() - watch.lost_since)
+            ages.append(time.time() - watch.lost_since)
+        lag = self._heartbeat.lag(clock, max(ages, default=None))
         error = self._cause
         eta = (bytes_total - bytes_done) / rate if rate and not mirrored else None
         problems = self._troubles.shown()
@@ -152,13 +158,15 @@ class Session:
             eta_s=eta,
             dirty=dirty,
             in_flight=in_flight,
-            lag_s=round(lag, 3),
+            lag_s=None if lag is None else round(lag, 3),
+            durable_as_of=self._heartbeat.durable_as_of,
             in_sync=self._state == State.REPLICATION
             and not dirty
             and not in_flight
             and busy_since is None
             and not waiting
             and not problems.count
+            and self._heartbeat.sound(clock)
             and watch.coverage >= 1.0
             and watch.lost_since is None,
             watch=watch,
@@ -251,6 +259,8 @@ class Session:
             remote = Remote(channel)
             held.callback(remote.close)
             self._walked, parts = binding.open(remote, self._walked)
+            if not self._walked:
+                self._heartbeat.forget()
             secret = self.options.secret_key or b""
             remote.stream(0, self.options.encrypt, secret)
             stream = open_stream(channel, 0)
@@ -270,7 +280,7 @@ class Session:
                 frame_bytes=self.config.frame_bytes,
                 window=self.config.window_bytes,
                 pace=lambda size: self._pace(bucket, size),
-                again=lambda ino, name: self._dirty.add(ino, name, Touch.DATA, time.monotonic()),
+                again=self._again,
                 trouble=self._troubles.unreadable,
                 strayed=self._troubles.strayed,
                 took=lambda ino, name, s: self._dirty.cost(ino, name, s, time.monotonic()),
@@ -279,10 +289,11 @@ class Session:
             held.callback(sender.close)
             self._sender = sender
             remote.on_applied = self._unblocked(sender.applied)
-            remote.on_durable = sender.durable
+            remote.on_durable = lambda seq: self._durable(sender, seq)
             remote.on_faults = lambda seq, faults: self._faulted(journal, seq, faults)
             remote.on_stalled = self._stalled
             remote.on_lost = sender.fail
+            sender.line.on_fail = self._dirty.wake
             planner = self._plan(binding, sender, remote)
             self._replicate(binding, planner, sender)
             remote.bye()
@@ -331,7 +342,9 @@ class Session:
             self._enter(State.FINISH, "done")
             return
         self._enter(State.REPLICATION, "live")
-        self._live(binding.root, planner, sender)
+        assert self._watch is not None
+        self._rounds.run(binding.root, self._watch, planner, sender)
+        self._left = self._rounds.left
         self._enter(State.M_STOP, "stopped")
 
     def _mirror(self, binding: Binding, planner: Planner, sender: Sender) -> None:
@@ -364,52 +377,6 @@ class Session:
                 log.event(_log, logging.WARNING, "mount-left-out", rule=self.rule, path=show(path))
             binding.walked(self._troubles.shown().count)
 
-    def _live(self, root: Root, planner: Planner, sender: Sender) -> None:
-        """Rounds of what the watch found dirty, until told to stop; then the rest is drained."""
-        works: list[Work] = []
-        try:
-            self._rounds(root, planner, sender, works)
-        except SessionError:
-            planner.abandon(works)
-            raise
-        finally:
-            self._busy_since = None
-
-    def _rounds(self, root: Root, planner: Planner, sender: Sender, taken: list[Work]) -> None:
-        assert self._watch is not None
-        while True:
-            if self._watch.failure is not None:
-                raise self._watch.failure
-            if self._watch.root_lost or not root.still_there():
-                raise SafetyStop(
-                    f"{show(self._source)} was unmounted, moved or removed",
-                    "mount it or put it back, then start again; nothing was deleted",
-                )
-            if sender.error is not None:
-                raise sender.error
-            self._troubles.settle(planner)
-            self._troubles.retry(planner)
-            if self._stop.is_set():
-                self._drain_until = min(self._drain_until, time.monotonic() + DRAIN_S)
-                if not self._dirty.count() and not self._troubles.waiting and sender.drained():
-                    return
-                if self._drained_long_enough():
-                    self._left = True
-                    return
-            now = time.monotonic()
-            self._busy_since = now
-            works = taken[:] = self._dirty.take(ROUND_NAMES, now)
-            if works:
-                self._busy_since = min((w.since for w in works), default=now)
-                planner.live(works, self._drained_long_enough)
-                taken.clear()
-            self._busy_since = None
-            if not works:
-                if sender.drained():
-                    planner.settled()
-                due = self._dirty.next_due(now)
-                self._dirty.wait(min(1.0, due) if due is not None else 1.0)
-
     # ------------------------------------------------------------------ state
 
     def _enter(self, state: State, phase: str, error: I2Error | None = None) -> None:
@@ -421,12 +388,11 @@ class Session:
         if state not in TRANSITIONS[self._state]:
             raise AssertionError(f"no way from {self._state} to {state}")
         self._state, self._since = state, time.time()
-        fields = {"cause": error.cause, "remedy": error.remedy} if error else {}
+        fields = self._rounds.standing()
+        if error:
+            fields |= {"cause": error.cause, "remedy": error.remedy}
         level = logging.WARNING if error else logging.INFO
         log.event(_log, level, "rule-state", rule=self.rule, state=state.value, **fields)
-
-    def _drained_long_enough(self) -> bool:
-        return time.monotonic() > self._drain_until
 
     def _stopped(self) -> bool:
         return self._stop.is_set()
@@ -488,6 +454,18 @@ class Session:
         assert self._sender is not None
         self._sender.wait_applied()
         return remote.sign(path)
+
+    def _again(self, ino: int, name: bytes, sent: bool) -> None:
+        """A name changed while it was read. Where it was sent, only what came since is missing."""
+        now = time.monotonic()
+        if sent:
+            self._dirty.add_all([(ino, name, Touch.DATA)], now)
+        else:
+            self._dirty.add(ino, name, Touch.DATA, now)
+
+    def _durable(self, sender: Sender, seq: int) -> None:
+        sender.durable(seq)
+        self._heartbeat.durable(seq, time.monotonic())
 
     def _unblocked(self, applied: Callable[[int, bool], None]) -> Callable[[int, bool], None]:
         def told(seq: int, waits: bool) -> None:

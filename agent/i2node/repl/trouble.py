@@ -8,6 +8,7 @@ step that was read from another directory than was meant: no problem, but a doub
 from __future__ import annotations
 
 import errno
+import math
 import os
 import threading
 import time
@@ -50,7 +51,9 @@ class Troubles:
         with self._lock:
             if path not in self._problems:
                 self._count += 1
-                self._retry_at = self._retry_at or time.monotonic() + self._wait()
+                if self._retry_at is None:
+                    self._retry_at = time.monotonic() + self._wait()
+                    self._wake()
                 if len(self._problems) >= KEPT:
                     return
             self._problems[path] = PathProblem(show(path), cause, remedy)
@@ -84,6 +87,10 @@ class Troubles:
             return Problems(self._count, tuple(self._problems.values()))
 
     # ------------------------------------------------------------------ by the planning thread
+
+    def retry_at(self) -> float:
+        """Clock reading from which on `retry` has something to do; inf when it has not."""
+        return math.inf if self._retry_at is None else self._retry_at
 
     def forgive(self) -> None:
         """Problems of an earlier pass are found again in this one, or are none any more."""
