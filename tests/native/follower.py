@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from i2node.fs.coalesce import Dirty, Touch, Work
+from i2node.fs.coalesce import Dirty
 from i2node.fs.fanotify import FanotifyWatch
 from i2node.fs.inotify import InotifyWatch
 from i2node.fs.pathset import PathSet
 from i2node.fs.rescan import Rescan
+from i2node.fs.touch import Touch, Work
 from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
 from i2node.model import Entry, Kind

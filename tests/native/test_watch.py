@@ -18,8 +18,9 @@ from follower import DEADLINE, Source, own_entry, short_queue
 
 from i2node.errors import SessionError
 from i2node.fs import inotify, treewatch
-from i2node.fs.coalesce import Dirty, Touch
+from i2node.fs.coalesce import Dirty
 from i2node.fs.inotify import InotifyWatch
+from i2node.fs.touch import Touch
 from i2node.mover import batch
 from i2node.mover.events import Event
 

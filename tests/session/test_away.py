@@ -15,7 +15,7 @@ from ends import Hosts, until
 from nursery import Nursery
 
 from i2node.config import Config
-from i2node.fs.coalesce import Work
+from i2node.fs.touch import Work
 from i2node.model import MirrorOptions, State, Target
 from i2node.net.identity import Identity
 from i2node.repl import session as sessions

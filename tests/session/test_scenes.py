@@ -19,9 +19,10 @@ from ends import Hosts, until
 from nursery import Nursery
 
 from i2node.errors import PeerLost
-from i2node.fs.coalesce import Dirty, Touch, Work
+from i2node.fs.coalesce import Dirty
 from i2node.fs.inotify import InotifyWatch
 from i2node.fs.pathset import PathSet
+from i2node.fs.touch import Touch, Work
 from i2node.fs.tree import Root
 from i2node.model import Entry, Kind
 from i2node.mover import batch, listing

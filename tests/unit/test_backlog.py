@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i2node.fs.coalesce import Dirty, Touch, Work
+from i2node.fs.coalesce import Dirty
+from i2node.fs.touch import Touch, Work
 from i2node.repl.backlog import Backlog
 
 ROOT = 77

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from i2node.fs.coalesce import CLOSING, LONGEST, PAUSE_LONGEST, SHORTEST, Dirty, Touch, Work
+from i2node.fs.coalesce import Dirty
+from i2node.fs.heat import CLOSING, LONGEST, PAUSE_LONGEST, SHORTEST
+from i2node.fs.touch import Touch, Work
 
 
 def test_touches_of_a_name_are_merged() -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from i2node.errors import PeerLost, SafetyStop
-from i2node.fs.coalesce import Dirty, Touch, Work
+from i2node.fs.coalesce import Dirty
+from i2node.fs.touch import Touch, Work
 from i2node.fs.tree import Root
 from i2node.repl.heartbeat import Heartbeat
 from i2node.repl.rounds import Rounds

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from i2node.fs.coalesce import Dirty, Touch
+from i2node.fs.coalesce import Dirty
 from i2node.fs.inotify import InotifyWatch
 from i2node.fs.mounts import points
 from i2node.fs.pathset import PathSet
 from i2node.fs.sweep import GRAIN_NS, Seen, Stray, unseen
+from i2node.fs.touch import Touch
 from i2node.fs.tree import Root
 from i2node.model import Entry, Kind, Verdict
 from i2node.mover import batch

@@ -19,69 +19,23 @@ import math
 import threading
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from enum import IntFlag
+from dataclasses import replace
 from itertools import count, islice
 from typing import Protocol
 
-SHORTEST = 0.020
-LONGEST = 0.640
-CLOSING = 0.010
-"""How long a name that is being written waits for its close: a small file is closed by then, and is
-not sent half written and then once more."""
+from i2node.fs.heat import Heat
+from i2node.fs.touch import TOUCHES, WAITS, Touch, Work
+
 MARKS = 256
 """Marks that wait; beyond it the oldest is forgotten, since a later one says more."""
 IN_MEMORY = 50_000
 """Names that memory holds where more can be spilled: 5 MB with names of usual length, 17 MB with
 the longest."""
 
-PAUSE_TIMES = 20
-PAUSE_LONGEST = 60.0
-"""The pause behind a look that took long: as long as the look at first, then twice as long each
-time, at most as many times as long as the look, and so many seconds. So a file that has to be read
-as a whole whenever it is written to costs a twentieth of that in the end, and one that is only
-copied to its place comes no later than a look takes."""
-
-_FORGET = 4 * LONGEST  # after so long a silence even the longest interval has decayed to nothing
-_TRACKED = 65_536  # names whose interval is remembered
-_PAUSED = 1024  # names whose pause is
 _DIR_WEIGHT = 7  # a directory takes as much memory as so many names: 730 bytes and 100, measured
 
 
-class Touch(IntFlag):
-    """What is known to have happened to a name."""
-
-    DATA = 1  # written to
-    ATTR = 2  # mode, owner, times, attributes, links
-    NAME = 4  # created, deleted, moved
-    TREE = 8  # a directory appeared under it: to be armed, even where it looks like the old one
-    UNTOLD = 16  # closed by one who could have written through a mapping, and no write was told
-    MOVED = 32  # something was renamed from or to it, and the other name is handed out with it
-    WRITING = 64  # when it was touched it was open for writing, so that a close is to follow
-    CLOSED = 128  # that close
-
-
-_DATA, _TREE = Touch.DATA.value, Touch.TREE.value
-_WRITING, _CLOSED, _UNTOLD = Touch.WRITING.value, Touch.CLOSED.value, Touch.UNTOLD.value
-_WAITS = _WRITING | _CLOSED
-TOUCHES = tuple(Touch(n & ~_WAITS) for n in range(2 * max(Touch)))
-"""As they are handed out, by their numbers: the operators of an enum cost much."""
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """One directory's share of work.
-
-    ino: the directory. names: what to look at (b"" is the directory itself, used for the root), or
-    None for the whole directory. recursive: and all directories below it, each of them armed.
-    trees: names under which a directory appeared. since: clock reading of the earliest touch.
-    """
-
-    ino: int
-    names: dict[bytes, Touch] | None
-    recursive: bool
-    trees: frozenset[bytes]
-    since: float
+_TREE = Touch.TREE.value
 
 
 class Spill(Protocol):
@@ -149,12 +103,9 @@ class Dirty:
         # Heap of what is held; may be stale. Numbered: a name and None do not compare.
         self._due: list[tuple[float, int, int, bytes | None]] = []
         self._numbers = count()
-        # (taken, interval, whether it was open for writing then)
-        self._heat: dict[tuple[int, bytes | None], tuple[float, float, bool]] = {}
+        self._heat = Heat()
         self._names = 0
         self._woken = False
-        self._hurried = False
-        self._paused: dict[tuple[int, bytes], tuple[float, float]] = {}  # (ended, pause)
         self._renamed: dict[tuple[int, bytes], set[tuple[int, bytes]]] = {}
         self._marks: deque[tuple[float, float]] = deque(maxlen=MARKS)  # (placed, stamp)
         self.under_way: float | None = None
@@ -217,7 +168,7 @@ class Dirty:
             if entry is None or entry.whole:
                 return
             touch = entry.ready.get(name) or entry.held.get(name, (0,))[0]
-            if touch & ~_WAITS == Touch.ATTR:
+            if touch & ~WAITS == Touch.ATTR:
                 self._pull(ino, name)
 
     def discard(self, ino: int) -> None:
@@ -281,7 +232,7 @@ class Dirty:
         now: float,
     ) -> None:
         """Puts a name that is not ready where it belongs. until: what it was held for so far."""
-        due = self._due_at(ino, name, now, touch)
+        due = self._heat.due((ino, name), now, touch)
         if until is not None:
             due = min(due, until)
         if due <= now:
@@ -345,7 +296,7 @@ class Dirty:
         entry.ready.clear()
         entry.held.clear()
         self._woken = True
-        due = self._due_at(ino, None, now)
+        due = self._heat.due((ino, None), now)
         if due > now and (held or not recursive):
             self._ready.pop(ino, None)
             heapq.heappush(self._due, (due, next(self._numbers), ino, None))
@@ -365,19 +316,11 @@ class Dirty:
 
     def cost(self, ino: int, name: bytes, seconds: float, now: float) -> None:
         """A look at a name that was handed out took so long, and is over now."""
-        key = (ino, name)
         with self._changed:
-            taken, *_ = self._heat.get(key, (now - seconds,))
-            ended, before = self._paused.pop(key, (0.0, 0.0))
-            if taken - ended > 2 * before:
-                before = 0.0  # it was left alone meanwhile
-            pause = min(max(2 * before, seconds), PAUSE_TIMES * seconds, PAUSE_LONGEST)
-            self._paused[key] = (now, pause)
-            if len(self._paused) > _PAUSED:
-                del self._paused[next(iter(self._paused))]
+            self._heat.cost((ino, name), seconds, now)
             entry = self._dirs.get(ino)
             touch = entry.ready.get(name, 0) if entry is not None else 0
-            if entry is not None and (due := self._paused_until(ino, name, touch)) > now:
+            if entry is not None and (due := self._heat.paused((ino, name), touch)) > now:
                 entry.held[name] = (entry.ready.pop(name), entry.since, due)
                 heapq.heappush(self._due, (due, next(self._numbers), ino, name))
                 if not entry.ready:
@@ -386,55 +329,13 @@ class Dirty:
     def hurry(self) -> None:
         """From now on nothing is held back for what it costs: somebody waits for the end."""
         with self._changed:
-            self._hurried = self._woken = True
+            self._heat.hurry()
+            self._woken = True
             for ino, entry in self._dirs.items():
                 for name, (touch, since, _) in entry.held.items():
                     entry.held[name] = (touch, since, 0.0)
                     heapq.heappush(self._due, (0.0, next(self._numbers), ino, name))
             self._changed.notify_all()
-
-    def _due_at(self, ino: int, name: bytes | None, now: float, touch: int = 0) -> float:
-        """When a name that was touched so is to be handed out."""
-        taken, interval, writing = self._heat.get((ino, name), (now, 0.0, False))
-        paused = 0.0 if name is None else self._paused_until(ino, name, touch)
-        if touch & _CLOSED:
-            return max(now if writing else taken + interval, paused)
-        return max(taken + interval, paused, now + CLOSING if touch & _WRITING else now)
-
-    def _paused_until(self, ino: int, name: bytes, touch: int) -> float:
-        """Till when what a look cost is paid for; 0 when it is, or need not be. A pause is kept of
-        what is only written to: what came or went under its name may be another file."""
-        if touch & ~(_WAITS | _UNTOLD) != _DATA or self._hurried:
-            return 0.0
-        ended, pause = self._paused.get((ino, name), (0.0, 0.0))
-        return ended + pause
-
-    def _warm(self, ino: int, name: bytes | None, now: float, touch: int = 0) -> None:
-        """Notes that a name is handed out now."""
-        taken, interval, writing = self._heat.pop((ino, name), (0.0, 0.0, False))
-        if writing and touch & _CLOSED:
-            # What was handed out half written is handed out once more, whole: one step of two.
-            pass
-        elif interval:
-            quiet = now - taken
-            if quiet <= 2 * interval:
-                interval = min(2 * interval, LONGEST)
-            else:
-                while interval > SHORTEST and quiet > 2 * interval:
-                    quiet -= 2 * interval
-                    interval /= 2
-        # To the end: ordered by time taken.
-        self._heat[ino, name] = (now, max(interval, SHORTEST), touch & _WAITS == _WRITING)
-
-    def _cool(self, now: float) -> None:
-        drop = 0
-        surplus = len(self._heat) - _TRACKED
-        for taken, *_ in self._heat.values():
-            if drop >= surplus and now - taken < _FORGET:
-                break
-            drop += 1
-        for key in list(islice(self._heat, drop)):
-            del self._heat[key]
 
     def _release(self, now: float) -> None:
         """Moves what is due from held to ready."""
@@ -448,7 +349,7 @@ class Dirty:
                     self._ready[ino] = None
             elif _is_due(entry, name, due):
                 touch, since, _ = entry.held[name]
-                paused = self._paused_until(ino, name, touch)
+                paused = self._heat.paused((ino, name), touch)
                 if paused > now:
                     # What the look before cost was told after it was held back.
                     entry.held[name] = (touch, since, paused)
@@ -468,7 +369,7 @@ class Dirty:
         with self._changed:
             self._woken = False
             self._release(now)
-            self._cool(now)
+            self._heat.cool(now)
             while self._ready and max_names > 0:
                 ino = next(iter(self._ready))
                 entry = self._dirs[ino]
@@ -477,7 +378,7 @@ class Dirty:
                         Work(ino, None, entry.recursive, frozenset(entry.trees), entry.since)
                     )
                     max_names -= 1
-                    self._warm(ino, None, now)
+                    self._heat.handed((ino, None), now)
                     del self._ready[ino]
                     del self._dirs[ino]
                     continue
@@ -486,7 +387,7 @@ class Dirty:
                 for name in list(islice(entry.ready, max_names)):
                     touch = entry.ready.pop(name)
                     names[name] = TOUCHES[touch]
-                    self._warm(ino, name, now, touch)
+                    self._heat.handed((ino, name), now, touch)
                 works.append(_work(ino, names, since))
                 max_names -= len(names)
                 self._names -= len(names)
@@ -512,7 +413,7 @@ class Dirty:
                 if found is not None:
                     more.setdefault(partner[0], {})[partner[1]] = TOUCHES[found[0]]
                     oldest = min(oldest, found[1])
-                    self._warm(*partner, now, found[0])
+                    self._heat.handed(partner, now, found[0])
                 left.append(partner)
         if not self._names:
             self._renamed.clear()

@@ -16,9 +16,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from i2node.fs.coalesce import Dirty, Touch
+from i2node.fs.coalesce import Dirty
 from i2node.fs.pathset import PathSet
 from i2node.fs.rescan import Rescan
+from i2node.fs.touch import Touch
 from i2node.fs.tree import Root
 from i2node.fs.treewatch import ATTR, CLOSED, MOVED, NAME, TREE, UNTOLD, WRITING, Touches, TreeWatch
 from i2node.mover.events import Event, Group

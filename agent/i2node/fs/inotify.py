@@ -22,10 +22,11 @@ with warnings.catch_warnings():
     import pyinotify
 
 from i2node.errors import SessionError
-from i2node.fs.coalesce import Dirty, Touch
+from i2node.fs.coalesce import Dirty
 from i2node.fs.halves import Halves, Place
 from i2node.fs.pathset import PathSet
 from i2node.fs.rescan import Rescan
+from i2node.fs.touch import Touch
 from i2node.fs.treewatch import ATTR, CLOSED, MOVED, NAME, TREE, UNTOLD, WRITING, Touches, TreeWatch
 from i2node.mover.events import Event, fetch
 

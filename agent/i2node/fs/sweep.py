@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from i2node.fs.coalesce import Dirty, Touch
+from i2node.fs.coalesce import Dirty
 from i2node.fs.pathset import PathSet
+from i2node.fs.touch import Touch
 from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
 from i2node.model import Entry, Kind

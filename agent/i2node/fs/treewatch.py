@@ -23,11 +23,12 @@ from contextlib import suppress
 from typing import ClassVar
 
 from i2node.errors import I2Error, SessionError
-from i2node.fs.coalesce import Dirty, Touch
+from i2node.fs.coalesce import Dirty
 from i2node.fs.dirtree import DirTree
 from i2node.fs.halves import Place
 from i2node.fs.pathset import PathSet
 from i2node.fs.rescan import Moment, Rescan
+from i2node.fs.touch import Touch
 from i2node.fs.watch import Watch, WatchStatus
 from i2node.mover.events import Event, decode
 

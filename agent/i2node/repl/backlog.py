@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from i2node import log
-from i2node.fs.coalesce import TOUCHES, Touch, Work
+from i2node.fs.touch import TOUCHES, Touch, Work
 from i2node.repl.database import signed, unsigned
 
 _log = logging.getLogger(__name__)

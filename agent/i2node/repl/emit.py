@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from i2node.errors import SafetyStop
-from i2node.fs.coalesce import Dirty, Touch
+from i2node.fs.coalesce import Dirty
+from i2node.fs.touch import Touch
 from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
 from i2node.model import MOUNT, PROBED, Entry, Kind, Verdict

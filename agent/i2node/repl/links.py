@@ -10,7 +10,8 @@ import time
 from array import array
 from bisect import bisect_left
 
-from i2node.fs.coalesce import Dirty, Touch
+from i2node.fs.coalesce import Dirty
+from i2node.fs.touch import Touch
 from i2node.fs.tree import Root
 from i2node.model import PROBED, RACY, Entry, Verdict
 from i2node.mover import batch, listing

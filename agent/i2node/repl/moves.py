@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from i2node.fs.coalesce import Dirty, Touch
+from i2node.fs.coalesce import Dirty
+from i2node.fs.touch import Touch
 from i2node.model import MOUNT, PROBED, RACY, Entry, Kind, Verdict
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op

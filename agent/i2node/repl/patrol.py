@@ -7,8 +7,9 @@ import errno
 import time
 from collections.abc import Callable
 
-from i2node.fs.coalesce import Dirty, Touch
+from i2node.fs.coalesce import Dirty
 from i2node.fs.pathset import PathSet
+from i2node.fs.touch import Touch
 from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
 from i2node.model import Kind

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from i2node.fs.coalesce import Touch
+from i2node.fs.touch import Touch
 from i2node.model import MOUNT, PROBED, RACY, Entry, Kind, Verdict
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op

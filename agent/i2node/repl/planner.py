@@ -16,9 +16,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from i2node.errors import SafetyStop
-from i2node.fs.coalesce import Dirty, Touch, Work
+from i2node.fs.coalesce import Dirty
 from i2node.fs.pathset import PathSet
 from i2node.fs.sweep import GRAIN_NS
+from i2node.fs.touch import Touch, Work
 from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
 from i2node.model import MOUNT, PROBED, Entry, Kind, Verdict

@@ -22,9 +22,10 @@ from datetime import datetime
 from i2node import log
 from i2node.config import Config
 from i2node.errors import Halt, I2Error, SessionError, UsageError
-from i2node.fs.coalesce import IN_MEMORY, Dirty, Touch
+from i2node.fs.coalesce import IN_MEMORY, Dirty
 from i2node.fs.engine import watch_tree
 from i2node.fs.pathset import PathSet
+from i2node.fs.touch import Touch
 from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
 from i2node.model import TRANSITIONS, MirrorOptions, State, show

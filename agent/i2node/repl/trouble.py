@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from i2node.fs.coalesce import Work
+from i2node.fs.touch import Work
 from i2node.fs.tree import remedy_for
 from i2node.model import show
 from i2node.mover.batch import At, Op
