@@ -390,6 +390,28 @@ def test_only_what_changed_is_sent(way: Way) -> None:
     assert Op.COPY in way.ops
 
 
+def test_a_file_that_outgrows_its_blocks_is_not_sent_as_a_whole(way: Way) -> None:
+    """From 4 GiB on they are twice as large; and back."""
+    path, size = way.source / "f", (4 << 30) - MIB
+    with path.open("wb") as file:
+        for at in (0, 1 << 30, size - 3 * MIB):
+            file.seek(at)
+            file.write(os.urandom(3 * MIB))
+    way.ship()
+    assert blocks.block_size(size) != blocks.block_size(size + 2 * MIB)
+    for change in (lambda: lay(path, size, os.urandom(2 * MIB)), lambda: os.truncate(path, size)):
+        change()
+        way.sent = 0
+        way.ship()
+        same(way)
+        assert way.sent < 3 * MIB and way.asked == 0
+    lay(path, 5, b"x")
+    way.sent = 0
+    way.ship()
+    same(way)
+    assert way.sent < MIB
+
+
 def test_metadata_alone_sends_no_content(way: Way) -> None:
     path = way.source / "f"
     path.write_bytes(os.urandom(MIB))

@@ -59,12 +59,14 @@ class Wire:
         self.remote.open(RULE, os.fsencode(self.target), [], "first")
         self.remote.stream(0, True, b"")
         stream = open_stream(channel, 0)
+        large = LargeReader(self.root, self.journal, {}, self.remote.sign)
+        large.again = lambda ino, name, since: self.told.append(("again", name))
         self.sender = Sender(
             self.root,
             self.journal,
             stream,
             stream.sealer(level="auto", encrypt=True, rule_secret=b""),
-            LargeReader(self.root, self.journal, {}, self.remote.sign),
+            large,
             small_max=SMALL,
             frame_bytes=1 << 18,
             window=1 << 20,

@@ -44,6 +44,13 @@ class Planner:
         pass
 
 
+class Large:
+    """Looks no file through."""
+
+    def scouted(self) -> list[float]:
+        return []
+
+
 class Sender:
     """Does the next of its deeds each time it settles; with the first beat it is over."""
 
@@ -51,6 +58,7 @@ class Sender:
         self.deeds: Deeds = []
         self.error: BaseException | None = None
         self.beats = 0
+        self.large = Large()
         self.dirty = dirty
         self._stop = stop
 

@@ -47,8 +47,6 @@ class Cloner:
         try:
             if _extents(fd) > MOST_EXTENTS:
                 return None
-            # Here nobody waits for it.
-            os.fdatasync(fd)
             made = os.open(
                 f"/proc/self/fd/{self._directory}", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600
             )
@@ -59,6 +57,12 @@ class Cloner:
                 os.close(made)
             self._unable = error.errno in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EROFS)
             return None
+
+    def prepare(self, fd: int) -> None:
+        """Writes back what an open file has in memory, where it can be cloned then: whoever writes
+        to it does not wait for this. Raises OSError."""
+        if not self._unable:
+            os.fdatasync(fd)
 
     def is_full(self) -> bool:
         """Whether the owner may need the room that clones take."""

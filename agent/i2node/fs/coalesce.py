@@ -517,13 +517,14 @@ class Dirty:
             self._woken = True
             self._changed.notify_all()
 
-    def passed(self) -> float | None:
+    def passed(self, beside: float = math.inf) -> float | None:
         """The latest stamp of a mark that all has passed which was added before it: it was handed
         out, and did not come back. None when there is no new one. Not to be asked while that is
-        open, when something is `under_way`."""
+        open, when something is `under_way`. beside: clock reading of the earliest change that is
+        neither dirty nor dealt with."""
         stamp = None
         with self._changed:
-            earliest = self._earliest() if self._marks else 0.0
+            earliest = min(self._earliest(), beside) if self._marks else 0.0
             while self._marks and self._marks[0][0] < earliest:
                 _, stamp = self._marks.popleft()
         return stamp

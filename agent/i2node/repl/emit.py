@@ -231,8 +231,9 @@ class Emitter:
             trusted = here is not None and not touch & Touch.DATA and same_content(here, entry)
         else:
             trusted = False
+        live = found.touches is not None and entry.verdict == Verdict.DATA
         work = self.draft.dir(found.ino, found.path)
-        work.large.append(Large(found.ino, join(found.path, entry.name), entry, trusted))
+        work.large.append(Large(found.ino, join(found.path, entry.name), entry, trusted, live))
         work.before_edits.append(self.draft.place(entry, found.ino))
         self.draft.changed(1, entry.size)
         self.draft.count(1, min(entry.size, self.draft.frame_bytes))

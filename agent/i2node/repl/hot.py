@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import Future
+from dataclasses import dataclass
 
 from i2node.fs.clone import Cloner
 from i2node.fs.growth import Growth, Guards
@@ -34,11 +36,28 @@ WHOLE_S = 600.0
 WHOLE_TIMES = 100
 
 
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Where (from, to) the version that `entry` describes, or a later one, may differ from that of
+    the signature `kept`. clone: a descriptor of that very version; None: there is none. took:
+    seconds."""
+
+    kept: Signature
+    entry: Entry
+    clone: int | None
+    changed: list[tuple[int, int]]
+    took: float
+
+    def close(self) -> None:
+        if self.clone is not None:
+            os.close(self.clone)
+
+
 class Hot:
     """One file, open as fd. growth: None where the kernel cannot follow it. signature: of what was
     read since `begin`, and shipped. restless: it was written to while it was read last. clone: of
     an earlier version; base: the signature of the one shipped last, if that differs from the clone
-    only behind the clone's end. unable: no clone of it is of use."""
+    only behind the clone's end. scouting: it is looked through, or was (scout.py)."""
 
     def __init__(self, ino: int, fd: int, growth: Growth | None) -> None:
         self.ino = ino
@@ -48,7 +67,7 @@ class Hot:
         self.restless = False
         self.clone: int | None = None
         self.base: Signature | None = None
-        self.unable = False
+        self.scouting: Future[Findings] | None = None
         self.looked = time.monotonic()
         self.settled = True
         self._read = 0.0
@@ -80,7 +99,13 @@ class Hot:
     def grew_from(self, before: Signature) -> None:
         """What was shipped differs from the version before only behind its end: what a clone was
         good for it is good for still."""
-        self.base = self.signature if self.base is before else None
+        self.base = self.signature if self.base == before else None
+
+    def findings(self) -> Findings | None:
+        """What the scout found, for whoever takes it; None: he could not look."""
+        future, self.scouting = self.scouting, None
+        assert future is not None
+        return None if future.cancelled() or future.exception() else future.result()
 
     def due(self) -> bool:
         """Whether it is time to read all of it once more, whatever is proven."""
@@ -93,7 +118,7 @@ class HotFiles:
     def __init__(self, journal: Journal, root: int) -> None:
         """root: a directory of the file system that they are on, as a descriptor."""
         self._journal = journal
-        self._cloner = Cloner(root)
+        self.cloner = Cloner(root)
         self._guards = Guards()
         self._files: dict[int, Hot] = {}  # the one looked at last is the last
         self._shipped: dict[int, float] = {}
@@ -111,9 +136,9 @@ class HotFiles:
         hot.looked = time.monotonic()
         return hot
 
-    def enter(self, entry: Entry, fd: int) -> Hot | None:
-        """An open file is about to be read; it is hot if that was so not long ago. fd stays the
-        caller's, and open."""
+    def enter(self, entry: Entry, fd: int, again: bool) -> Hot | None:
+        """An open file is about to be read; it is hot if that was so not long ago, or is known to
+        be so `again`. fd stays the caller's, and open."""
         ino = entry.ino
         hot = self._files.get(ino)
         if hot is not None:
@@ -121,7 +146,7 @@ class HotFiles:
         now = time.monotonic()
         before = self._shipped.pop(ino, None)
         fresh = entry.size >= FRESH_FROM and time.time() - entry.mtime_s < FRESH_S
-        if not fresh and (before is None or now - before > COOL_S):
+        if not (again or fresh) and (before is None or now - before > COOL_S):
             self._shipped[ino] = now
             if len(self._shipped) > 2 * MOST:
                 del self._shipped[next(iter(self._shipped))]
@@ -143,18 +168,16 @@ class HotFiles:
         hot.signature = signature if read else None
         hot.settled = False
 
-    def clone(self, hot: Hot) -> int | None:
-        """A clone of the file as it is, the caller's; None where there can be none."""
-        return None if hot.unable else self._cloner.clone(hot.fd)
-
     def drop(self, ino: int) -> None:
         """Lets go of a file."""
         hot = self._files.pop(ino, None)
         if hot is not None:
-            self._journal.release_signature(ino)
+            self._journal.settle_signature(ino, release=True)
             if hot.growth is not None:
                 hot.growth.end()
             hot.take(None)
+            if hot.scouting is not None:
+                hot.scouting.add_done_callback(_unread)
             os.close(hot.fd)
 
     def holds(self) -> bool:
@@ -167,7 +190,7 @@ class HotFiles:
             return
         self._guards.listen()
         now = time.monotonic()
-        if any(hot.clone is not None for hot in self._files.values()) and self._cloner.is_full():
+        if any(hot.clone is not None for hot in self._files.values()) and self.cloner.is_full():
             for hot in self._files.values():
                 hot.take(None)
         for ino, hot in list(self._files.items()):
@@ -183,3 +206,9 @@ class HotFiles:
         for ino in list(self._files):
             self.drop(ino)
         self._guards.close()
+
+
+def _unread(future: Future[Findings]) -> None:
+    """Nobody asks for it any more."""
+    if not future.cancelled() and not future.exception():
+        future.result().close()

@@ -489,20 +489,14 @@ class Journal(Database):
             self.signatures.write(ino, signature)
 
     def hold_signature(self, ino: int, signature: Signature) -> None:
-        """Keeps it in memory; a kill before `settle_signature`, `release_signature` or `close`
-        leaves none."""
+        """Keeps it in memory; a kill before `settle_signature` or `close` leaves none."""
         with self._lock:
             self.signatures.hold(ino, signature)
 
-    def settle_signature(self, ino: int) -> None:
-        """Puts one that is held in memory where a kill leaves it."""
+    def settle_signature(self, ino: int, release: bool = False) -> None:
+        """Puts one that is held in memory where a kill leaves it; release: holds it no longer."""
         with self._lock:
-            self.signatures.settle(ino)
-
-    def release_signature(self, ino: int) -> None:
-        """The same, and holds it in memory no longer."""
-        with self._lock:
-            self.signatures.release(ino)
+            (self.signatures.release if release else self.signatures.settle)(ino)
 
     def drop_signature(self, ino: int) -> None:
         """Forgets it."""

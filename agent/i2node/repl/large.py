@@ -26,19 +26,21 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
 
 from i2node.errors import ProtocolError
 from i2node.fs import clone as clones
 from i2node.fs.past import Rooms
 from i2node.fs.tree import Root
-from i2node.model import RACY, Entry, Kind, Verdict
+from i2node.model import Entry, Kind, Verdict
 from i2node.mover import batch, blocks, listing
 from i2node.repl import staging
 from i2node.repl.delta import Basis
-from i2node.repl.hot import HOT_FROM, Hot, HotFiles
+from i2node.repl.hot import HOT_FROM, Findings, Hot, HotFiles
 from i2node.repl.journal import Journal
 from i2node.repl.plan import Large
+from i2node.repl.scout import Scout, snapshot
 from i2node.repl.shipment import (
     SIGNED_MAX,
     Shipment,
@@ -76,13 +78,21 @@ class LargeReader:
         self.parts = parts
         self.ask = ask
         self.outcome: Entry | None = None
+        self.beside = 0.0
+        """Seconds that the file of `outcome` was looked through by the scout."""
+        self.again: Callable[[int, bytes, float], None] | None = None
+        """Told of (directory, name, since) when the scout is done; without it he is not sent."""
+        self.since: Callable[[], float] = time.monotonic
+        """Gives the clock reading of the earliest change that is being shipped."""
         self.hot = HotFiles(journal, root.fd)
+        self._scout = Scout(self.hot.cloner)
         self._rooms = Rooms(HELD)
 
     def ship(self, item: Large) -> Pieces:
         """Steps for one file, each with the bytes of content it stands for. Afterwards `outcome` is
-        the entry as shipped, with a status as i2_pack gives it."""
-        self.outcome = item.entry
+        the entry as shipped, with a status as i2_pack gives it; EINPROGRESS: it was not, and
+        `again` will be told when it is to be tried again."""
+        self.outcome, self.beside = item.entry, 0.0
         hot = self.hot.get(item.entry.ino)
         try:
             fd = hot.fd if hot else batch.open_file(self.root.fd, self.root.dev, item.path)
@@ -122,7 +132,13 @@ class LargeReader:
 
     def close(self) -> None:
         """Ends the use, when the reading thread has ended."""
+        self._scout.close()
         self.hot.close()
+
+    def scouted(self) -> list[float]:
+        """Since when (clock readings) files are looked through that are not shipped yet. From any
+        thread."""
+        return self._scout.since()
 
     def _ship(self, shipment: Shipment, fd: int, hot: Hot | None) -> Pieces:
         item = shipment.item
@@ -136,7 +152,7 @@ class LargeReader:
             yield from shipment.meta(entry)
             same = signature(entry, kept.blocks, kept.block)
             if same is not None:
-                self.hot.keep(entry.ino, same, hot is not None and hot.signature is kept)
+                self.hot.keep(entry.ino, same, hot is not None and hot.signature == kept)
             if hot is not None:
                 hot.grew_from(kept)
             return
@@ -147,20 +163,31 @@ class LargeReader:
             hot.grew_from(kept)
             return
         if entry.size >= HOT_FROM:
-            shipment.hot = hot = self.hot.enter(entry, fd)
+            shipment.hot = hot = self.hot.enter(entry, fd, kept is not None and item.live)
+        if hot is not None and kept is not None and self._is_for_scout(item, entry, kept):
+            done = yield from self._scouted(shipment, entry, kept, hot)
+            if done:
+                return
         if hot is None:
             yield from self._compared(shipment, fd, entry, kept)
             self._keep(shipment)
             return
         hot.begin()
-        snapshot = self._snapshot(hot, entry)
-        if snapshot is None:
+        self.hot.cloner.prepare(fd)
+        clone, entry = snapshot(self.hot.cloner, fd, entry)
+        if clone is None:
             hot.take(None)
             yield from self._compared(shipment, fd, entry, kept)
             self._keep(shipment)
         else:
-            yield from self._cloned(shipment, *snapshot, kept, hot)
+            changed = None
+            if hot.clone is not None and hot.base == kept:
+                changed = clones.changed(hot.clone, clone, entry.size)
+            yield from self._cloned(shipment, clone, entry, kept, changed)
         hot.read(shipment.outcome.status == errno.EAGAIN)
+
+    def _is_for_scout(self, item: Large, entry: Entry, kept: Signature) -> bool:
+        return item.live and self.again is not None and kept.block == block_of(entry.size)
 
     def _compared(
         self, shipment: Shipment, fd: int, entry: Entry, kept: Signature | None
@@ -168,7 +195,7 @@ class LargeReader:
         """All of the file is read."""
         signing = Signing(block_of(entry.size))
         basis = _basis(kept) if kept is not None else self._asked(shipment.item, entry)
-        if basis is not None and signing.block and basis.block == signing.block:
+        if basis is not None and signing.block:
             yield from shipment.delta(fd, entry, basis, signing)
         else:
             yield from shipment.whole(fd, entry, signing)
@@ -182,45 +209,76 @@ class LargeReader:
             # What is kept is of an earlier version, which may even carry the same times.
             self.journal.drop_signature(shipment.item.entry.ino)
 
-    # ------------------------------------------------------------------ clones
-
-    def _snapshot(self, hot: Hot, entry: Entry) -> tuple[int, Entry] | None:
-        """A clone of the file, and the entry that describes it; None where there is none."""
-        since = time.time_ns()
-        before = refreshed(entry, hot.fd)
-        clone = self.hot.clone(hot)
-        if clone is None:
-            return None
-        # What was written since is seen when the entry is packed, unless it carries the same time.
-        racy = 0 if since - before.ctime > staging.RACY_NS else RACY
-        size = os.fstat(clone).st_size
-        return clone, before._replace(size=size, flags=before.flags | racy)
+    # ------------------------------------------------------------------ hot files
 
     def _cloned(
-        self, shipment: Shipment, clone: int, entry: Entry, kept: Signature | None, hot: Hot
+        self,
+        shipment: Shipment,
+        clone: int,
+        entry: Entry,
+        kept: Signature | None,
+        changed: list[tuple[int, int]] | None,
     ) -> Pieces:
-        """Reads the clone, and of that only what is not shared with the one before; it is closed,
-        or kept for the next time."""
+        """Reads a clone, and of that only what is `changed`, if that is known and little; it is
+        held then in place of the one before, or closed."""
+        hot = shipment.hot
+        assert hot is not None
         shipment.fixed = True
         try:
-            changed = None
-            if kept is not None and hot.clone is not None and hot.base is kept:
-                changed = clones.changed(hot.clone, clone, entry.size)
-                hot.unable = changed is None
-            apart = sum(end - at for at, end in changed or ())
             alike = kept is not None and kept.block == block_of(entry.size)
-            if kept is None or changed is None or not alike or 2 * apart > entry.size:
+            if kept is None or changed is None or not alike or _is_much(changed, entry.size):
                 yield from self._compared(shipment, clone, entry, kept)
             else:
                 os.posix_fadvise(clone, 0, 0, os.POSIX_FADV_RANDOM)
                 yield from shipment.patch(clone, entry, kept, changed)
             self._keep(shipment)
-            if hot.signature is not None and not hot.unable:
+            if hot.signature is not None:
                 hot.take(clone)
         finally:
             if hot.clone != clone:
                 hot.take(None)
                 os.close(clone)
+
+    def _scouted(
+        self, shipment: Shipment, entry: Entry, kept: Signature, hot: Hot
+    ) -> Generator[tuple[bytes, int], None, bool]:
+        """Sends the scout, or ships what he found. False: nothing that is of use, the file is to be
+        read here and now."""
+        if hot.scouting is None:
+            hot.begin()
+            hot.scouting = self._send(shipment.item, entry, kept, hot)
+        if not hot.scouting.done():
+            shipment.outcome = entry._replace(status=errno.EINPROGRESS)
+            yield b"", entry.size
+            return True
+        found = hot.findings()
+        if found is None:
+            return False
+        if found.kept != kept:
+            found.close()
+            return False
+        self.beside = found.took
+        if found.clone is None and _is_much(found.changed, found.entry.size):
+            return False
+        shipment.late = True
+        if found.clone is not None:
+            yield from self._cloned(shipment, found.clone, found.entry, kept, found.changed)
+        else:
+            hot.take(None)
+            yield from shipment.patch(hot.fd, found.entry, kept, found.changed)
+            self._keep(shipment)
+        hot.read(False)
+        return True
+
+    def _send(self, item: Large, entry: Entry, kept: Signature, hot: Hot) -> Future[Findings]:
+        since = self.since()
+
+        def done() -> None:
+            if self.again is not None:
+                self.again(item.dir, item.entry.name, since)
+
+        base = hot.clone if hot.base == kept else None
+        return self._scout.send(hot.fd, base, entry, kept, since, done)
 
     def _kept(self, item: Large) -> Signature | None:
         """What the target was sent under this name, by our own books."""
@@ -249,9 +307,14 @@ class LargeReader:
         return next(iter(listing.entries(found)), None)
 
 
+def _is_much(changed: list[tuple[int, int]], size: int) -> bool:
+    """Whether so much changed that it pays to look whether some of it only moved."""
+    return 2 * sum(end - at for at, end in changed) > size
+
+
 def _only_grew(fd: int, entry: Entry, kept: Signature, hot: Hot) -> bool:
     """Whether what was read for `kept` stands there as it did, and all that is new is behind it."""
-    if hot.signature is not kept or hot.due():
+    if hot.signature != kept or hot.due():
         return False
     if not 0 < kept.size < entry.size or kept.block != block_of(entry.size):
         return False

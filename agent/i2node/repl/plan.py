@@ -144,12 +144,13 @@ def _gathered(puts: dict[int, dict[bytes, bytes]]) -> Iterator[Put]:
 @dataclass(frozen=True, slots=True)
 class Large:
     """One file to go block by block. `trusted`: the watch saw no write, so equal size and mtime
-    mean equal content."""
+    mean equal content. `live`: the watch told of it, and can be asked to look again."""
 
     dir: int
     path: bytes
     entry: Entry
     trusted: bool = False
+    live: bool = False
 
 
 @dataclass(frozen=True, slots=True)

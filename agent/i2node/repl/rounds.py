@@ -79,7 +79,9 @@ class Rounds:
         self._troubles.retry(planner)
         if self._stop.is_set():
             self._drain_until = min(self._drain_until, time.monotonic() + DRAIN_S)
-            if not self._dirty.count() and not self._troubles.waiting and sender.drained():
+            looked_through = sender.large.scouted()  # first: what was becomes dirty again
+            left = looked_through or self._dirty.count() or self._troubles.waiting
+            if not left and sender.drained():
                 return False
             if self._drained_long_enough():
                 self.left = True
@@ -96,7 +98,9 @@ class Rounds:
             # What changed while it was read is dirty again by then.
             sender.settle()
             self._dirty.under_way = None
-        if (stamp := self._dirty.passed()) is not None:
+        # Asked first: what is looked through becomes dirty again.
+        beside = min(sender.large.scouted(), default=math.inf)
+        if (stamp := self._dirty.passed(beside)) is not None:
             self._heartbeat.carried(stamp, sender.beat(), time.monotonic())
         self.busy_since = None
         if self._heartbeat.due(time.monotonic()):

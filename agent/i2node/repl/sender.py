@@ -175,13 +175,14 @@ class Sender:
         return True
 
     def flow(self) -> Flow:
-        """The line's, with the batches that are not frames yet."""
+        """The line's, with the batches that are not frames yet, and what is looked through."""
         # Before the line: a batch that becomes a frame meanwhile must not be seen in neither.
         with self._changed:
             unread = self._submitted - self._read
-        flow = self.line.flow()
-        times = [t for t in (flow.oldest, self._since if unread else 0.0) if t]
-        return replace(flow, in_flight=flow.in_flight + unread, oldest=min(times, default=None))
+        flow, beside = self.line.flow(), self.large.scouted()
+        times = [t for t in (flow.oldest, self._since if unread else 0.0, *beside) if t]
+        in_flight = flow.in_flight + unread + len(beside)
+        return replace(flow, in_flight=in_flight, oldest=min(times, default=None))
 
     # ------------------------------------------------------------------ told by the target
 
@@ -406,13 +407,16 @@ class Sender:
             self._content += content
             self._append(steps)
             since = time.monotonic()
-        self.took(item.dir, item.entry.name, spent)
         self._shipping = None
         self._files += 1
-        if not self._stands(item.dir, item.path.rpartition(b"/")[0]):
+        outcome = self.large.outcome
+        if outcome is None or outcome.status == errno.EINPROGRESS:
+            return
+        self.took(item.dir, item.entry.name, spent + self.large.beside)
+        if self._stands(item.dir, item.path.rpartition(b"/")[0]):
+            self._shipped(item, outcome)
+        else:
             self._stray(item.dir, item.path.rpartition(b"/")[0], (item.entry.name,))
-        elif self.large.outcome is not None:
-            self._shipped(item, self.large.outcome)
 
     def _ship_linked(self, group: Linked) -> None:
         """A file under the first of its names; the others follow only if it could be read."""

@@ -25,7 +25,7 @@ from i2node.errors import Halt, I2Error, SessionError, UsageError
 from i2node.fs.coalesce import IN_MEMORY, Dirty
 from i2node.fs.engine import watch_tree
 from i2node.fs.pathset import PathSet
-from i2node.fs.touch import Touch
+from i2node.fs.touch import Touch, Work
 from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
 from i2node.model import TRANSITIONS, MirrorOptions, State, show
@@ -109,6 +109,7 @@ class Session:
         planner, sender, census = self._planner, self._sender, self._census
         before = self._sent_before
         # In the order in which work goes on, so that none is passed over on its way.
+        beside = len(sender.large.scouted()) if sender else 0
         dirty, busy_since, waiting = (
             self._dirty.count(),
             self._rounds.busy_since,
@@ -164,6 +165,7 @@ class Session:
             in_sync=self._state == State.REPLICATION
             and not dirty
             and not in_flight
+            and not beside
             and busy_since is None
             and not waiting
             and not problems.count
@@ -271,12 +273,15 @@ class Session:
                 rule_secret=secret,
             )
             bucket = Bucket(lambda: self.plan.rate_at(datetime.now()), time.monotonic)
+            large = LargeReader(root, journal, parts, lambda path: self._ask(remote, path))
+            large.again = self._looked_through
+            large.since = lambda: self._dirty.under_way or time.monotonic()
             sender = Sender(
                 root,
                 journal,
                 stream,
                 sealer,
-                LargeReader(root, journal, parts, lambda path: self._ask(remote, path)),
+                large,
                 small_max=self.config.small_file_max,
                 frame_bytes=self.config.frame_bytes,
                 window=self.config.window_bytes,
@@ -463,6 +468,10 @@ class Session:
             self._dirty.add_all([(ino, name, Touch.DATA)], now)
         else:
             self._dirty.add(ino, name, Touch.DATA, now)
+
+    def _looked_through(self, ino: int, name: bytes, since: float) -> None:
+        work = Work(ino, {name: Touch.DATA}, False, frozenset(), since)
+        self._dirty.put_back(work, time.monotonic())
 
     def _durable(self, sender: Sender, seq: int) -> None:
         sender.durable(seq)

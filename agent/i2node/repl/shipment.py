@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from typing import NamedTuple
 
@@ -52,7 +52,8 @@ class Shipment:
     outcome: the entry as shipped, with a status as i2_pack gives it. staged: what was begun at the
     target, and did not get its name. signature: of what the target holds then; spoilt: that is not
     known. fixed: what is read is of one moment and never changes, a clone; else it is read again
-    while it does, unless `hot` says that this is for nothing.
+    while it does, unless `hot` says that this is for nothing. late: what is read was seen before
+    the file was taken up, so that nobody tells of what came since, unless it ends as EAGAIN.
     """
 
     def __init__(self, root: Root, rooms: Rooms, parts: dict[int, int], item: Large) -> None:
@@ -63,6 +64,7 @@ class Shipment:
         self.signature: Signature | None = None
         self.spoilt = False
         self.fixed = False
+        self.late = False
         self.hot: Hot | None = None
         self._root = root
         self._rooms = rooms
@@ -77,7 +79,7 @@ class Shipment:
         block = signing.block or WINDOW
         with (
             PastCache(fd, entry.size, self._rooms) as file,
-            closing(_read_through(fd, entry.size, block, file.read)) as found,
+            closing(read_through(fd, entry.size, block, file.read)) as found,
         ):
             for window in found:
                 signing.add(window)
@@ -94,14 +96,18 @@ class Shipment:
         from the old file and literals, from the first op on that says so."""
         stage = staging.stage_id(self.item.path, entry, b"delta")
         staged = Staged(signing, entry.size)
-        differ = Differ(basis, entry.size, signing)
+        # A file that outgrew the blocks of the old signature gets larger ones for its own.
+        like = signing if basis.block == signing.block else Signing(basis.block)
+        differ = Differ(basis, entry.size, like)
         waiting: list[Part] = []
         anew, held = False, 0
         with (
             PastCache(fd, entry.size, self._rooms) as file,
-            closing(_read_through(fd, entry.size, basis.block, file.read)) as found,
+            closing(
+                read_through(fd, entry.size, max(basis.block, signing.block), file.read)
+            ) as found,
         ):
-            for op in differ.ops(found):
+            for op in differ.ops(found if like is signing else _signed(found, signing)):
                 content = differ.content(op) if anew or held < AT_HAND else None
                 held += len(content or b"")
                 waiting.append(Part(op, content))
@@ -195,8 +201,8 @@ class Shipment:
             yield begin, 0
         yield b"", left
         outcome = yield from self._named(entry, digest, stage)
-        self.outcome = outcome = _of_its_moment(outcome, entry)
-        if outcome.status == 0:
+        self.outcome = outcome = self._of_its_moment(outcome, entry)
+        if outcome.status in (0, errno.EAGAIN) and outcome.ino == entry.ino:
             self._keep(outcome, records, kept.block)
         else:
             self.spoilt = True
@@ -228,7 +234,7 @@ class Shipment:
         digest = signing.digest()
         outcome = yield from self._named(entry, digest, stage)
         if grew:
-            outcome = _of_its_moment(outcome, entry)
+            outcome = self._of_its_moment(outcome, entry)
         elif outcome.status == 0 and not same_moment(outcome, entry):
             status = errno.EAGAIN
         self.outcome = outcome = outcome._replace(status=outcome.status or status)
@@ -274,8 +280,8 @@ class Shipment:
 
     def meta(self, entry: Entry, digest: bytes = b"") -> Pieces:
         steps, packed = self._pack(entry, batch.PACK_META)
-        if self.fixed:
-            packed = _of_its_moment(packed, entry)
+        if self.fixed or self.late:
+            packed = self._of_its_moment(packed, entry)
         self.outcome = packed._replace(content=digest or self.item.entry.content)
         yield steps, entry.size
 
@@ -289,6 +295,15 @@ class Shipment:
         ((_, packed),) = batch.groups(group)
         return bytes(steps), next(iter(listing.entries(packed)))
 
+    def _of_its_moment(self, outcome: Entry, entry: Entry) -> Entry:
+        """The entry as it was shipped, where what came later is another version: it is marked as
+        racy, and the watch tells of that, or it is looked at again."""
+        outcome = outcome._replace(flags=outcome.flags | entry.flags & RACY)
+        status = outcome.status
+        if status in (0, errno.EAGAIN) and outcome.ino == entry.ino:
+            status = errno.EAGAIN if self.late and outcome.flags & RACY else 0
+        return outcome._replace(status=status)
+
     def _keep(self, entry: Entry, records: bytes, block: int) -> None:
         self.signature = signature(entry, records, block)
 
@@ -300,14 +315,14 @@ def signature(entry: Entry, records: bytes, block: int) -> Signature | None:
     return Signature(entry.size, mtime(entry), entry.ctime, block, records)
 
 
-def _of_its_moment(outcome: Entry, entry: Entry) -> Entry:
-    """The entry as it was shipped, where what came later is another version: it is marked as racy,
-    and the watch tells of that."""
-    status = 0 if outcome.status == errno.EAGAIN and outcome.ino == entry.ino else outcome.status
-    return outcome._replace(status=status, flags=outcome.flags | entry.flags & RACY)
+def _signed(found: Iterable[Window], signing: Signing) -> Iterator[Window]:
+    """The same windows, signed on the way."""
+    for window in found:
+        signing.add(window)
+        yield window
 
 
-def _read_through(fd: int, size: int, block: int, read: Read) -> Generator[Window, None, None]:
+def read_through(fd: int, size: int, block: int, read: Read) -> Generator[Window, None, None]:
     found = windows(fd, 0, size, block, read)
     return ahead(found) if size > SHORTEST else found
 
