@@ -114,7 +114,7 @@ def steps(have: os.stat_result) -> bytes:
 def test_a_file_left_half_changed_is_whole_before_anybody_looks(
     disk: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, then: str
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="i2node")
     path = disk / "root" / "f"
     first = opened(disk, tmp_path, 0)
     path.write_bytes(OLD)

@@ -21,7 +21,18 @@ from i2node.fs.pathset import PathSet
 from i2node.fs.rescan import Rescan
 from i2node.fs.touch import Touch
 from i2node.fs.tree import Root
-from i2node.fs.treewatch import ATTR, CLOSED, MOVED, NAME, TREE, UNTOLD, WRITING, Touches, TreeWatch
+from i2node.fs.treewatch import (
+    ATTR,
+    CLOSED,
+    DELETED,
+    MOVED,
+    NAME,
+    TREE,
+    UNTOLD,
+    WRITING,
+    Touches,
+    TreeWatch,
+)
 from i2node.mover.events import Event, Group
 
 _MODIFY = 0x2
@@ -106,7 +117,7 @@ class FanotifyWatch(TreeWatch):
         elif mask & (_CREATE | _MODIFY) and not mask & _ONDIR:
             wait = WRITING
         if mask & _NAMED:
-            touch = NAME | wait
+            touch = NAME | DELETED | wait if mask & _DELETE else NAME | wait
             self._touch_own(ino, touches, wait & WRITING)
             if mask & _ONDIR:
                 touch |= TREE
@@ -133,8 +144,9 @@ class FanotifyWatch(TreeWatch):
         if event.where and event.to:
             self._renames.append((source, target))
         directory = bool(event.mask & _ONDIR)
-        both = NAME | MOVED if event.where and event.to else NAME
-        for (ino, name), touch in ((source, both), (target, both | TREE if directory else both)):
+        inside = event.where and event.to
+        left, came = (NAME | MOVED, NAME | MOVED) if inside else (NAME | DELETED, NAME)
+        for (ino, name), touch in ((source, left), (target, came | TREE if directory else came)):
             if ino:
                 self._touch_own(ino, touches)
                 if not self._is_excluded(ino, name):

@@ -27,7 +27,18 @@ from i2node.fs.halves import Halves, Place
 from i2node.fs.pathset import PathSet
 from i2node.fs.rescan import Rescan
 from i2node.fs.touch import Touch
-from i2node.fs.treewatch import ATTR, CLOSED, MOVED, NAME, TREE, UNTOLD, WRITING, Touches, TreeWatch
+from i2node.fs.treewatch import (
+    ATTR,
+    CLOSED,
+    DELETED,
+    MOVED,
+    NAME,
+    TREE,
+    UNTOLD,
+    WRITING,
+    Touches,
+    TreeWatch,
+)
 from i2node.mover.events import Event, fetch
 
 # Its own handler would write to stderr beside our log.
@@ -197,6 +208,8 @@ class InotifyWatch(TreeWatch):
             wait = WRITING
         if mask & _NAMED:
             touch = (NAME | MOVED if source else NAME) | wait
+            if mask & _DELETE:
+                touch |= DELETED
             if mask & _ISDIR and mask & _COMES:
                 touch |= TREE
             self._touch_own(ino, touches, wait & WRITING)

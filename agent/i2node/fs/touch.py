@@ -17,6 +17,7 @@ class Touch(IntFlag):
     MOVED = 32  # something was renamed from or to it, and the other name is handed out with it
     WRITING = 64  # when it was touched it was open for writing, so that a close is to follow
     CLOSED = 128  # that close
+    DELETED = 256  # what had the name was deleted: it is nowhere else
 
 
 WAITS = Touch.WRITING.value | Touch.CLOSED.value

@@ -36,7 +36,7 @@ Touches = list[tuple[int, bytes, int]]
 
 # Plain numbers: the operators of an enum cost more than the rest of an event.
 ATTR, NAME, TREE = (t.value for t in (Touch.ATTR, Touch.NAME, Touch.TREE))
-MOVED = Touch.MOVED.value
+MOVED, DELETED = Touch.MOVED.value, Touch.DELETED.value
 WRITING, CLOSED, UNTOLD = (t.value for t in (Touch.WRITING, Touch.CLOSED, Touch.UNTOLD))
 
 INBOX = 64 << 20

@@ -115,6 +115,11 @@ class Emitter:
             for section in (c.gone, c.dirs, c.bulk, c.large, c.linked)
             for e in listing.entries(section)
         }
+        for entry in listing.entries(c.dirs):
+            if (one.ino, entry.name, entry.ino) in self.moves.left:
+                names.discard(entry.name)
+                touch = Touch.NAME | Touch.TREE
+                self.dirty.add(one.ino, entry.name, touch, time.monotonic())
         old = self.journal.select(one.ino, sorted(names))
         seen = b"".join(listing.encode(e) for e in listing.entries(one.now) if e.name in names)
         changes = listing.diff(old, seen, self.small_max)

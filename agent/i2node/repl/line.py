@@ -66,6 +66,7 @@ class Line:
         self.durable = -1
         """Up to which frame all will survive a power cut on the target."""
         self.on_fail: Callable[[], None] = lambda: None
+        """Called when the sending has ended, for whoever does not wait here."""
         self._stream = stream
         self._sealer = sealer
         self._window = window

@@ -16,6 +16,14 @@ from i2node.repl.draft import Draft
 from i2node.repl.journal import Journal
 from i2node.repl.plan import Compared, Put, Unplace, join, known, same_content, same_file, tombstone
 
+RACY_NS = 20_000_000
+"""A time younger than this does not prove that a later write would show another (mover.h)."""
+MISSED = 4096
+"""Names that are remembered for having been gone once; of others a look more is needed."""
+MISSED_S = 0.25
+"""How long a name stays gone, in seconds, until it is believed: what had it is told of elsewhere by
+then."""
+
 
 class Moves:
     """Finds and drafts the renames of one round. arm(path, ino, parent, name, asof) is told of
@@ -37,6 +45,11 @@ class Moves:
         self.belief = belief
         self.arm = arm
         self.count = 0
+        self.left: set[tuple[int, bytes, int]] = set()
+        """(directory, name, inode) from where a directory was renamed in this round. One that was
+        looked at there before, and then where it went, was seen in both places."""
+        # Since when a name is met gone.
+        self._missed: dict[tuple[int, bytes], float] = {}
 
     def dirs_of(self, one: Compared) -> bool:
         """Renames directories that the target holds under other names: before anything takes
@@ -79,36 +92,40 @@ class Moves:
                         _carry(pair[0], pair[1].name, one, entry.name)
         return moved
 
+    def there(self, ino: int, entries: bytes) -> None:
+        """These names of a directory were met."""
+        if self._missed:
+            for entry in listing.entries(entries):
+                self._missed.pop((ino, entry.name), None)
+
     def under_way(self, compared: list[Compared]) -> list[Compared]:
-        """Without the names from which something was renamed that was met under no other: it moved
-        on, between the looks at both, so it is not deleted before the next look."""
-        missed = [
-            (one, entry)
-            for one in compared
-            if one.touches and any(t & Touch.MOVED for t in one.touches.values())
-            for entry in listing.entries(one.changes.gone)
-            if one.touches.get(entry.name, Touch(0)) & Touch.MOVED
-        ]
-        if not missed:
-            return compared
-        met = {
-            entry.ino
-            for one in compared
-            for section in (one.changes.dirs, one.changes.bulk, one.changes.large)
-            for entry in listing.entries(section)
-        }
+        """Without names that are gone still, and of which nobody told that what had them was
+        deleted. It may have moved on between the looks at where it was and where it went, or be
+        sent anew there and not be found; so it is not deleted before it was gone for a while, and
+        not told to have moved once more."""
         later: dict[int, set[bytes]] = {}
-        for one, entry in missed:
-            if entry.ino not in met and (entry.nlink < 2 or entry.kind == Kind.DIR):
-                later.setdefault(one.ino, set()).add(entry.name)
-                self.dirty.add(one.ino, entry.name, Touch.NAME, time.monotonic())
+        now = time.monotonic()
+        for one in compared:
+            for entry in listing.entries(one.changes.gone) if one.touches else ():
+                touch = (one.touches or {}).get(entry.name, Touch(0))
+                told = touch & (Touch.MOVED | Touch.DELETED)
+                if told == Touch.DELETED or (entry.nlink > 1 and entry.kind != Kind.DIR):
+                    continue
+                place = (one.ino, entry.name)
+                since = self._missed.pop(place, now)
+                if told or now - since < MISSED_S:
+                    self._missed[place] = now if told else since
+                    later.setdefault(one.ino, set()).add(entry.name)
+                    self.dirty.add(*place, Touch.NAME, now)
+        while len(self._missed) > MISSED:
+            del self._missed[next(iter(self._missed))]
         return [_but(one, later[one.ino]) if one.ino in later else one for one in compared]
 
     def _shows_a_version(self, there: Compared, entry: Entry, held: Entry) -> bool:
         """Whether the target may show under the new name what it holds. What was sent of a file
         that was being written is not to stand, be it for a moment, under a name that had a version
         before, or where sending it anew costs little."""
-        if same_content(entry, held) and not held.flags & RACY:
+        if same_content(entry, held) and not (held.flags & RACY and _is_fresh(held)):
             return True
         small = entry.kind != Kind.FILE or entry.size <= self.draft.small_max
         return not small and self.draft.held(there.ino, entry.name) is None
@@ -171,6 +188,8 @@ class Moves:
         ]
         if self.draft.placed(old):
             work.before_edits.append(self.draft.place(moved, new_dir))
+        if old.kind == Kind.DIR:
+            self.left.add((old_dir, old.name, old.ino))
         if old.kind == Kind.DIR or (in_way is not None and in_way.kind == Kind.DIR):
             self.count += 1
         self.draft.late[old_dir] = source
@@ -180,6 +199,11 @@ class Moves:
             # An earlier rename may have been lost: then this one takes another directory along.
             self.belief.suspect(new_dir, entry.name)
         return True
+
+
+def _is_fresh(held: Entry) -> bool:
+    """Whether the content may have changed after the look; a rename moves the ctime alone."""
+    return held.ctime - (held.mtime_s * 10**9 + held.mtime_ns) < RACY_NS
 
 
 def _but(one: Compared, names: set[bytes]) -> Compared:

@@ -116,12 +116,12 @@ class Planner:
         self.draft.dirs.clear()
         self.belief.begin()
         self.moves.count = 0
+        self.moves.left.clear()
         compared = [found for work in works if (found := self._look(work)) is not None]
-        compared = self.moves.under_way(compared)
         moved = [self.moves.dirs_of(one) for one in compared]
         if self.moves.files_among(compared) or any(moved):
             compared = [again for one in compared if (again := self.emitter.compare_again(one))]
-        for one in compared:
+        for one in self.moves.under_way(compared):
             self.emitter.emit(one, visiting=())
         return self.walk(stop)
 
@@ -372,6 +372,7 @@ class Planner:
                 self._arm(join(path, entry.name), entry.ino, work.ino, entry.name, asof)
         if closed := [name for name in names if work.names[name].value & _UNTOLD]:
             self._closed(work, path, closed, answer.entries)
+        self.moves.there(work.ino, answer.entries)
         old = self.journal.select(work.ino, names)
         changes = listing.diff(old, answer.entries, self.small_max)
         if changes is None:
