@@ -227,7 +227,6 @@ def test_a_burst_in_one_directory(source: Source, root: Path) -> None:
         (root / "b" / f"{n}").touch()
     source.catch_up()
     assert len(source.believed()) == 6 + 20_000 + 1
-    assert source.watch.statistics().overflows == 0
 
 
 def test_an_overflow_is_counted_and_healed(root: Path) -> None:
