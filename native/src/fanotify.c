@@ -183,10 +183,13 @@ struct told {
     uint32_t name_len, other_len;
 };
 
+#define NOTHING ((const uint8_t *)"")
+
 /* The records behind an event; 0 when they are not sound. */
 static int decode(const uint8_t *at, size_t len, struct told *t)
 {
     memset(t, 0, sizeof *t);
+    t->name = t->other = NOTHING;
     while (len >= sizeof(struct fanotify_event_info_header)) {
         struct fanotify_event_info_header head;
         memcpy(&head, at, sizeof head);
@@ -287,7 +290,7 @@ int64_t i2_fanotify(int group, int root, const uint8_t *excluded, size_t exclude
     if (v.lost) {
         /* There is room: what was read is half of what there was. */
         const struct i2_event e = {.mask = FAN_Q_OVERFLOW};
-        i2_fold_add(&fold, &e, NULL, NULL, 1);
+        i2_fold_add(&fold, &e, NOTHING, NOTHING, 1);
     }
     i2_fold_end(&fold);
     return result < 0 ? result : (int64_t)fold.used;

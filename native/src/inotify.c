@@ -43,7 +43,8 @@ int64_t i2_inotify(int notify, uint8_t *out, size_t cap)
                                  .where = (uint64_t)(int64_t)in->wd,
                                  .cookie = in->cookie,
                                  .name_len = in->len ? (uint32_t)strnlen(in->name, in->len) : 0};
-            i2_fold_add(&fold, &e, (const uint8_t *)in->name, NULL, (in->mask & ALONE) != 0);
+            i2_fold_add(&fold, &e, (const uint8_t *)in->name, (const uint8_t *)"",
+                        (in->mask & ALONE) != 0);
             at += sizeof *in + in->len;
         }
     }

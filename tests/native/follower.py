@@ -6,13 +6,9 @@ In the end the copy must be the tree.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,6 +24,7 @@ from i2node.fs.watch import Watch
 from i2node.model import Entry, Kind
 from i2node.mover import batch
 from i2node.mover import listing as listings
+from queues import usual_queue
 
 DEADLINE = 60.0  # for what must happen; reached only by a test that fails
 
@@ -85,12 +82,13 @@ class Source:
         if rescans:
             assert self.held is not None
             rescan = Rescan(self.held, self.excludes, self.dirty)
-        if engine == "inotify":
-            self.watch = InotifyWatch(self.ino, self.dirty, self.excludes, rescan, sweep)
-        else:
-            assert self.held is not None
-            pairs = engine == "fanotify"
-            self.watch = FanotifyWatch(self.held, self.dirty, self.excludes, rescan, pairs=pairs)
+        with usual_queue():
+            if engine == "inotify":
+                self.watch = InotifyWatch(self.ino, self.dirty, self.excludes, rescan, sweep)
+            else:
+                assert self.held is not None
+                those = (self.held, self.dirty, self.excludes, rescan)
+                self.watch = FanotifyWatch(*those, pairs=engine == "fanotify")
         self.listings: dict[int, dict[bytes, Seen]] = {}
         self.own: Seen | None = None
         self.armed: list[bytes] = []  # paths that were listed and armed
@@ -275,16 +273,3 @@ class Source:
                 whole = path + b"/" + name if path and name else path + name
                 touches[whole] = touches.get(whole, Touch(0)) | touch
         return touches
-
-
-@contextmanager
-def short_queue(events: int) -> Iterator[None]:
-    """Instances made meanwhile have a short queue; one process at a time plays with that."""
-    files = [Path(f"/proc/sys/fs/{e}/max_queued_events") for e in ("inotify", "fanotify")]
-    with (Path(tempfile.gettempdir()) / "i2node-test-inotify.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with ExitStack() as undo:
-            for file in files:
-                undo.callback(file.write_text, file.read_text())
-                file.write_text(str(events))
-            yield

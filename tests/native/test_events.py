@@ -11,6 +11,7 @@ from i2node.errors import SessionError
 from i2node.mover import events
 from i2node.mover._mover import ffi
 from i2node.mover.events import Event, drain
+from queues import short_queue
 
 MODIFY, ATTRIB, CLOSE_WRITE, OPEN = 0x2, 0x4, 0x8, 0x20
 MOVED_FROM, MOVED_TO, CREATE, DELETE, DELETE_SELF = 0x40, 0x80, 0x100, 0x200, 0x400
@@ -166,12 +167,8 @@ def test_overflow_is_told(tmp_path: Path) -> None:
     limit = Path("/proc/sys/fs/inotify/max_queued_events")
     if not os.access(limit, os.W_OK) or os.geteuid() != 0:
         pytest.skip("needs root")
-    before = limit.read_text()
-    try:
-        limit.write_text("16")
+    with short_queue(16):
         fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-    finally:
-        limit.write_text(before)
     try:
         watch(fd, tmp_path, CREATE)
         for i in range(50):

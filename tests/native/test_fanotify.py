@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from i2node.mover.events import Event, Group
+from queues import short_queue, usual_queue
 
 pytestmark = pytest.mark.root
 
@@ -31,7 +32,8 @@ def top(tmp_path: Path) -> Path:
 @pytest.fixture
 def group(top: Path) -> Iterator[Group]:
     root = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
-    made = Group(root, [b"out/of"])
+    with usual_queue():
+        made = Group(root, [b"out/of"])
     yield made
     made.close()
     os.close(root)
@@ -66,7 +68,8 @@ def test_a_rename_tells_both_names_and_which_directory_it_was(group: Group, top:
 
 def test_where_only_halves_are_told(top: Path) -> None:
     root = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
-    group = Group(root, pairs=False)
+    with usual_queue():
+        group = Group(root, pairs=False)
     assert not group.pairs
     (top / "a" / "b").rename(top / "c")
     assert group.drain() == [
@@ -128,7 +131,8 @@ def test_the_root_itself(group: Group, top: Path) -> None:
 
 def test_more_directories_than_are_remembered(top: Path) -> None:
     root = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
-    group = Group(root, places=4096)
+    with usual_queue():
+        group = Group(root, places=4096)
     for n in range(300):
         (top / f"{n}").mkdir()
         (top / f"{n}" / "f").touch()
@@ -152,8 +156,9 @@ def test_what_does_not_fit_comes_with_the_next_call(group: Group, top: Path) -> 
 
 def test_a_full_queue_is_told(top: Path) -> None:
     root = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
-    group = Group(root)
-    for n in range(20_000):
+    with short_queue(64):
+        group = Group(root)
+    for n in range(200):
         os.mknod(top / f"{n}")
     assert sum(e.mask == OVERFLOW for e in drained(group)) == 1
     group.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from follower import Source, short_queue
+from follower import Source
 
 from i2node.fs import rescan
 from i2node.fs.coalesce import Dirty
@@ -18,6 +18,7 @@ from i2node.fs.pathset import PathSet
 from i2node.fs.rescan import MARGIN_NS, Moment, Rescan
 from i2node.fs.tree import Root
 from i2node.mover import batch
+from queues import short_queue
 
 QUEUE = 64
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from follower import DEADLINE, Source, own_entry, short_queue
+from follower import DEADLINE, Source, own_entry
 
 from i2node.errors import SessionError
 from i2node.fs import inotify, treewatch
@@ -23,6 +23,7 @@ from i2node.fs.inotify import InotifyWatch
 from i2node.fs.touch import Touch
 from i2node.mover import batch
 from i2node.mover.events import Event
+from queues import short_queue
 
 USER_LIMITS = Path("/proc/sys/user")
 

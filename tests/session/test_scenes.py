@@ -10,7 +10,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,6 +29,7 @@ from i2node.mover.batch import Op
 from i2node.repl.journal import Journal
 from i2node.repl.plan import Batch, Place, known
 from i2node.repl.planner import Planner
+from queues import short_queue
 
 pytestmark = [
     pytest.mark.root,
@@ -348,7 +348,7 @@ def rot(path: Path) -> None:
 @EACH_ENGINE
 def test_lost_events_cost_a_search_and_no_change(scene: Scene) -> None:
     scene.deeds.make(scene.source / "old" / "deep")
-    with shortened_queue():
+    with short_queue(4):
         scene.hosts.start_target()
         scene.hosts.start_source()
         until("no replication", lambda: scene.hosts.in_sync())
@@ -364,20 +364,6 @@ def test_lost_events_cost_a_search_and_no_change(scene: Scene) -> None:
     # What appeared meanwhile is watched.
     scene.deeds.write(scene.source / "new" / "7" / "below" / "g", 10)
     scene.equal()
-
-
-@contextmanager
-def shortened_queue() -> Iterator[None]:
-    """Watches that begin in here lose events from the fourth on."""
-    limits = [Path(f"/proc/sys/fs/{e}/max_queued_events") for e in ("inotify", "fanotify")]
-    usual = [limit.read_text() for limit in limits]
-    for limit in limits:
-        limit.write_text("4")
-    try:
-        yield
-    finally:
-        for limit, before in zip(limits, usual, strict=True):
-            limit.write_text(before)
 
 
 def _overflows(scene: Scene) -> int:
