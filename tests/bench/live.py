@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -248,6 +249,7 @@ def main() -> None:
     ):
         if unknown := [name for name in names if name not in there]:
             parser.error(f"no {kind} {unknown[0]!r}; there are: {' '.join(there)}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     bad: list[str] = []
     with ground(chosen.area) as ring:
         for name in chosen.cases or [name for name in known if name != "soak"]:
