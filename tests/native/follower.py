@@ -264,6 +264,9 @@ class Source:
 
     def catch_up(self) -> None:
         self.until(lambda: self.believed() == self.true())
+        # And what is told late of it.
+        self.watch.beat()
+        self.until(lambda: self.dirty.passed() is not None)
 
     def named(self) -> dict[bytes, Touch]:
         """All touches handed out, by path."""
