@@ -75,6 +75,7 @@ class Source:
         self.fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
         self.dirty = Dirty()
         self.excludes = PathSet(os.fsencode(root), excludes)
+        self.rescans = rescans
         self.watch: Watch
         # Not held for the engine that does not need it: some roots are to go.
         self.held = Root(os.fsencode(root)) if rescans or engine != "inotify" else None
@@ -264,9 +265,10 @@ class Source:
 
     def catch_up(self) -> None:
         self.until(lambda: self.believed() == self.true())
-        # And what is told late of it.
-        self.watch.beat()
-        self.until(lambda: self.dirty.passed() is not None)
+        if not self.rescans:
+            # And what is told late of it; behind what was lost there is no mark.
+            self.watch.beat()
+            self.until(lambda: self.dirty.passed() is not None)
 
     def named(self) -> dict[bytes, Touch]:
         """All touches handed out, by path."""
