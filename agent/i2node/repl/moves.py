@@ -19,7 +19,7 @@ from i2node.repl.plan import Compared, Put, Unplace, join, known, same_content, 
 RACY_NS = 20_000_000
 """A time younger than this does not prove that a later write would show another (mover.h)."""
 MISSED = 4096
-"""Names that are remembered for having been gone once; of others a look more is needed."""
+"""Names remembered for being gone; where there are as many, others are believed at once."""
 MISSED_S = 0.25
 """How long a name stays gone, in seconds, until it is believed: what had it is told of elsewhere by
 then."""
@@ -109,16 +109,16 @@ class Moves:
             for entry in listing.entries(one.changes.gone) if one.touches else ():
                 touch = (one.touches or {}).get(entry.name, Touch(0))
                 told = touch & (Touch.MOVED | Touch.DELETED)
+                place = (one.ino, entry.name)
+                since = self._missed.pop(place, None)
                 if told == Touch.DELETED or (entry.nlink > 1 and entry.kind != Kind.DIR):
                     continue
-                place = (one.ino, entry.name)
-                since = self._missed.pop(place, now)
-                if told or now - since < MISSED_S:
-                    self._missed[place] = now if told else since
+                if not told and since is None and len(self._missed) >= MISSED:
+                    continue
+                if told or since is None or now - since < MISSED_S:
+                    self._missed[place] = now if told or since is None else since
                     later.setdefault(one.ino, set()).add(entry.name)
                     self.dirty.add(*place, Touch.NAME, now)
-        while len(self._missed) > MISSED:
-            del self._missed[next(iter(self._missed))]
         return [_but(one, later[one.ino]) if one.ino in later else one for one in compared]
 
     def _shows_a_version(self, there: Compared, entry: Entry, held: Entry) -> bool:
