@@ -92,6 +92,21 @@ static ssize_t path_of(int fd, char path[PATH_MAX])
     return len;
 }
 
+/* Path of a directory, or where it is too long for the kernel to say, of the nearest above it whose path
+ * is not, and that is as much inside; fd becomes that one's. */
+static ssize_t path_above(int *fd, char path[PATH_MAX])
+{
+    ssize_t len;
+    while ((len = path_of(*fd, path)) < 0 && errno == ENAMETOOLONG) {
+        int up = openat(*fd, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
+        if (up < 0)
+            return -1;
+        close(*fd);
+        *fd = up;
+    }
+    return len;
+}
+
 static int is_excluded(const struct view *v, const char *path, size_t len)
 {
     const uint8_t *at = v->excluded, *end = v->excluded + v->excluded_len;
@@ -130,8 +145,8 @@ static int64_t ask(const struct view *v, const struct handle *h, uint64_t *ino)
     int fd = open_by_handle_at(v->root, &u.head, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return -errno;
-    ssize_t len = path_of(fd, path);
-    int64_t result = len < 0 || fstat(fd, &st) ? -errno : 0;
+    ssize_t len = fstat(fd, &st) ? -1 : path_above(&fd, path);
+    int64_t result = len < 0 ? -errno : 0;
     close(fd);
     if (result == 0)
         *ino = is_inside(v, path, (size_t)len) ? st.st_ino : 0;

@@ -112,6 +112,27 @@ def test_a_directory_that_comes_in_is_told_of_with_all_below_it(group: Group, to
     assert group.drain() == []
 
 
+def nested(top: Path, levels: int) -> int:
+    """A descriptor of a directory so far below."""
+    fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(levels):
+        os.mkdir("d" * 100, dir_fd=fd)
+        below = os.open("d" * 100, os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    return fd
+
+
+@pytest.mark.parametrize("where", ["beside", "top/out/of", "top/a"])
+def test_a_directory_whose_path_is_too_long_to_say(group: Group, top: Path, where: str) -> None:
+    below = nested(top.parent / where, 60)
+    group.drain()
+    os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=below))
+    told = [Event(os.fstat(below).st_ino, CREATE | CLOSE_WRITE, 0, b"f")]
+    os.close(below)
+    assert group.drain() == (told if where == "top/a" else [])
+
+
 def test_a_directory_that_is_gone_says_nothing_of_what_was_in_it(group: Group, top: Path) -> None:
     (top / "a" / "b" / "f").touch()
     subprocess.run(["rm", "-r", top / "a" / "b"], check=True)
