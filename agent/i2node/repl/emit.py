@@ -6,6 +6,8 @@ import errno
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 
 from i2node.errors import SafetyStop
 from i2node.fs.coalesce import Dirty
@@ -36,6 +38,9 @@ from i2node.repl.plan import (
     same_content,
     tombstone,
 )
+
+Places = list[tuple[int, bytes]]
+"""Directory and name of each."""
 
 
 class Emitter:
@@ -103,6 +108,8 @@ class Emitter:
     def compare_again(self, one: Compared) -> Compared | None:
         """After renames the target holds something else under these names."""
         c = one.changes
+        if one.touches is not None and not self.moves.count and one.ino not in self.moves.changed:
+            return one
         if one.touches is not None and self.moves.count:
             # Its own way up may be among what moved.
             root = self.root.identity.ino
@@ -259,13 +266,7 @@ class Emitter:
             self._dress(*dressed)
         self._undressed.clear()
         self.draft.unmade.clear()
-        # By the one above, so that they come into one batch, and are read together.
-        for ino, path in sorted(self.draft.late.items(), key=lambda one: one[1].rpartition(b"/")):
-            place = self._place(ino)
-            if place is not None:
-                self.dirty.spare(*place)
-            if not self._own_meta(ino, path) and place is not None:
-                self.dirty.add(*place, Touch.ATTR, time.monotonic())
+        self._own_metas()
         self.draft.batch.last = True
         work, self.draft.batch = self.draft.batch, Batch()
         self.draft.sink.submit(work)
@@ -309,12 +310,34 @@ class Emitter:
             return ino, b""
         return self.watch.place(ino) if self.watch else None
 
-    def _own_meta(self, ino: int, path: bytes) -> bool:
-        """A directory whose names changed after its content was sent gets its times once more.
-        False: it does not, for now."""
-        answer = batch.stat_names(self.root.fd, self.root.dev, path, [])
-        own = None if answer.status else listing.decode(answer.own)
-        if own is None or own.ino != ino:
+    def _own_metas(self) -> None:
+        """Directories whose names changed after their content was sent get their times once more;
+        by the one above, so that they come into one batch, and are read together."""
+        places = self.journal.places_of(list(self.draft.late))
+        if self.draft.late.keys() - places.keys() - {self.root.identity.ino}:
+            # Some were made in this round, which is not all in the journal.
+            self.draft.settle()
+            places = self.journal.places_of(list(self.draft.late))
+        late = [(*path.rpartition(b"/")[::2], ino, path) for ino, path in self.draft.late.items()]
+        for above, those in groupby(sorted(late), key=itemgetter(0)):
+            group = list(those)
+            for _, _, ino, _ in group:
+                if (place := self._place(ino)) is not None:
+                    self.dirty.spare(*place)
+            names = [name for _, name, _, _ in group if name]
+            answer = batch.stat_names(self.root.fd, self.root.dev, above, names)
+            seen = {} if answer.status else {e.name: e for e in listing.entries(answer.entries)}
+            if not above and not answer.status:
+                seen[b""] = listing.decode(answer.own)
+            for _, name, ino, path in group:
+                if self._own_meta(ino, path, seen.get(name), places.get(ino, [])):
+                    continue
+                if (place := self._place(ino)) is not None:
+                    self.dirty.add(*place, Touch.ATTR, time.monotonic())
+
+    def _own_meta(self, ino: int, path: bytes, own: Entry | None, places: Places) -> bool:
+        """That of one, which was seen as own. False: it does not get them, for now."""
+        if own is None or own.ino != ino or own.flags & MOUNT:
             # It moved or went, and perhaps another stands there since; each is looked at again
             # under the name it has now.
             self.dirty.add_dir(ino, False, time.monotonic())
@@ -322,12 +345,9 @@ class Emitter:
         if ino == self.root.identity.ino:
             self.draft.meta(0, b"", own, ino, path)
             return True
-        if not self.journal.places(ino):
-            # It was made in this round, which is not all in the journal.
-            self.draft.settle()
-        parent_path, _, name = path.rpartition(b"/")
-        for parent, held_name in self.journal.places(ino):
+        above, _, name = path.rpartition(b"/")
+        for parent, held_name in places:
             if held_name == name:
-                self.draft.meta(parent, parent_path, own._replace(name=name), ino, path)
+                self.draft.meta(parent, above, own, ino, path)
                 return True
         return False

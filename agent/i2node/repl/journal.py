@@ -39,6 +39,11 @@ _KEYED = (
     ("place", "ino"),
     ("place", "dir"),
 )
+# The page of a listing that a name belongs to, and where the next one begins.
+_PAGE_OF = """
+SELECT first, records, (SELECT min(first) FROM listing WHERE dir=?1 AND first>here.first)
+FROM listing here WHERE dir=?1 AND first<=?2 ORDER BY first DESC LIMIT 1
+"""
 _ANY = 1 << 63  # bytes: no limit
 _AT_ONCE = 500  # values in one query
 LINKED = 100_000  # inode numbers that `linked` gives at most, and one
@@ -130,18 +135,10 @@ class Journal(Database):
         with self._using("reading") as db:
             for name in sorted(set(names)):
                 if not page or name < first or (end is not None and name >= end):
-                    row = db.execute(
-                        "SELECT first, records FROM listing WHERE dir=? AND first<=? "
-                        "ORDER BY first DESC LIMIT 1",
-                        (key, name),
-                    ).fetchone()
+                    row = db.execute(_PAGE_OF, (key, name)).fetchone()
                     if row is None:
                         return b""
-                    first, page = row
-                    after = db.execute(
-                        "SELECT min(first) FROM listing WHERE dir=? AND first>?", (key, first)
-                    ).fetchone()
-                    end = after[0]
+                    first, page, end = row
                 entry = listings.find(page, name)
                 if entry is not None:
                     found.append(listings.encode(entry))
@@ -194,17 +191,9 @@ class Journal(Database):
         with self._writing("writing") as db:
             while left:
                 name = listings.first(left)
-                row = db.execute(
-                    "SELECT first, records FROM listing WHERE dir=? AND first<=? "
-                    "ORDER BY first DESC LIMIT 1",
-                    (key, name),
-                ).fetchone()
-                first, records = row or (b"", b"")
-                after = db.execute(
-                    "SELECT first FROM listing WHERE dir=? AND first>? ORDER BY first LIMIT 1",
-                    (key, first),
-                ).fetchone()
-                end = len(left) if after is None else listings.before(left, after[0])
+                row = db.execute(_PAGE_OF, (key, name)).fetchone()
+                first, records, after = row or (b"", b"", None)
+                end = len(left) if after is None else listings.before(left, after)
                 self._put_page(db, key, first, listings.merge(records, left[:end]))
                 left = left[end:]
 
@@ -329,6 +318,21 @@ class Journal(Database):
             )
             return [(_unsigned(dir), bytes(name)) for dir, name in rows]
 
+    def places_of(self, inos: Sequence[int]) -> dict[int, list[tuple[int, bytes]]]:
+        """The same of many inodes, of those that have any."""
+        found: dict[int, list[tuple[int, bytes]]] = {}
+        with self._using("reading") as db:
+            for at in range(0, len(inos), _AT_ONCE):
+                some = inos[at : at + _AT_ONCE]
+                marks = ",".join("?" * len(some))
+                rows = db.execute(
+                    f"SELECT ino, dir, name FROM place WHERE ino IN ({marks}) ORDER BY dir, name",
+                    list(map(_signed, some)),
+                )
+                for ino, dir, name in rows:
+                    found.setdefault(_unsigned(ino), []).append((_unsigned(dir), bytes(name)))
+        return found
+
     def placed(self, inos: Sequence[int]) -> bool:
         """Whether any of these inodes has a place."""
         with self._using("reading") as db:
@@ -370,18 +374,19 @@ class Journal(Database):
     def path(self, ino: int, root_ino: int) -> bytes | None:
         """Where the target is expected to hold a directory (of a file: one of its names), relative
         to the root; b"" is the root. None when the way up does not lead to the root."""
-        names: list[bytes] = []
-        seen: set[int] = set()
+        return self.paths([ino], root_ino)[ino]
+
+    def paths(self, inos: Iterable[int], root_ino: int) -> dict[int, bytes | None]:
+        """The same of many."""
+        above: dict[int, tuple[int, bytes]] = {}
+        wanted = list(dict.fromkeys(inos))
+        met, left = {root_ino}, wanted
         with self._lock:
-            while ino != root_ino:
-                places = self.places(ino)
-                if not places or ino in seen:
-                    return None
-                seen.add(ino)
-                ino, name = places[0]
-                names.append(name)
-        names.reverse()
-        return b"/".join(names)
+            while left := [ino for ino in left if ino not in met]:
+                met.update(left)
+                above |= {ino: places[0] for ino, places in self.places_of(left).items()}
+                left = list({above[ino][0] for ino in left if ino in above})
+        return {ino: _path(ino, root_ino, above) for ino in wanted}
 
     def inode(self, path: bytes, root_ino: int) -> int | None:
         """The directory that the target is expected to hold at a path relative to the root."""
@@ -515,3 +520,15 @@ class Journal(Database):
             with suppress(FileNotFoundError):
                 size += self.file.with_name(self.file.name + end).stat().st_size
         return JournalStatus(entries, dirs, places, doubts, size)
+
+
+def _path(ino: int, root_ino: int, above: Mapping[int, tuple[int, bytes]]) -> bytes | None:
+    """The way up from a directory, by what is known to be above each; None when it does not end at
+    the root."""
+    names: list[bytes] = []
+    while ino != root_ino:
+        if ino not in above or len(names) > len(above):
+            return None
+        ino, name = above[ino]
+        names.append(name)
+    return b"/".join(reversed(names))

@@ -48,8 +48,17 @@ class Moves:
         self.left: set[tuple[int, bytes, int]] = set()
         """(directory, name, inode) from where a directory was renamed in this round. One that was
         looked at there before, and then where it went, was seen in both places."""
+        self.changed: set[int] = set()
+        """Directories with names that a rename of this round is about."""
+        self._drafted: set[tuple[int, bytes]] = set()  # names of renames that are not settled
         # Since when a name is met gone.
         self._missed: dict[tuple[int, bytes], float] = {}
+
+    def begin(self) -> None:
+        """A round begins."""
+        self.count = 0
+        self.left.clear()
+        self.changed.clear()
 
     def dirs_of(self, one: Compared) -> bool:
         """Renames directories that the target holds under other names: before anything takes
@@ -71,7 +80,8 @@ class Moves:
         return moved
 
     def files_among(self, compared: list[Compared]) -> bool:
-        """Names gone and names new with the same inode, in one round, are one rename."""
+        """Names gone and names new with the same inode, in one round, are one rename; those that
+        share no name go together."""
         gone: dict[int, tuple[Compared, Entry]] = {}
         for one in compared:
             for entry in listing.entries(one.changes.gone):
@@ -81,15 +91,16 @@ class Moves:
         for one in compared if gone else ():
             for section in (one.changes.bulk, one.changes.large):
                 for entry in listing.entries(section):
-                    pair = gone.get(entry.ino)
-                    if (
-                        pair is not None
-                        and same_file(entry, pair[1])
-                        and self.belief.sure(pair[0].ino)
-                        and self._shows_a_version(one, entry, pair[1])
-                    ):
-                        moved |= self.move(pair[1], pair[0].ino, one.ino, entry)
-                        _carry(pair[0], pair[1].name, one, entry.name)
+                    there, old = gone.get(entry.ino, (one, None))
+                    if old is None or not same_file(entry, old) or not self.belief.sure(there.ino):
+                        continue
+                    if self._drafted & {(there.ino, old.name), (one.ino, entry.name)}:
+                        self._settle()
+                    if self._shows_a_version(one, entry, old):
+                        moved |= self._draft_move(old, there.ino, one.ino, entry)
+                        _carry(there, old.name, one, entry.name)
+        if moved:
+            self._settle()
         return moved
 
     def there(self, ino: int, entries: bytes) -> None:
@@ -149,6 +160,17 @@ class Moves:
 
     def move(self, old: Entry, old_dir: int, new_dir: int, entry: Entry) -> bool:
         """Sends the rename of what the target holds as old to entry's name. False: not possible."""
+        moved = self._draft_move(old, old_dir, new_dir, entry)
+        if moved:
+            self._settle()
+        return moved
+
+    def _settle(self) -> None:
+        self.draft.settle()
+        self._drafted.clear()
+
+    def _draft_move(self, old: Entry, old_dir: int, new_dir: int, entry: Entry) -> bool:
+        """The same, settled only where a directory moves: the paths of others go by that."""
         root = self.root
         source, target = self.journal.path(old_dir, root), self.journal.path(new_dir, root)
         if source is None or target is None:
@@ -157,14 +179,16 @@ class Moves:
         if there == here or there.startswith(here + b"/"):
             return False
         in_way = self.draft.held(new_dir, entry.name)
+        directory = old.kind == Kind.DIR or (in_way is not None and in_way.kind == Kind.DIR)
         sure = old.kind != Kind.DIR or self.belief.placed(old.ino)
-        self.draft.flush()
+        if not self._drafted:
+            self.draft.flush()
         work = self.draft.batch
         self.draft.dir(old_dir, source)
         self.draft.dir(new_dir, target)
         moved = old._replace(name=entry.name)
         work.suspects.append((new_dir, entry.name))
-        if in_way is not None and (in_way.kind == Kind.DIR or old.kind == Kind.DIR):
+        if in_way is not None and directory:
             work.before.append(batch.step(Op.EXCHANGE, here, there, kind=old.kind))
             displaced = in_way._replace(name=old.name)
             work.suspects.append((old_dir, old.name))
@@ -190,11 +214,13 @@ class Moves:
             work.before_edits.append(self.draft.place(moved, new_dir))
         if old.kind == Kind.DIR:
             self.left.add((old_dir, old.name, old.ino))
-        if old.kind == Kind.DIR or (in_way is not None and in_way.kind == Kind.DIR):
-            self.count += 1
         self.draft.late[old_dir] = source
         self.draft.late[new_dir] = target
-        self.draft.settle()
+        self.changed.update((old_dir, new_dir))
+        self._drafted.update(((old_dir, old.name), (new_dir, entry.name)))
+        if directory:
+            self.count += 1
+            self._settle()
         if not sure:
             # An earlier rename may have been lost: then this one takes another directory along.
             self.belief.suspect(new_dir, entry.name)

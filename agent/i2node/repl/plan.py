@@ -128,7 +128,8 @@ def together(edits: Iterable[Edit]) -> Iterator[Edit]:
         if isinstance(edit, Put) and (name := listing.sole(edit.change)) is not None:
             waiting.setdefault(edit.dir, {})[name] = edit.change
             continue
-        passes = isinstance(edit, Place) or (isinstance(edit, Replace) and edit.dir not in waiting)
+        made = isinstance(edit, Replace) and edit.dir not in waiting
+        passes = made or isinstance(edit, Place | Unplace)
         if not passes:
             yield from _gathered(waiting)
             waiting.clear()

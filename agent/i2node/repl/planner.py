@@ -94,7 +94,7 @@ class Planner:
         self.emitter.begin()
         self.draft.dirs.clear()
         self.belief.begin()
-        self.moves.count = 0
+        self.moves.begin()
 
     def walk(self, stop: Callable[[], bool]) -> bool:
         """Compares what start_walk and the visits since left to do. False when stopped before."""
@@ -115,9 +115,10 @@ class Planner:
         self.emitter.links.begin(walking=False)
         self.draft.dirs.clear()
         self.belief.begin()
-        self.moves.count = 0
-        self.moves.left.clear()
-        compared = [found for work in works if (found := self._look(work)) is not None]
+        self.moves.begin()
+        held = self.journal.paths((work.ino for work in works), self.root.identity.ino)
+        looks = (self._look(work, held[work.ino]) for work in works)
+        compared = [found for found in looks if found is not None]
         moved = [self.moves.dirs_of(one) for one in compared]
         if self.moves.files_among(compared) or any(moved):
             compared = [again for one in compared if (again := self.emitter.compare_again(one))]
@@ -324,15 +325,16 @@ class Planner:
         self.dirty.add(visit.parent, visit.name, Touch.NAME | Touch.TREE, now)
         self.dirty.put_back(Work(visit.ino, None, visit.deep, frozenset(), now), now)
 
-    def _look(self, work: Work) -> Compared | None:
-        """Lists the dirty names of a directory. None: nothing differs, or it was dealt with."""
+    def _look(self, work: Work, held: bytes | None) -> Compared | None:
+        """Lists the dirty names of a directory, of which the journal has this path. None: nothing
+        differs, or it was dealt with."""
         assert self.watch is not None
         path = self.watch.path(work.ino)
         if path is None:
             if self.watch.known(work.ino):
                 self.dirty.put_back(work, time.monotonic())
             return None
-        if self.journal.path(work.ino, self.root.identity.ino) != path:
+        if held != path:
             self.dirty.put_back(work, time.monotonic())
             self._settle_path(work.ino)
             return None
