@@ -6,8 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import tmpfs
+
+# How long one example takes says something of the machine, not of the code.
+if settings().deadline is not None:
+    settings.register_profile("any-machine", deadline=None)
+    settings.load_profile("any-machine")
 
 
 @pytest.fixture(params=["disk", "tmpfs"])

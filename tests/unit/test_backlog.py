@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from i2node.fs.coalesce import Dirty
@@ -354,7 +354,6 @@ OPS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(
     OPS,
     st.lists(st.sampled_from([0.0, 0.001, 0.03, 0.5, 3.0]), min_size=120, max_size=120),

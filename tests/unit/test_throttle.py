@@ -6,7 +6,7 @@ import math
 from datetime import datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from i2node.errors import UsageError
@@ -113,7 +113,6 @@ def test_errors_show_item_and_grammar(text: str, item: str) -> None:
     assert "12345*08:00-18:00*2m" in e.value.remedy
 
 
-@settings(deadline=None)
 @given(st.text(max_size=40) | st.text("0123456789*:-,kmg ", max_size=60))
 def test_any_text_is_a_plan_or_a_usage_error(text: str) -> None:
     for parse in (parse_plan, parse_windows):
@@ -133,7 +132,6 @@ windows = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(windows, max_size=4), st.integers(0, 7 * 24 * 60 - 1))
 def test_rate_and_next_change_agree_with_a_minute_by_minute_search(
     chosen: list[Window], minute: int
@@ -187,7 +185,6 @@ def test_bucket_without_limit_and_stopped() -> None:
     assert bucket.take(1000) == pytest.approx(2.0)
 
 
-@settings(deadline=None)
 @given(
     st.integers(8000, 10**10),
     st.lists(st.tuples(st.integers(1, 2**23), st.floats(0, 2)), min_size=1, max_size=50),

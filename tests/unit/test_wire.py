@@ -11,7 +11,7 @@ import msgpack
 import pytest
 import zstandard
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from i2node.errors import ProtocolError, SessionError
@@ -56,7 +56,6 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=9), values, max_size=8), st.text(max_size=20))
 def test_message_round_trip(content: dict[str, Any], name: str) -> None:
     message = {**content, "t": name}
@@ -65,7 +64,6 @@ def test_message_round_trip(content: dict[str, Any], name: str) -> None:
     assert wire.decode_message(packed[4:]) == message
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_message_or_a_protocol_error(body: bytes) -> None:
     try:
@@ -74,7 +72,6 @@ def test_any_bytes_are_a_message_or_a_protocol_error(body: bytes) -> None:
         assert e.cause
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=9), values, max_size=8), st.data())
 def test_a_damaged_message_is_a_message_or_a_protocol_error(
     content: dict[str, Any], data: st.DataObject
@@ -87,7 +84,6 @@ def test_a_damaged_message_is_a_message_or_a_protocol_error(
         assert e.cause
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=9), values, max_size=8), st.data())
 def test_a_cut_message_is_an_error(content: dict[str, Any], data: st.DataObject) -> None:
     body = wire.encode_message({**content, "t": "x"})[4:]
@@ -147,7 +143,6 @@ def test_message_limits_hold_for_the_sender_too() -> None:
 
 @pytest.mark.parametrize("encrypt", [True, False])
 @pytest.mark.parametrize("level", ["auto", "off", 3, 19])
-@settings(deadline=None)
 @given(payloads=st.lists(st.binary(max_size=2000) | st.just(TEXT), max_size=8))
 def test_frames_round_trip(payloads: list[bytes], level: Level, encrypt: bool) -> None:
     s, o = sealer(level, encrypt), opener(encrypt)
@@ -279,7 +274,6 @@ def test_headers_that_are_refused(change: dict[str, Any], why: str) -> None:
         parse_header(wire._HEADER.pack(*(good | change).values()))
 
 
-@settings(deadline=None)
 @given(st.binary(min_size=32, max_size=32) | st.binary(max_size=40))
 def test_any_bytes_are_a_header_or_a_protocol_error(packed: bytes) -> None:
     for start in (packed, b"i2\x01" + packed[3:]):
