@@ -75,13 +75,13 @@ def test_a_listing_is_given_back_and_survives(tmp_path: Path) -> None:
 def test_what_was_committed_goes_into_the_database_when_nobody_waits(journal: Journal) -> None:
     def fill(first: int) -> int:
         """Bytes in the database itself."""
-        for ino in range(first, first + 2000):
+        for ino in range(first, first + 6000):
             journal.replace(ino, listing(entry(b"a")))
         journal.commit()
         return journal.file.stat().st_size
 
     before = fill(1)
-    assert fill(2001) == before  # a commit does not wait for that
+    assert fill(6001) == before  # a commit does not wait for that
     journal.replace(1, b"")
     journal.tidy()
     assert journal.file.stat().st_size == before  # not half of what is to be kept together
@@ -89,7 +89,7 @@ def test_what_was_committed_goes_into_the_database_when_nobody_waits(journal: Jo
     journal.tidy()
     tidied = journal.file.stat().st_size
     assert tidied > before
-    journal.replace(9999, b"")
+    journal.replace(99_999, b"")
     journal.commit()
     before = journal.file.stat().st_mtime_ns
     journal.tidy()  # nor does it for a little
@@ -121,7 +121,8 @@ def test_one_change_rewrites_one_page(journal: Journal) -> None:
 
     before = pages()
     assert len(before) == 20
-    journal.put(3, listing(entry(b"%06d" % 5000, size=9), entry(b"%06dx" % 5000)))
+    inner = PAGE * 11 + 3
+    journal.put(3, listing(entry(b"%06d" % inner, size=9), entry(b"%06dx" % inner)))
     after = pages()
     assert sum(1 for first in after if after[first] != before.get(first)) == 1
     assert len(names(journal.listing(3))) == PAGE * 20 + 1

@@ -20,8 +20,8 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _META = "CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;"
 
-_LOG_PAGES = 4096  # in the log, until a commit moves them into the database
-_MUCH = 1000  # rows written, until `tidy` does
+_LOG_PAGES = 16384  # in the log, until a commit moves them into the database
+_MUCH = 10_000  # rows written, until `tidy` does
 
 
 class _DamagedError(Exception):
@@ -75,7 +75,7 @@ class Database:
         try:
             # One process owns the journal; without others there is no shared memory file either.
             db.execute("PRAGMA locking_mode=EXCLUSIVE")
-            db.execute("PRAGMA page_size=8192")
+            db.execute("PRAGMA page_size=4096")
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
             # A commit that also checkpoints waits for the disk, and a change with it: `tidy` does

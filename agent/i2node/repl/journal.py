@@ -21,11 +21,13 @@ from i2node.repl.database import signed as _signed
 from i2node.repl.database import unsigned as _unsigned
 from i2node.repl.signatures import Signature, Signatures
 
-PAGE = 448  # entries in a page of a listing: about 64 KiB with names of usual length
+PAGE = 28
+"""Entries in a page of a listing: with names of usual length it fits a page of the database, and a
+change of one writes no more than that."""
 
 _TABLES = """
 CREATE TABLE listing(dir INTEGER, first BLOB, n INTEGER NOT NULL, records BLOB NOT NULL,
-                     PRIMARY KEY(dir, first)) WITHOUT ROWID;
+                     UNIQUE(dir, first));
 CREATE TABLE place(ino INTEGER, dir INTEGER, name BLOB, PRIMARY KEY(ino, dir, name)) WITHOUT ROWID;
 CREATE UNIQUE INDEX place_at ON place(dir, name);
 CREATE TABLE doubt(dir INTEGER PRIMARY KEY, path BLOB NOT NULL, seq INTEGER NOT NULL);
@@ -219,7 +221,9 @@ class Journal(Database):
             if end < len(left):
                 end, n, _ = listings.cut(left, PAGE, _ANY)
             db.execute(
-                "INSERT OR REPLACE INTO listing VALUES(?, ?, ?, ?)", (key, first, n, left[:end])
+                "INSERT INTO listing VALUES(?, ?, ?, ?) ON CONFLICT(dir, first) DO UPDATE "
+                "SET n=excluded.n, records=excluded.records",
+                (key, first, n, left[:end]),
             )
             left = left[end:]
             if not left:
