@@ -371,12 +371,12 @@ def test_a_late_listing_does_not_undo_a_move(root: Path) -> None:
     for wd, child, name in ((1, ino, b""), (2, 50, b"a"), (3, 51, b"b"), (4, 52, b"d")):
         watch.placed(wd, child, ino if name else 0, name, asof)
     asof = watch.mark()
-    move = inotify._ISDIR
+    move = treewatch.ISDIR
     watch._take(
         [
-            Event(where=1, mask=inotify._FROM | move, cookie=5, name=b"d"),
-            Event(where=2, mask=inotify._TO | move, cookie=5, name=b"e"),
-            Event(where=4, mask=inotify._MOVE_SELF, cookie=0, name=b""),
+            Event(where=1, mask=treewatch.FROM | move, cookie=5, name=b"d"),
+            Event(where=2, mask=treewatch.TO | move, cookie=5, name=b"e"),
+            Event(where=4, mask=treewatch.MOVE_SELF, cookie=0, name=b""),
         ]
     )
     assert watch.path(52) == b"a/e"
@@ -434,6 +434,29 @@ def test_too_many_instances_is_a_session_error(root: Path, request: pytest.Fixtu
         (USER_LIMITS / "max_inotify_instances").write_text("0")
         with pytest.raises(SessionError, match="inotify"):
             InotifyWatch(root.stat().st_ino, Dirty())
+
+
+def test_what_a_mask_says_is_the_same_for_both_engines() -> None:
+    """And their bits have the same numbers."""
+    names = ("MODIFY", "ATTRIB", "CLOSE_WRITE", "CREATE", "DELETE", "DELETE_SELF", "MOVE_SELF")
+    for name in names:
+        assert getattr(treewatch, name) == getattr(inotify.pyinotify, f"IN_{name}")
+    assert (treewatch.FROM, treewatch.TO) == (
+        inotify.pyinotify.IN_MOVED_FROM,
+        inotify.pyinotify.IN_MOVED_TO,
+    )
+    assert (treewatch.ISDIR, treewatch.OVERFLOW) == (
+        inotify.pyinotify.IN_ISDIR,
+        inotify.pyinotify.IN_Q_OVERFLOW,
+    )
+    created, closed, isdir = treewatch.CREATE, treewatch.CLOSE_WRITE, treewatch.ISDIR
+    written = treewatch.MODIFY
+    assert treewatch.touch_of(created) == Touch.NAME | Touch.WRITING
+    assert treewatch.touch_of(created | isdir) == Touch.NAME
+    assert treewatch.touch_of(closed) == Touch.DATA | Touch.CLOSED | Touch.UNTOLD
+    assert treewatch.touch_of(written | closed) == Touch.DATA | Touch.CLOSED
+    assert treewatch.touch_of(treewatch.DELETE) == Touch.NAME | Touch.DELETED
+    assert treewatch.touch_of(treewatch.ATTRIB | isdir) == Touch.ATTR
 
 
 def test_importing_warns_of_nothing() -> None:

@@ -19,37 +19,27 @@ from collections.abc import Callable, Iterable
 from i2node.fs.coalesce import Dirty
 from i2node.fs.pathset import PathSet
 from i2node.fs.rescan import Rescan
-from i2node.fs.touch import Touch
 from i2node.fs.tree import Root
 from i2node.fs.treewatch import (
-    ATTR,
-    CLOSED,
+    CREATE,
+    DELETE,
+    DELETE_SELF,
     DELETED,
+    ISDIR,
+    MOVE_SELF,
     MOVED,
     NAME,
+    NAMED,
+    OVERFLOW,
     TREE,
-    UNTOLD,
     WRITING,
     Touches,
     TreeWatch,
+    touch_of,
 )
 from i2node.mover.events import Event, Group
 
-_MODIFY = 0x2
-_ATTRIB = 0x4
-_CLOSE_WRITE = 0x8
-_FROM = 0x40
-_TO = 0x80
-_CREATE = 0x100
-_DELETE = 0x200
-_DELETE_SELF = 0x400
-_MOVE_SELF = 0x800
-_OVERFLOW = 0x4000
 _RENAME = 0x10000000
-_ONDIR = 0x40000000
-_NAMED = _CREATE | _DELETE | _FROM | _TO
-
-_DATA = Touch.DATA.value
 
 
 class FanotifyWatch(TreeWatch):
@@ -94,7 +84,7 @@ class FanotifyWatch(TreeWatch):
 
     def _translate(self, event: Event, touches: Touches) -> None:
         mask = event.mask
-        if mask & _OVERFLOW:
+        if mask & OVERFLOW:
             self._overflow()
         elif mask & _RENAME:
             self._renamed(event, touches)
@@ -104,38 +94,29 @@ class FanotifyWatch(TreeWatch):
             self._named(event, touches)
 
     def _itself(self, event: Event, touches: Touches) -> None:
-        if event.where == self._root and event.mask & (_DELETE_SELF | _MOVE_SELF):
-            self._lose_root("it was moved" if event.mask & _MOVE_SELF else "it was deleted")
+        if event.where == self._root and event.mask & (DELETE_SELF | MOVE_SELF):
+            self._lose_root("it was moved" if event.mask & MOVE_SELF else "it was deleted")
         elif event.where:
             self._touch_own(event.where, touches)
 
     def _named(self, event: Event, touches: Touches) -> None:
         ino, mask, name = event.where, event.mask, event.name
-        touch = wait = 0
-        if mask & _CLOSE_WRITE:
-            wait = CLOSED if mask & _MODIFY else CLOSED | UNTOLD
-        elif mask & (_CREATE | _MODIFY) and not mask & _ONDIR:
-            wait = WRITING
-        if mask & _NAMED:
-            touch = NAME | DELETED | wait if mask & _DELETE else NAME | wait
-            self._touch_own(ino, touches, wait & WRITING)
-            if mask & _ONDIR:
+        touch = touch_of(mask)
+        if mask & NAMED:
+            self._touch_own(ino, touches, touch & WRITING)
+            if mask & ISDIR:
                 touch |= TREE
                 self._came_or_went(event)
-        if mask & (_MODIFY | _CLOSE_WRITE):
-            touch |= _DATA | wait
-        if mask & _ATTRIB:
-            touch |= ATTR
         if not self._is_excluded(ino, name):
             touches.append((ino, name, touch))
 
     def _came_or_went(self, event: Event) -> None:
         stood = self._tree.child(event.where, event.name)
-        if event.mask & _DELETE and stood is not None:
+        if event.mask & DELETE and stood is not None:
             self._forget(stood)
             stood = None
         came = event.what or stood
-        if event.mask & _CREATE and came is not None and came in self._tree:
+        if event.mask & CREATE and came is not None and came in self._tree:
             # The planner has met it already, or one that had its number before.
             self._dirty.add_dir(came, False, self._clock())
 
@@ -143,7 +124,7 @@ class FanotifyWatch(TreeWatch):
         source, target = (event.where, event.name), (event.to, event.other)
         if event.where and event.to:
             self._renames.append((source, target))
-        directory = bool(event.mask & _ONDIR)
+        directory = bool(event.mask & ISDIR)
         inside = event.where and event.to
         left, came = (NAME | MOVED, NAME | MOVED) if inside else (NAME | DELETED, NAME)
         for (ino, name), touch in ((source, left), (target, came | TREE if directory else came)):

@@ -26,18 +26,26 @@ from i2node.fs.coalesce import Dirty
 from i2node.fs.halves import Halves, Place
 from i2node.fs.pathset import PathSet
 from i2node.fs.rescan import Rescan
-from i2node.fs.touch import Touch
 from i2node.fs.treewatch import (
-    ATTR,
-    CLOSED,
-    DELETED,
+    ATTRIB,
+    CLOSE_WRITE,
+    CREATE,
+    DELETE,
+    DELETE_SELF,
+    FROM,
+    ISDIR,
+    MODIFY,
+    MOVE_SELF,
     MOVED,
     NAME,
+    NAMED,
+    OVERFLOW,
+    TO,
     TREE,
-    UNTOLD,
     WRITING,
     Touches,
     TreeWatch,
+    touch_of,
 )
 from i2node.mover.events import Event, fetch
 
@@ -45,34 +53,18 @@ from i2node.mover.events import Event, fetch
 for _handler in list(pyinotify.log.handlers):
     pyinotify.log.removeHandler(_handler)
 
-_CREATE: int = pyinotify.IN_CREATE
-_DELETE: int = pyinotify.IN_DELETE
-_FROM: int = pyinotify.IN_MOVED_FROM
-_TO: int = pyinotify.IN_MOVED_TO
-_ATTRIB: int = pyinotify.IN_ATTRIB
-_DELETE_SELF: int = pyinotify.IN_DELETE_SELF
-_MOVE_SELF: int = pyinotify.IN_MOVE_SELF
 _IGNORED: int = pyinotify.IN_IGNORED
 _UNMOUNT: int = pyinotify.IN_UNMOUNT
-_OVERFLOW: int = pyinotify.IN_Q_OVERFLOW
-_ISDIR: int = pyinotify.IN_ISDIR
-_MODIFY: int = pyinotify.IN_MODIFY
-_CLOSE: int = pyinotify.IN_CLOSE_WRITE
-_WRITTEN = _MODIFY | _CLOSE
-_NAMED = _CREATE | _DELETE | _FROM | _TO
-_COMES = _CREATE | _TO
-
-# Plain numbers: the operators of an enum cost more than the rest of an event.
-_DATA = Touch.DATA.value
 
 # Not IN_DONT_FOLLOW: the walk opens the directory without following a link, then sets the watch
 # through /proc/self/fd, which is one.
 MASK: int = (
-    _NAMED
-    | _WRITTEN
-    | _ATTRIB
-    | _DELETE_SELF
-    | _MOVE_SELF
+    NAMED
+    | MODIFY
+    | CLOSE_WRITE
+    | ATTRIB
+    | DELETE_SELF
+    | MOVE_SELF
     | pyinotify.IN_ONLYDIR
     | pyinotify.IN_EXCL_UNLINK
 )
@@ -142,7 +134,7 @@ class InotifyWatch(TreeWatch):
     def _next(self, seconds: float | None, marks: bool = True) -> list[Event]:
         events = super()._next(seconds, marks)
         # The other half of a rename comes at once, if it comes: they are to be known together.
-        while events and events[-1].mask & _FROM and (more := super()._next(_OTHER, False)):
+        while events and events[-1].mask & FROM and (more := super()._next(_OTHER, False)):
             events += more
         return events
 
@@ -172,7 +164,7 @@ class InotifyWatch(TreeWatch):
 
     def _translate(self, event: Event, touches: Touches) -> None:
         mask = event.mask
-        if mask & _OVERFLOW:
+        if mask & OVERFLOW:
             self._halves.clear()
             self._overflow()
             return
@@ -182,9 +174,9 @@ class InotifyWatch(TreeWatch):
             self._stray(event)
         elif mask & _UNMOUNT:
             self._lose_root("its file system was unmounted")
-        elif mask & (_IGNORED | _DELETE_SELF):
+        elif mask & (_IGNORED | DELETE_SELF):
             self._end(wd, ino, bool(mask & _IGNORED), touches)
-        elif mask & _MOVE_SELF:
+        elif mask & MOVE_SELF:
             self._moved(ino, touches)
         elif not event.name:
             self._touch_own(ino, touches)
@@ -194,29 +186,20 @@ class InotifyWatch(TreeWatch):
     def _named(self, ino: int, event: Event, touches: Touches) -> None:
         mask, name = event.mask, event.name
         excluded, source = self._is_excluded(ino, name), None
-        if mask & _FROM:
+        if mask & FROM:
             self._halves.leaves(event.cookie, (ino, name))
-        if mask & _TO and (source := self._halves.source(event.cookie)):
+        if mask & TO and (source := self._halves.source(event.cookie)):
             self._renames.append((source, (ino, name)))
             touches.append((*source, NAME | MOVED))
-        if mask & _ISDIR and mask & (_FROM | _TO | _DELETE):
+        if mask & ISDIR and mask & (FROM | TO | DELETE):
             self._note_move(ino, event, None if excluded else source)
-        touch = wait = 0
-        if mask & _CLOSE:
-            wait = CLOSED if mask & _MODIFY else CLOSED | UNTOLD
-        elif mask & (_CREATE | _MODIFY) and not mask & _ISDIR:
-            wait = WRITING
-        if mask & _NAMED:
-            touch = (NAME | MOVED if source else NAME) | wait
-            if mask & _DELETE:
-                touch |= DELETED
-            if mask & _ISDIR and mask & _COMES:
+        touch = touch_of(mask)
+        if mask & NAMED:
+            self._touch_own(ino, touches, touch & WRITING)
+            if source:
+                touch |= MOVED
+            if mask & ISDIR and mask & (CREATE | TO):
                 touch |= TREE
-            self._touch_own(ino, touches, wait & WRITING)
-        if mask & _WRITTEN:
-            touch |= _DATA | wait
-        if mask & _ATTRIB:
-            touch |= ATTR
         if touch and not excluded:
             touches.append((ino, name, touch))
 
@@ -252,11 +235,11 @@ class InotifyWatch(TreeWatch):
         place = (ino, event.name)
         child = self._tree.child(*place)
         unwatched = child is not None and self._tree.wd(child) < 0
-        if event.mask & _DELETE and unwatched and child is not None:
+        if event.mask & DELETE and unwatched and child is not None:
             self._forget(child)
-        if event.mask & _FROM and unwatched and child is not None:
+        if event.mask & FROM and unwatched and child is not None:
             self._doubt(child)
-        if event.mask & _TO and source is not None:
+        if event.mask & TO and source is not None:
             child = self._tree.child(*source)
             if child is not None and self._tree.wd(child) < 0:
                 self._move(child, place)  # it has no watch to say MOVE_SELF
