@@ -122,11 +122,13 @@ class InotifyWatch(TreeWatch):
                 self._retire([wd])
             else:
                 self._place(wd, ino, parent, name, asof)
-                self._told.clear()
-                for event in self._early.pop(wd, ()):
-                    self._early_count -= 1
-                    self._translate(event, touches)
-        self._dirty.add_all(touches, self._clock())
+                if early := self._early.pop(wd, None):
+                    self._early_count -= len(early)
+                    self._told.clear()
+                    for event in early:
+                        self._translate(event, touches)
+        if touches:
+            self._dirty.add_all(touches, self._clock())
 
     def _fetch(self) -> bytes:
         return fetch(self.source)
