@@ -410,8 +410,8 @@ int64_t i2_fanotify(int group, int root, const uint8_t *excluded, size_t exclude
 
 /* A fanotify group with a mark on the file system of root. *told: 1 where renames and what they happened to
  * are told (FAN_RENAME, FAN_REPORT_TARGET_FID), 0 where only their halves are; 0 on entry: no more is wanted. Returns the descriptor,
- * non-blocking, or -errno: EPERM without the right to, EINVAL where the kernel is too old, EXDEV, EOPNOTSUPP,
- * ENODEV where the file system cannot. */
+ * non-blocking, or -errno: EPERM without the right to set it or to resolve what it tells, EINVAL where the
+ * kernel is too old, EXDEV, EOPNOTSUPP, ENODEV where the file system cannot. */
 int64_t i2_fanotify_open(int root, int32_t *told);
 
 /* ------------------------------------------------------------------- writers and extents ---- */

@@ -311,10 +311,31 @@ int64_t i2_fanotify(int group, int root, const uint8_t *excluded, size_t exclude
     return result < 0 ? result : (int64_t)fold.used;
 }
 
+/* Whether handles can be resolved: that takes a right of its own (open_by_handle_at(2)), and without it
+ * nothing would be known of any event. 0 or an errno. */
+static int cannot_resolve(int root)
+{
+    union {
+        struct file_handle head;
+        uint8_t room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
+    } u;
+    int mount;
+    u.head.handle_bytes = MAX_HANDLE_SZ;
+    if (name_to_handle_at(root, "", &u.head, &mount, AT_EMPTY_PATH) < 0)
+        return errno;
+    int fd = open_by_handle_at(root, &u.head, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return errno;
+    close(fd);
+    return 0;
+}
+
 int64_t i2_fanotify_open(int root, int32_t *told)
 {
     const unsigned kind = FAN_CLASS_NOTIF | FAN_CLOEXEC | FAN_NONBLOCK | FAN_REPORT_DFID_NAME;
-    int error = 0;
+    int error = cannot_resolve(root);
+    if (error)
+        return -error;
     for (int with = *told != 0; with >= 0; with--) {
         const unsigned more = with ? FAN_REPORT_FID | FAN_REPORT_TARGET_FID : 0;
         int group = fanotify_init(kind | more, O_RDONLY | O_LARGEFILE);

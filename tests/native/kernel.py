@@ -20,6 +20,7 @@ SYSCALLS = {  # x86_64
     "linkat": 265,
     "openat": 257,
     "fallocate": 285,
+    "open_by_handle_at": 304,
     "renameat2": 316,
     "copy_file_range": 326,
     "statx": 332,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kernel import without
 
 from i2node.mover.events import Event, Group
 from queues import short_queue, usual_queue
@@ -192,6 +193,18 @@ def test_where_it_cannot_be_had() -> None:
         Group(proc)
     assert refused.value.errno in (errno.EOPNOTSUPP, errno.ENODEV, errno.EXDEV)
     os.close(proc)
+
+
+def test_without_the_right_to_resolve_handles_it_cannot_be_had(top: Path) -> None:
+    """As in a container that was given CAP_SYS_ADMIN alone: the mark can be set, and no event be
+    understood."""
+
+    def work() -> None:
+        root = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+        with pytest.raises(PermissionError):
+            Group(root)
+
+    without([("open_by_handle_at", errno.EPERM, None, 0)], work)
 
 
 def drained(group: Group) -> list[Event]:

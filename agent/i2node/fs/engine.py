@@ -17,7 +17,7 @@ from i2node.fs.watch import Watch
 AUTO, FANOTIFY, INOTIFY = ENGINES
 
 _WHY = {
-    errno.EPERM: "it needs root",
+    errno.EPERM: "it needs root, with CAP_SYS_ADMIN and CAP_DAC_READ_SEARCH",
     errno.EACCES: "it is forbidden here",
     errno.EINVAL: "the kernel is too old",
     errno.ENOSYS: "the kernel has none",
