@@ -428,6 +428,36 @@ def test_a_reader_that_fails_says_so(root: Path, monkeypatch: pytest.MonkeyPatch
     source.close()
 
 
+def test_a_mark_says_a_moment_behind_the_asking(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it is asked for just as the reader wakes for something else."""
+    dirty = Dirty()
+    watch = InotifyWatch(root.stat().st_ino, dirty)
+    asked: list[float] = []
+
+    class Clock(treewatch.Moment):
+        @classmethod
+        def now(cls) -> treewatch.Moment:
+            moment = treewatch.Moment(time.time_ns(), time.monotonic_ns())
+            if watch._beats is False and woken and not asked:
+                asked.append(time.monotonic())
+                watch.beat()
+            return moment
+
+    woken: list[bool] = []
+    monkeypatch.setattr(treewatch, "Moment", Clock)
+    watch.start()
+    woken.append(True)
+    os.eventfd_write(watch._wake, 1)
+    stamp = None
+    while stamp is None:
+        dirty.wait(DEADLINE)
+        stamp = dirty.passed()
+    assert stamp >= asked[0]
+    watch.close()
+
+
 @pytest.mark.root
 def test_too_many_instances_is_a_session_error(root: Path, request: pytest.FixtureRequest) -> None:
     if in_own_namespace(request, root.parent):

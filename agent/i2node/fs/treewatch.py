@@ -297,7 +297,9 @@ class TreeWatch(Watch):
             poll.poll()
             with suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
-            begun, beats, self._beats = Moment.now(), self._beats, False
+            with self._arrived:
+                beats, self._beats = self._beats, False
+            begun = Moment.now()  # behind the asking, which is waited for by it
             while not self._closed and (data := self._fetch()):
                 with self._arrived:
                     self._inbox.append((data, heard))
