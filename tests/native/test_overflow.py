@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from follower import Source
 
-from i2node.fs import rescan
+from i2node.fs import rescan, treewatch
 from i2node.fs.coalesce import Dirty
+from i2node.fs.inotify import InotifyWatch
 from i2node.fs.pathset import PathSet
 from i2node.fs.rescan import MARGIN_NS, Moment, Rescan
 from i2node.fs.tree import Root
 from i2node.mover import batch
+from i2node.mover.events import HEAD
 from queues import short_queue
 
 QUEUE = 64
@@ -101,6 +103,25 @@ def test_live_changes_go_on_meanwhile(
     short.catch_up()
 
 
+def test_a_directory_that_moves_to_where_the_search_was_already(
+    short: Source, forest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Moving:
+        """The batch calls, as the walk after a loss makes them."""
+
+        @staticmethod
+        def list_dirs(fd: int, dev: int, dirs: Any, **more: Any) -> list[batch.Listing]:
+            if (b"still/3", ()) in dirs:
+                (forest / "still" / "3").rename(forest / "a" / "3")
+            return batch.list_dirs(fd, dev, dirs, **more)
+
+    monkeypatch.setattr(rescan, "batch", Moving)
+    lose(short, forest)
+    short.until(lambda: is_over(short))
+    assert (forest / "a" / "3").is_dir()
+    short.catch_up()
+
+
 def test_what_cannot_be_searched_is_looked_at_as_a_whole(
     short: Source, forest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +130,62 @@ def test_what_cannot_be_searched_is_looked_at_as_a_whole(
     short.until(lambda: is_over(short))
     short.catch_up()
     assert b"still/9/below" in short.armed
+
+
+def test_what_is_read_behind_a_loss_does_not_move_its_beginning(root: Path) -> None:
+    """Half of a rename stands at the end of what was read, so that the other half is waited for."""
+    held = Root(os.fsencode(root))
+    begun: list[Moment] = []
+
+    class Search(Rescan):
+        def begin(self, heard: Moment, *_: Any) -> None:
+            begun.append(heard)
+
+    dirty = Dirty()
+    search = Search(held, PathSet(held.path, ()), dirty)
+    watch = InotifyWatch(held.identity.ino, dirty, None, search)
+    watch.placed(1, held.identity.ino, 0, b"", watch.mark())
+    lost = [(-1, treewatch.OVERFLOW, b""), (1, treewatch.FROM, b"a")]
+    for moment, events in ((Moment(1, 1), lost), (Moment(2, 2), [(1, treewatch.TO, b"b")])):
+        watch._inbox.append((b"".join(_packed(*event) for event in events), moment))
+    watch._take(watch._next(0.0))
+    assert begun == [Moment(1, 1)]
+    watch.close()
+    held.close()
+
+
+def _packed(wd: int, mask: int, name: bytes) -> bytes:
+    length = HEAD.size + len(name) + -len(name) % 8
+    return (HEAD.pack(length, mask, wd, 0, 0, 7, len(name), 0, 0) + name).ljust(length, b"\0")
+
+
+def test_a_search_that_fails_is_made_up_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a look at everything, and the next loss finds the search working."""
+
+    class Failing:
+        @staticmethod
+        def list_dirs(*args: Any, **more: Any) -> list[batch.Listing]:
+            raise MemoryError
+
+    held = Root(os.fsencode(root))
+    dirty = Dirty()
+    search = Rescan(held, PathSet(held.path, ()), dirty)
+    with monkeypatch.context() as broken:
+        broken.setattr(rescan, "batch", Failing)
+        search.begin(Moment.now())
+        while not dirty.wait(0.05):
+            assert search._thread is None or search._thread.is_alive()
+        while search.since is not None:
+            dirty.wait(0.05)
+    (work,) = dirty.take(9, time.monotonic())
+    assert work.ino == held.identity.ino and work.recursive
+    (root / "a" / "file").write_bytes(b"new")
+    search.begin(Moment.now())
+    while search.since is not None:
+        dirty.wait(0.05)
+    assert dirty.count()
+    search.close()
+    held.close()
 
 
 def test_the_clock_was_set_back() -> None:

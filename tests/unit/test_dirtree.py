@@ -27,6 +27,16 @@ def test_places_and_descriptors() -> None:
     assert set(tree) == {ROOT}
 
 
+def test_what_was_not_met_is_told_by_the_highest() -> None:
+    tree = DirTree(1)
+    for ino, parent, name in ((2, 1, b"a"), (3, 2, b"b"), (4, 3, b"c"), (5, 1, b"d"), (6, 5, b"e")):
+        tree.add(ino, -1, parent, name)
+    assert tree.unmet({1, 2, 3, 4, 5, 6}) == []
+    assert tree.unmet({1, 2, 5}) == [3, 6]
+    tree.add(7, -1, 1, b"d")  # takes the place of 5
+    assert tree.unmet({1, 2, 3, 4, 6, 7}) == [5]
+
+
 def test_moving_takes_all_below_along_and_keeps_the_highest_mark() -> None:
     tree = DirTree(ROOT, 1)
     tree.add(10, 5, ROOT, b"a")

@@ -153,6 +153,14 @@ class DirTree:
         node = self._nodes.get(parent)
         return dict(node.children) if node is not None and node.children else {}
 
+    def unmet(self, met: set[int]) -> list[int]:
+        """Those that are not among these, without what is below one of them."""
+        return [
+            node.ino
+            for node in self._nodes.values()
+            if node.ino not in met and (node.parent in met or node.parent not in self._nodes)
+        ]
+
     def _attach(self, node: _Node) -> None:
         if node.ino == self.root:
             return

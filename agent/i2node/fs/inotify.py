@@ -135,9 +135,11 @@ class InotifyWatch(TreeWatch):
 
     def _next(self, seconds: float | None, marks: bool = True) -> list[Event]:
         events = super()._next(seconds, marks)
+        heard = self._heard
         # The other half of a rename comes at once, if it comes: they are to be known together.
         while events and events[-1].mask & FROM and (more := super()._next(_OTHER, False)):
             events += more
+        self._heard = heard  # should events be lost among the first of them
         return events
 
     def _covers(self, ino: int) -> bool:

@@ -2,22 +2,28 @@
 
 A content, attribute or link that changes moves the ctime of the file; a name that comes or goes
 that of its directory; a directory's own shows it in the directory. So a walk that looks at nothing
-but ctimes finds all of it, at the speed of the walk, and only that is compared.
+but ctimes finds all of it, at the speed of the walk, and only that is compared. A directory that
+moves meanwhile may be met nowhere: those are compared with all that is below them.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import threading
 import time
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from i2node import log
 from i2node.fs.coalesce import Dirty
 from i2node.fs.pathset import PathSet
 from i2node.fs.touch import Touch
 from i2node.fs.tree import Root
 from i2node.model import MOUNT, Kind
 from i2node.mover import batch, listing
+
+_log = logging.getLogger(__name__)
 
 MARGIN_NS = 1_000_000_000
 """How far a ctime, which is of a coarse clock, may lie before the moment of its change."""
@@ -57,6 +63,7 @@ class Rescan:
         self._dirty = dirty
         self._wanted: Moment | None = None
         self._begun: Moment | None = None
+        self._unmet: Callable[[set[int]], Iterable[int]] = lambda met: ()
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
@@ -67,10 +74,15 @@ class Rescan:
             moments = [m.wall for m in (self._wanted, self._begun) if m is not None]
         return min(moments) / 1e9 if moments else None
 
-    def begin(self, heard: Moment) -> None:
-        """What happened after `heard` may have been lost. Any thread; returns at once."""
+    def begin(
+        self, heard: Moment, unmet: Callable[[set[int]], Iterable[int]] = lambda met: ()
+    ) -> None:
+        """What happened after `heard` may have been lost. unmet: of the directories that are known,
+        by their inode numbers, those that are not among these, nor below one that is not. Any
+        thread; returns at once."""
         with self._lock:
             self._wanted = self._wanted or heard
+            self._unmet = unmet
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="rescan", daemon=True)
                 self._thread.start()
@@ -89,7 +101,7 @@ class Rescan:
                     self._thread = None
                     return
             started = time.monotonic()
-            if self._begun.set_back(Moment.now()) or not self._walk(self._begun.wall - MARGIN_NS):
+            if not self._search(self._begun):
                 self._dirty.add_dir(self._root.identity.ino, True, time.monotonic())
             with self._lock:
                 self._begun = None
@@ -98,9 +110,21 @@ class Rescan:
             if again:
                 self._closed.wait(_REST * (time.monotonic() - started))
 
+    def _search(self, begun: Moment) -> bool:
+        """False: what happened since then cannot be found so."""
+        if begun.set_back(Moment.now()):
+            return False
+        try:
+            return self._walk(begun.wall - MARGIN_NS)
+        except Exception as error:
+            # Without memory, say. A thread that dies would leave the search under way for ever.
+            log.event(_log, logging.WARNING, "rescan-failed", cause=repr(error))
+            return False
+
     def _walk(self, since: int) -> bool:
         """False: a directory could not be listed, so anything may have happened there."""
         stack = [b""]
+        met: set[int] = set()
         while stack and not self._closed.is_set():
             paths = [stack.pop() for _ in range(min(_BATCH, len(stack)))]
             requests = [(path, self._paths.skip(path)) for path in paths]
@@ -110,18 +134,23 @@ class Rescan:
                     continue
                 if answer.status:
                     return False
-                self._found(path, answer, since)
+                met.add(self._found(path, answer, since))
                 for entry in listing.kept(answer.entries, Kind.DIR) if answer.dirs else ():
                     if not entry.flags & MOUNT and not self._paths.matches(path, entry.name):
                         stack.append(path + b"/" + entry.name if path else entry.name)
+        if not self._closed.is_set():
+            for ino in self._unmet(met):
+                self._dirty.add_dir(ino, True, time.monotonic())
         return True
 
-    def _found(self, path: bytes, answer: batch.Listing, since: int) -> None:
+    def _found(self, path: bytes, answer: batch.Listing, since: int) -> int:
+        """Makes dirty what changed in a directory. Gives its inode number."""
         own, now = listing.decode(answer.own), time.monotonic()
         if own.ctime >= since:
             self._dirty.add_dir(own.ino, False, now)
-            return
+            return own.ino
         names = [entry.name for entry in listing.entries(listing.younger(answer.entries, since))]
         if self._paths.has_globs:
             names = [name for name in names if not self._paths.matches(path, name)]
         self._dirty.add_all(((own.ino, name, _TOUCH) for name in names), now)
+        return own.ino

@@ -406,7 +406,11 @@ class TreeWatch(Watch):
         if self._rescan is None:
             self._look_at_all()
         else:
-            self._rescan.begin(self._heard)
+            self._rescan.begin(self._heard, self._unmet)
+
+    def _unmet(self, met: set[int]) -> list[int]:
+        with self._lock:
+            return self._tree.unmet(met)
 
     def _look_at_all(self) -> None:
         """What is believed may be wrong anywhere: that is corrected by looking at everything."""
