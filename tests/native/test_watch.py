@@ -279,6 +279,25 @@ def test_what_cannot_be_watched_is_counted_and_swept(
     source.close()
 
 
+def test_what_cannot_be_watched_is_swept_bit_by_bit(root: Path) -> None:
+    """What is told of others does not wait behind all of it."""
+    now, dirty, ino = [0.0], Dirty(), root.stat().st_ino
+    watch = InotifyWatch(ino, dirty, sweep=30.0, clock=lambda: now[0])
+    watch.placed(1, ino, 0, b"", watch.mark())
+    for number in range(100):
+        watch.placed(-1, 1000 + number, ino, b"%d" % number, watch.mark())
+    watch._forget(1050)
+    assert watch.statistics().coverage == 1 / 100
+    looked_at = []
+    for now[0] in (29.0, 30.0, 40.0, 40.1, 60.0, 61.0):
+        watch._look_after()
+        works = dirty.take(1000, now[0] + 1.0)
+        looked_at.append({work.ino for work in works if work.names is None})
+    watch.close()
+    assert [len(some) for some in looked_at] == [0, 0, 33, 0, 66, 0]
+    assert looked_at[2] | looked_at[4] == set(range(1000, 1100)) - {1050}
+
+
 def test_a_lost_root_is_told(root: Path) -> None:
     moved = Source(root)
     moved.begin()

@@ -153,6 +153,10 @@ class DirTree:
         node = self._nodes.get(parent)
         return dict(node.children) if node is not None and node.children else {}
 
+    def unwatched(self) -> list[int]:
+        """Those that have no watch descriptor."""
+        return [node.ino for node in self._nodes.values() if node.wd < 0]
+
     def unmet(self, met: set[int]) -> list[int]:
         """Those that are not among these, without what is below one of them."""
         return [

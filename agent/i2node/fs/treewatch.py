@@ -126,8 +126,9 @@ class TreeWatch(Watch):
         self._overflows = 0
         self._heard = Moment.now()  # what happened until then was told
         self._count = 0  # of directories moved; what `mark` gives
-        self._uncovered: set[int] = set()
-        self._swept = clock()
+        self._swept = clock()  # when the sweep of those that are not watched began
+        self._unswept: list[int] = []  # of those, still to come
+        self._sweeping = 0  # how many there were
         self._told: set[int] = set()  # directories whose own entry this batch has as dirty
         self._renames: list[tuple[Place, Place]] = []  # of this batch, from where to where
         self._unsure: dict[int, tuple[float, Place]] = {}  # deadline, place when it became so
@@ -206,10 +207,6 @@ class TreeWatch(Watch):
         self._displace(parent, name, ino)
         self._retire(self._tree.add(ino, wd, parent, name))
         self._unsure.pop(ino, None)
-        if self._covers(ino):
-            self._uncovered.discard(ino)
-        else:
-            self._uncovered.add(ino)
 
     def gone(self, ino: int, parent: int, name: bytes, asof: int) -> None:
         with self._lock:
@@ -263,12 +260,12 @@ class TreeWatch(Watch):
 
     def statistics(self) -> WatchStatus:
         with self._lock:
-            watched = self._watched()
+            watched, known = self._watched(), len(self._tree)
             overflows = self._overflows
         rescan = self._rescan
         return WatchStatus(
             engine=self.engine,
-            coverage=watched / max(1, watched + len(self._uncovered)),
+            coverage=watched / known,
             watches=watched,
             overflows=overflows,
             lost_since=rescan.since if rescan is not None else None,
@@ -339,7 +336,7 @@ class TreeWatch(Watch):
     def _patience(self) -> float | None:
         """How long to wait for events, in seconds."""
         with self._lock:
-            return 0.5 if self._unsure or self._uncovered else None
+            return 0.5 if self._unsure or self._watched() < len(self._tree) else None
 
     def _wake_up(self) -> None:
         with self._arrived:
@@ -367,14 +364,26 @@ class TreeWatch(Watch):
                     self._forget(ino)
                     # Should it stand there after all, it is found.
                     self._dirty.add(*place, NAME | TREE, now)
-            if not self._uncovered or now - self._swept < self._sweep:
-                return
-            self._swept = now
-            self._told.clear()
-            own: Touches = []
-            for ino in self._uncovered:
+            self._sweep_on(now)
+
+    def _sweep_on(self, now: float) -> None:
+        """Those that are not watched come one after the other, so that what is told of the others
+        does not wait behind all of them."""
+        elapsed = now - self._swept
+        if not self._unswept and elapsed >= self._sweep:
+            self._unswept = self._tree.unwatched() if self._watched() < len(self._tree) else []
+            self._sweeping, self._swept = len(self._unswept), now
+            elapsed = 0.0
+        part = elapsed / self._sweep if elapsed < self._sweep else 1.0
+        left = self._sweeping - int(self._sweeping * part)
+        self._told.clear()
+        own: Touches = []
+        while len(self._unswept) > left:
+            ino = self._unswept.pop()
+            if ino in self._tree and not self._covers(ino):
                 self._dirty.add_dir(ino, False, now)
                 self._touch_own(ino, own)
+        if own:
             self._dirty.add_all(own, now)
 
     # ------------------------------------------------------------------------ beliefs
@@ -466,5 +475,3 @@ class TreeWatch(Watch):
         self._retire(wd for wd in self._tree.remove(ino) if wd != own)
         self._dirty.discard(ino)
         self._unsure.pop(ino, None)
-        if self._uncovered:
-            self._uncovered = {i for i in self._uncovered if i in self._tree}
