@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from i2node.config import Config
 from i2node.fs.coalesce import Dirty
 from i2node.fs.inotify import InotifyWatch
 from i2node.fs.mounts import points
@@ -19,6 +21,7 @@ from i2node.fs.tree import Root
 from i2node.model import Entry, Kind, Verdict
 from i2node.mover import batch
 from i2node.mover import listing as listings
+from i2node.repl import vigil
 from i2node.repl.journal import LINKED, Journal
 from i2node.repl.outside import Outside
 from i2node.repl.patrol import Patrol
@@ -241,3 +244,42 @@ def test_while_the_rule_does_not_replicate_the_bound_grows(source: Source) -> No
     assert source.patrol.step() > 0
     bound = source.patrol.bound()
     assert bound is not None and bound >= 5000
+
+
+def test_the_table_of_mounts_is_read_when_it_changed(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not with each step: it may be as long as there are containers."""
+    read: list[int] = []
+    descriptor, other = os.pipe()
+
+    class Quiet:
+        def __init__(self, root: bytes) -> None:
+            self.descriptor = descriptor
+
+        def changed(self) -> frozenset[bytes]:
+            read.append(len(steps))
+            return frozenset()
+
+        def close(self) -> None:
+            os.close(descriptor)
+
+    steps: list[float] = []
+    enough = threading.Event()
+
+    def step() -> float:
+        steps.append(0.0)
+        if len(steps) > 50:
+            enough.set()
+        return 0.0
+
+    monkeypatch.setattr(vigil, "Mounts", Quiet)
+    monkeypatch.setattr(source.patrol, "step", step)
+    monkeypatch.setattr(vigil, "Patrol", lambda *_: source.patrol)
+    those = (source.root, source.journal, source.paths, source.dirty, source.watch)
+    thread = vigil.Vigil(*those, Config(), lambda: True)
+    thread.start()
+    assert enough.wait(60.0)
+    thread.close()
+    os.close(other)
+    assert read == [0]

@@ -69,7 +69,7 @@ class Vigil:
         self._failed = ""
         self._sees_all = _sees_all()
         self._due: dict[Callable[[], float], float] = dict.fromkeys(
-            (self._count, self._run_sweep, self._patrol.step), time.monotonic()
+            (self._remounted, self._count, self._run_sweep, self._patrol.step), time.monotonic()
         )
         self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
 
@@ -123,8 +123,9 @@ class Vigil:
         poll.register(self._wake, select.POLLIN)
         while not self._closed:
             wait = min(self._due.values()) - time.monotonic()
-            poll.poll(None if math.isinf(wait) else max(0.0, wait) * 1000)
-            self._try(self._remounted)
+            told = poll.poll(None if math.isinf(wait) else max(0.0, wait) * 1000)
+            if any(fd == self._mounts.descriptor for fd, _ in told):
+                self._due[self._remounted] = 0.0  # not each time: the table may be long
             for work, due in self._due.items():
                 if not self._closed and due <= time.monotonic():
                     wait = self._try(work)
@@ -166,7 +167,7 @@ class Vigil:
             if not answer.status and self.watch.known(ino := listing.decode(answer.own).ino):
                 log.event(_log, logging.INFO, "mounts-changed", path=show(path))
                 self.dirty.add_dir(ino, False, time.monotonic())
-        return 0.0
+        return math.inf
 
 
 def _sees_all() -> bool:
