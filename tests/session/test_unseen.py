@@ -394,3 +394,19 @@ def test_the_status_says_the_bound(scene: Scene) -> None:
     scene.follow(sweep=0.5)
     watch = scene.report().watch
     assert watch.max_undetected_s is not None and 0.5 <= watch.max_undetected_s < 60
+
+
+def test_the_bound_where_an_overlay_writes_below_the_root(scene: Scene) -> None:
+    """Who has mapped a file of it holds another one, as far as is seen."""
+    merged, upper = scene.outside / "merged", scene.source / "upper"
+    for directory in (merged, upper, scene.source / "work", scene.outside / "lower"):
+        directory.mkdir()
+    scene.write("upper/f")
+    scene.follow(sweep=0.5, slow=600.0)
+    options = f"lowerdir={scene.outside}/lower,upperdir={upper},workdir={scene.source}/work"
+    mount("-t", "overlay", "overlay", "-o", options, merged)
+    try:
+        until("the bound", lambda: (scene.report().watch.max_undetected_s or 0.0) >= 600.0)
+    finally:
+        subprocess.run(["umount", merged], check=True)
+    until("the bound", lambda: (scene.report().watch.max_undetected_s or 600.0) < 60.0)

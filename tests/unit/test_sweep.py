@@ -13,7 +13,7 @@ import pytest
 from i2node.config import Config
 from i2node.fs.coalesce import Dirty
 from i2node.fs.inotify import InotifyWatch
-from i2node.fs.mounts import points
+from i2node.fs.mounts import points, uppers
 from i2node.fs.pathset import PathSet
 from i2node.fs.sweep import GRAIN_NS, Seen, Stray, unseen
 from i2node.fs.touch import Touch
@@ -67,6 +67,20 @@ def test_mount_points_below_a_root() -> None:
     assert points(TABLE, b"/srv/tree") == {b"in side\\", b"d/deep"}
     assert points(TABLE, b"/nowhere") == frozenset()
     assert b"srv/tree" in points(TABLE, b"/") and b"" not in points(TABLE, b"/")
+
+
+def test_overlays_that_write_below_a_root() -> None:
+    line = (
+        b"40 22 0:31 / /run/merged rw,relatime shared:12 - overlay overlay"
+        b" rw,lowerdir=/srv/tree/low,upperdir=%s,workdir=/srv/tree/work\n"
+    )
+    assert uppers(TABLE + line % b"/srv/tree/d\\040x/diff", b"/srv/tree") == {b"d x/diff"}
+    assert uppers(TABLE + line % b"/srv/o/../tree/d", b"/") == {b"srv/tree/d"}
+    assert uppers(TABLE + line % b"/srv/tree", b"/srv/tree") == {b""}
+    assert uppers(TABLE + line % b"diff", b"/srv/tree") == {b""}
+    assert uppers(TABLE + line % b"/srv/treetop/diff", b"/srv/tree") == frozenset()
+    read_only = line.replace(b"upperdir=%s,workdir=/srv/tree/work", b"redirect_dir=on")
+    assert uppers(TABLE + read_only, b"/srv/tree") == frozenset()
 
 
 # ---------------------------------------------------------------------- names outside
@@ -254,6 +268,8 @@ def test_the_table_of_mounts_is_read_when_it_changed(
     descriptor, other = os.pipe()
 
     class Quiet:
+        uppers: frozenset[bytes] = frozenset()
+
         def __init__(self, root: bytes) -> None:
             self.descriptor = descriptor
 

@@ -1,9 +1,11 @@
-"""Which mounts stand below a root, and when that changes (proc(5), mountinfo)."""
+"""Which mounts stand below a root, or write there, and when that changes (proc(5), mountinfo)."""
 
 from __future__ import annotations
 
 import os
 import re
+
+from i2node.fs.tree import within
 
 _TABLE = "/proc/self/mountinfo"
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
@@ -18,24 +20,50 @@ def points(table: bytes, root: bytes) -> frozenset[bytes]:
         fields = line.split(b" ", _POINT + 1)
         if len(fields) <= _POINT:
             continue
-        point = _ESCAPE.sub(lambda m: bytes([int(m[1], 8)]), fields[_POINT])
+        point = _plain(fields[_POINT])
         if point.startswith(below) and point != below:
             found.add(point[len(below) :])
     return frozenset(found)
 
 
+def uppers(table: bytes, root: bytes) -> frozenset[bytes]:
+    """Where the overlays of a mountinfo write to, of what is or may be below root; relative to it,
+    b"" where that is not told. What comes there by an overlay's own hand raises no event for a file
+    that is there already (before Linux 6.8), and no process is seen to hold it."""
+    found: set[bytes] = set()
+    for line in table.splitlines():
+        kind, _, options = line.partition(b" - ")[2].partition(b" ")
+        if kind != b"overlay":
+            continue
+        for option in options.rpartition(b" ")[2].split(b","):
+            key, _, path = option.partition(b"=")
+            if key == b"upperdir" and not path.startswith(b"/"):
+                found.add(b"")  # from where it counts is not told
+            elif key == b"upperdir" and within(real := os.path.realpath(_plain(path)), root):
+                found.add(real[len(root) :].lstrip(b"/"))
+    return frozenset(found)
+
+
+def _plain(field: bytes) -> bytes:
+    return _ESCAPE.sub(lambda m: bytes([int(m[1], 8)]), field)
+
+
 class Mounts:
     """Those below one root, an absolute path. `descriptor` polls as POLLPRI when the table of this
-    mount namespace changed."""
+    mount namespace changed. `uppers`: see there, as of the last call of `changed`."""
 
     def __init__(self, root: bytes) -> None:
         self._root = root
         self.descriptor = os.open(_TABLE, os.O_RDONLY | os.O_CLOEXEC)
-        self._known = points(self._read(), root)
+        table = self._read()
+        self._known = points(table, root)
+        self.uppers = uppers(table, root)
 
     def changed(self) -> frozenset[bytes]:
         """The mount points that appeared or went since the last call, or since the beginning."""
-        now = points(self._read(), self._root)
+        table = self._read()
+        now = points(table, self._root)
+        self.uppers = uppers(table, self._root)
         differing, self._known = now ^ self._known, now
         return differing
 

@@ -61,6 +61,8 @@ class Vigil:
             active,
         )
         self._mounts = Mounts(root.path)
+        self._paths = paths
+        self._overlaid = True  # until the mounts were looked at
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._closed = False
         self._interval = self.every
@@ -102,7 +104,7 @@ class Vigil:
         bound: float | None = self.reach()
         if self._began is None or self._failed or not self._outside.counted:
             bound = None
-        elif self._outside.many or not self._sees_all:
+        elif self._outside.many or self._overlaid or not self._sees_all:
             bound = slow
         return WatchReport(
             watch.engine,
@@ -167,6 +169,7 @@ class Vigil:
             if not answer.status and self.watch.known(ino := listing.decode(answer.own).ino):
                 log.event(_log, logging.INFO, "mounts-changed", path=show(path))
                 self.dirty.add_dir(ino, False, time.monotonic())
+        self._overlaid = not all(map(self._paths.excluded, self._mounts.uppers))
         return math.inf
 
 
