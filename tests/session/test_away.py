@@ -178,3 +178,23 @@ def test_directories_come_and_go_while_the_target_is_away(hosts: Hosts, running:
             if path.exists():
                 path.write_bytes(b"live")
     back(hosts, running)
+
+
+def test_a_watch_that_failed_is_begun_anew(hosts: Hosts, running: Running) -> None:
+    until("not in sync", running.in_sync)
+    failed = running.session._watch
+    assert failed is not None
+
+    def no_memory() -> bytes:
+        raise MemoryError
+
+    failed._fetch = no_memory  # type: ignore[attr-defined]
+    (hosts.source / "d1" / "f1").write_bytes(b"not told")
+    until("no failure", lambda: failed.failure is not None)
+    until(
+        "the file did not arrive",
+        lambda: (hosts.target / "d1" / "f1").read_bytes() == b"not told",
+    )
+    (hosts.source / "d2" / "f2").write_bytes(b"told by the next")
+    until("not in sync", running.in_sync)
+    assert hosts.differences() == []

@@ -205,9 +205,7 @@ class Session:
                 self._enter(State.STOP, "halted", error)
                 raise
             finally:
-                if self._watch is not None and self._vigil is not None:
-                    self._vigil.close()
-                    self._watch.close()
+                self._end_watch()
         return self._outcome()
 
     def _attempts(self, binding: Binding) -> None:
@@ -252,6 +250,11 @@ class Session:
     def _attempt(self, binding: Binding, agent: EmbeddedAgent | None) -> None:
         """One connection, from hello to bye."""
         self._phase = "connect"
+        if self._watch is not None and self._watch.failure is not None:
+            # Begun anew, and with it the walk, which finds what it did not tell.
+            self._end_watch()
+            self._watch = self._vigil = None
+            self._walked = False
         root, journal = binding.root, binding.journal
         with ExitStack() as held:
             target = self.options.target
@@ -313,16 +316,8 @@ class Session:
             self._vigil = Vigil(*those, self.config, lambda: self._state == State.REPLICATION)
             self._vigil.start()
         planner = Planner(
-            root,
-            journal,
-            sender,
-            self.paths,
-            self._dirty,
-            self._watch,
-            remote.probe,
-            self._troubles.unreadable,
-            self.config.small_file_max,
-            self.config.frame_bytes,
+            *(root, journal, sender, self.paths, self._dirty, self._watch, remote.probe),
+            *(self._troubles.unreadable, self.config.small_file_max, self.config.frame_bytes),
             self._vigil,
         )
         planner.mounts = self._planner.mounts if self._planner else ()
@@ -332,6 +327,11 @@ class Session:
         planner.belief.strict = binding.compare == "strict"
         self._planner = planner
         return planner
+
+    def _end_watch(self) -> None:
+        if self._watch is not None and self._vigil is not None:
+            self._vigil.close()
+            self._watch.close()
 
     def _replicate(self, binding: Binding, planner: Planner, sender: Sender) -> None:
         """The walk, if it is still to be done, then live rounds."""
