@@ -13,7 +13,7 @@ import pytest
 from i2node.config import Config
 from i2node.fs.coalesce import Dirty
 from i2node.fs.inotify import InotifyWatch
-from i2node.fs.mounts import points, uppers
+from i2node.fs.mounts import is_shared, kind, points, uppers
 from i2node.fs.pathset import PathSet
 from i2node.fs.sweep import GRAIN_NS, Seen, Stray, unseen
 from i2node.fs.touch import Touch
@@ -81,6 +81,25 @@ def test_overlays_that_write_below_a_root() -> None:
     assert uppers(TABLE + line % b"/srv/treetop/diff", b"/srv/tree") == frozenset()
     read_only = line.replace(b"upperdir=%s,workdir=/srv/tree/work", b"redirect_dir=on")
     assert uppers(TABLE + read_only, b"/srv/tree") == frozenset()
+
+
+def test_the_type_of_a_mount() -> None:
+    table = TABLE + b"41 22 0:40 / /srv/far rw - nfs4 host:/x rw,addr=10.0.0.1\n"
+    assert [kind(table, number) for number in (22, 30, 41, 4, 99)] == [
+        b"ext4",
+        b"tmpfs",
+        b"nfs4",
+        b"",
+        b"",
+    ]
+
+
+def test_what_is_not_known_to_be_local_is_shared(tmp_path: Path) -> None:
+    """Others may write to it, of whom no event tells."""
+    for path, shared in ((tmp_path, False), (Path("/proc"), True)):
+        fd = os.open(path, os.O_RDONLY)
+        assert is_shared(fd) is shared
+        os.close(fd)
 
 
 # ---------------------------------------------------------------------- names outside

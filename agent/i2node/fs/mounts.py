@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 from i2node.fs.tree import within
 
 _TABLE = "/proc/self/mountinfo"
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
+_LOCAL = frozenset(
+    b"bcachefs btrfs exfat ext2 ext3 ext4 f2fs jfs nilfs2 ntfs3 overlay ramfs reiserfs tmpfs ubifs"
+    b" udf vfat xfs zfs".split()
+)
 _POINT = 4  # the field of a line that says where the mount stands
 
 
@@ -42,6 +47,22 @@ def uppers(table: bytes, root: bytes) -> frozenset[bytes]:
             elif key == b"upperdir" and within(real := os.path.realpath(_plain(path)), root):
                 found.add(real[len(root) :].lstrip(b"/"))
     return frozenset(found)
+
+
+def kind(table: bytes, mount: int) -> bytes:
+    """The type of file system of a mountinfo's mount, by its number; b"" where there is none."""
+    for line in table.splitlines():
+        if line.startswith(b"%d " % mount):
+            return line.partition(b" - ")[2].partition(b" ")[0]
+    return b""
+
+
+def is_shared(fd: int) -> bool:
+    """Whether other hosts may write to the file system of an open file, or a server, of which the
+    kernel here tells nothing: all are taken for such that are not known to be local."""
+    info = Path(f"/proc/self/fdinfo/{fd}").read_text()
+    mount = next((line for line in info.splitlines() if line.startswith("mnt_id:")), "mnt_id: 0")
+    return kind(Path(_TABLE).read_bytes(), int(mount.split()[1])) not in _LOCAL
 
 
 def _plain(field: bytes) -> bytes:

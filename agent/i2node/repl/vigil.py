@@ -14,7 +14,7 @@ from pathlib import Path
 from i2node import log
 from i2node.config import Config
 from i2node.fs.coalesce import Dirty
-from i2node.fs.mounts import Mounts
+from i2node.fs.mounts import Mounts, is_shared
 from i2node.fs.pathset import PathSet
 from i2node.fs.sweep import Name, Sweep
 from i2node.fs.tree import Root
@@ -69,7 +69,7 @@ class Vigil:
         self._span = 0.0  # how long one took
         self._began: float | None = None  # the last that came to its end
         self._failed = ""
-        self._sees_all = _sees_all()
+        self._sees_all = _sees_all() and not is_shared(root.fd)
         self._due: dict[Callable[[], float], float] = dict.fromkeys(
             (self._remounted, self._count, self._run_sweep, self._patrol.step), time.monotonic()
         )
