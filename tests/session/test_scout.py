@@ -22,7 +22,7 @@ from i2node.model import Entry, Verdict
 from i2node.mover import batch, listing
 from i2node.repl import large
 from i2node.repl.hot import Findings
-from i2node.repl.plan import Batch, Large
+from i2node.repl.plan import Batch, Large, known, tombstone
 from i2node.repl.scout import Scout
 
 EXAMPLES = ["write", "zero", "punch", "truncate", "append", "insert", "cut", "touch", "mode"]
@@ -195,6 +195,38 @@ def test_a_file_that_is_gone_or_another_by_then(way: LiveWay) -> None:
     before = len(os.listdir("/proc/self/fd"))
     way.reader.rest()
     assert len(os.listdir("/proc/self/fd")) < before
+
+
+def test_every_name_that_it_was_asked_for_under_is_told(
+    way: LiveWay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was renamed while it was looked through: nobody would come back for the new name."""
+    over = threading.Event()
+    look = Scout._look
+
+    def slowly(self: Scout, *given: object) -> Findings:
+        over.wait(30)
+        return look(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Scout, "_look", slowly)
+    path, root = way.source / "f", way.root.identity.ino
+    lay(path, 0, b"before it was renamed")
+    list(way.reader.ship(Large(root, b"f", way.entry(b"f"), live=True)))
+    path.rename(path.with_name("gone on"))
+    (way.target / "f").rename(way.target / "gone on")
+    (held,) = listing.entries(way.journal.select(root, [b"f"]))
+    way.journal.put(root, known(held._replace(name=b"gone on")))
+    way.journal.put(root, tombstone(b"f"))
+    item = Large(root, b"gone on", way.entry(b"gone on"), live=True)
+    list(way.reader.ship(item))
+    assert way.reader.outcome is not None and way.reader.outcome.status == errno.EINPROGRESS
+    over.set()
+    way.told.wait()
+    way.told.wait()
+    assert sorted(way.told.names) == [b"f", b"gone on"]
+    for steps, _ in way.reader.ship(item):
+        assert way.apply(steps) == []
+    assert (way.target / "gone on").read_bytes() == path.with_name("gone on").read_bytes()
 
 
 def test_who_cannot_look_leaves_it_to_the_reader(

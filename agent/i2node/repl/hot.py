@@ -57,7 +57,9 @@ class Hot:
     """One file, open as fd. growth: None where the kernel cannot follow it. signature: of what was
     read since `begin`, and shipped. restless: it was written to while it was read last. clone: of
     an earlier version; base: the signature of the one shipped last, if that differs from the clone
-    only behind the clone's end. scouting: it is looked through, or was (scout.py)."""
+    only behind the clone's end. scouting: it is looked through, or was (scout.py). asked: the
+    names (directory, name) under which it was asked for meanwhile, with clock readings of what it
+    was about."""
 
     def __init__(self, ino: int, fd: int, growth: Growth | None) -> None:
         self.ino = ino
@@ -68,6 +70,7 @@ class Hot:
         self.clone: int | None = None
         self.base: Signature | None = None
         self.scouting: Future[Findings] | None = None
+        self.asked: dict[tuple[int, bytes], float] = {}
         self.looked = time.monotonic()
         self.settled = True
         self._read = 0.0

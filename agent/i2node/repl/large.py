@@ -244,9 +244,14 @@ class LargeReader:
     ) -> Generator[tuple[bytes, int], None, bool]:
         """Sends the scout, or ships what he found. False: nothing that is of use, the file is to be
         read here and now."""
+        item = shipment.item
         if hot.scouting is None:
             hot.begin()
-            hot.scouting = self._send(shipment.item, entry, kept, hot)
+            # Not the one before: who is told by that may still be at it.
+            hot.asked = {(item.dir, item.entry.name): self.since()}
+            hot.scouting = self._send(entry, kept, hot)
+        # It may be renamed meanwhile. Before it is seen whether he is done: then all were told.
+        hot.asked.setdefault((item.dir, item.entry.name), self.since())
         if not hot.scouting.done():
             shipment.outcome = entry._replace(status=errno.EINPROGRESS)
             yield b"", entry.size
@@ -258,27 +263,29 @@ class LargeReader:
             found.close()
             return False
         self.beside = found.took
-        if found.clone is None and _is_much(found.changed, found.entry.size):
+        seen = found.entry._replace(name=item.entry.name)
+        if found.clone is None and _is_much(found.changed, seen.size):
             return False
         shipment.late = True
         if found.clone is not None:
-            yield from self._cloned(shipment, found.clone, found.entry, kept, found.changed)
+            yield from self._cloned(shipment, found.clone, seen, kept, found.changed)
         else:
             hot.take(None)
-            yield from shipment.patch(hot.fd, found.entry, kept, found.changed)
+            yield from shipment.patch(hot.fd, seen, kept, found.changed)
             self._keep(shipment)
         hot.read(False)
         return True
 
-    def _send(self, item: Large, entry: Entry, kept: Signature, hot: Hot) -> Future[Findings]:
-        since = self.since()
+    def _send(self, entry: Entry, kept: Signature, hot: Hot) -> Future[Findings]:
+        asked = hot.asked
 
         def done() -> None:
-            if self.again is not None:
-                self.again(item.dir, item.entry.name, since)
+            for (directory, name), since in list(asked.items()):
+                if self.again is not None:
+                    self.again(directory, name, since)
 
         base = hot.clone if hot.base == kept else None
-        return self._scout.send(hot.fd, base, entry, kept, since, done)
+        return self._scout.send(hot.fd, base, entry, kept, min(asked.values()), done)
 
     def _kept(self, item: Large) -> Signature | None:
         """What the target was sent under this name, by our own books."""
