@@ -222,6 +222,31 @@ def test_room_is_given_back(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     until("the room was not freed", lambda: free(path.parent) > before + SIZE // 2)
 
 
+def test_room_is_given_back_while_something_is_shipped(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = way.source / "f", way.source / "g"
+    held = way.reader.hot.get(path.stat().st_ino)
+    assert held is not None and held.clone is not None
+    other.write_bytes(noise(3, SIZE))
+    found = way.steps(b"g")
+    assert way.apply(next(found)) == []
+    with monkeypatch.context() as patched:
+        patched.setattr(clones, "ROOM", 1)
+        way.reader.rest()
+    assert held.clone is None
+    path.unlink()
+    other.unlink()
+    before = len(os.listdir("/proc/self/fd"))
+    way.reader.rest()
+    # The one that is read is held until then.
+    assert len(os.listdir("/proc/self/fd")) == before - 1
+    for steps in found:
+        assert way.apply(steps) == []
+    way.reader.rest()
+    assert not way.reader.holds()
+
+
 def test_nothing_is_cloned_where_it_would_take_long(
     way: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -323,3 +323,20 @@ def test_small_files_do_not_wait_for_large_ones(
     until("it is still under way", lambda: wire.sender.flow().in_flight == 0)
     wire.send(live(wire, "image"))
     assert (wire.target / "image").read_bytes() == path.read_bytes()
+
+
+def test_what_is_deleted_is_let_go_though_there_is_always_something_to_do(wire: Wire) -> None:
+    path = wire.source / "image"
+    path.write_bytes(noise(3, 4 * MIB))
+    wire.send(live(wire, "image"))
+    lay(path, MIB, b"changed")
+    wire.send(live(wire, "image"))
+    (wire.source / "small").write_bytes(b"x")
+
+    def is_let_go() -> bool:
+        wire.send(wire.batch("small"))
+        return not wire.sender.large.holds()
+
+    assert wire.sender.large.holds()
+    path.unlink()
+    until("its room is not given back", is_let_go, 10.0)

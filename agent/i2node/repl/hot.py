@@ -187,8 +187,9 @@ class HotFiles:
         """Whether any file is held."""
         return bool(self._files)
 
-    def rest(self) -> None:
-        """To be called now and then: lets go of what has cooled or is gone."""
+    def rest(self, busy: Hot | None = None) -> None:
+        """To be called now and then: lets go of what has cooled or is gone; of the one that is
+        being shipped not now."""
         if not self._files:
             return
         self._guards.listen()
@@ -197,6 +198,8 @@ class HotFiles:
             for hot in self._files.values():
                 hot.take(None)
         for ino, hot in list(self._files.items()):
+            if hot is busy:
+                continue
             gone = hot.growth is None or hot.growth.gone()
             if now - hot.looked > COOL_S or (gone and os.fstat(hot.fd).st_nlink == 0):
                 self.drop(ino)

@@ -87,6 +87,7 @@ class LargeReader:
         self.hot = HotFiles(journal, root.fd)
         self._scout = Scout(self.hot.cloner)
         self._rooms = Rooms(HELD)
+        self._shipment: Shipment | None = None
 
     def ship(self, item: Large) -> Pieces:
         """Steps for one file, each with the bytes of content it stands for. Afterwards `outcome` is
@@ -99,7 +100,7 @@ class LargeReader:
         except OSError as error:
             self.outcome = item.entry._replace(status=error.errno or errno.EIO)
             return
-        shipment = Shipment(self.root, self._rooms, self.parts, item)
+        self._shipment = shipment = Shipment(self.root, self._rooms, self.parts, item)
         try:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
             yield from self._ship(shipment, fd, hot)
@@ -107,6 +108,7 @@ class LargeReader:
         except OSError as error:
             self.outcome = item.entry._replace(status=error.errno or errno.EIO)
         finally:
+            self._shipment = None
             if hot is None:
                 os.close(fd)
             # Those of a huge file are huge.
@@ -126,9 +128,9 @@ class LargeReader:
         return self.hot.holds()
 
     def rest(self) -> None:
-        """To be called while there is nothing to do, a few times a second: lets go of what is held
+        """To be called a few times a second, while a file is shipped too: lets go of what is held
         for nothing."""
-        self.hot.rest()
+        self.hot.rest(self._shipment.hot if self._shipment else None)
 
     def close(self) -> None:
         """Ends the use, when the reading thread has ended."""

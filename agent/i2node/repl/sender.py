@@ -42,7 +42,7 @@ BESIDE = 256 << 20
 """Bytes of large files beside which the next batch is read: as it is written down as it was read, a
 change since is found like any other, only later."""
 REST_S = 0.2
-"""How often large files that are held open are looked after while nothing is to be read."""
+"""How often large files that are held open are looked after."""
 STEP_ROOM = 512
 """Bytes of a step beyond its content and paths: header, padding, a few attributes."""
 ATTRIBUTES_MAX = (4 << 20) + (64 << 10)
@@ -109,6 +109,7 @@ class Sender:
         self._reading_since = 0.0
         self._shipping: Large | None = None
         self._renamed: list[tuple[int, bytes]] = []
+        self._rested = 0.0
         self.line.start("read", self._read_loop)
 
     @property
@@ -221,9 +222,9 @@ class Sender:
     def _read_loop(self) -> None:
         following: tuple[Batch, Future[Read]] | None = None
         while self.error is None:
+            self._rest()
             begun = following or self._take(REST_S if self.large.holds() else None)
             if begun is None:
-                self.large.rest()
                 continue
             work, read = begun
             # While this one is written down the next is read.
@@ -235,6 +236,14 @@ class Sender:
             with self._changed:
                 self._read += 1
                 self._changed.notify_all()
+
+    def _rest(self) -> None:
+        """To be called often: the owner of the large files waits for their room, however much there
+        is to do."""
+        now = time.monotonic()
+        if now - self._rested >= REST_S:
+            self._rested = now
+            self.large.rest()
 
     def _take(self, patience: float | None) -> tuple[Batch, Future[Read]] | None:
         """The next batch, with its reading begun; None: there is none within so many seconds, or
@@ -406,6 +415,7 @@ class Sender:
             spent += time.monotonic() - since
             self._content += content
             self._append(steps)
+            self._rest()
             since = time.monotonic()
         self._shipping = None
         self._files += 1
