@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from i2node.fs.past import PastCache, Rooms
 from i2node.fs.tree import Root
-from i2node.model import Entry, Verdict
+from i2node.model import RACY, Entry, Verdict
 from i2node.mover import batch, blocks, listing
 from i2node.mover.batch import STEP, At, Op
-from i2node.repl import shipment
+from i2node.repl import large, shipment, staging
 from i2node.repl.answers import sign_file
 from i2node.repl.delta import Basis
 from i2node.repl.journal import Journal
@@ -466,6 +466,35 @@ def wait_until_not_racy(path: Path) -> None:
     deadline = time.monotonic() + 10
     while time.time_ns() - path.stat().st_ctime_ns < 30_000_000:
         assert time.monotonic() < deadline
+
+
+def test_what_was_read_too_soon_after_a_write_proves_nothing(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another write may carry the same time, to what was read by then, however long the rest took:
+    what counts is when it began."""
+    path = way.source / "f"
+    path.write_bytes(noise(1, 3 * MIB))
+    for change in ("new", "delta", "nothing"):
+        if change == "delta":
+            lay(path, MIB, b"delta")
+        for patience, racy in ((10**18, RACY), (staging.RACY_NS, 0)):
+            wait_until_not_racy(path)
+            with monkeypatch.context() as patched:
+                patched.setattr(staging, "RACY_NS", patience)
+                assert way.ship().flags & RACY == racy, change
+            same(way)
+
+
+def test_what_takes_long_to_read_is_read_when_that_proves_something(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(large, "CALM_FROM", MIB)
+    path = way.source / "f"
+    for seed in range(3):
+        path.write_bytes(noise(seed, 3 * MIB))
+        assert not way.ship().flags & RACY
+        same(way)
 
 
 def test_a_part_of_a_delta_is_not_taken_for_a_part_of_the_whole(way: Way) -> None:

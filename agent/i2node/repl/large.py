@@ -40,7 +40,7 @@ from i2node.repl.delta import Basis
 from i2node.repl.hot import HOT_FROM, Findings, Hot, HotFiles
 from i2node.repl.journal import Journal
 from i2node.repl.plan import Large
-from i2node.repl.scout import Scout, snapshot
+from i2node.repl.scout import Scout, pause, snapshot
 from i2node.repl.shipment import (
     SIGNED_MAX,
     Shipment,
@@ -57,6 +57,8 @@ from i2node.repl.windows import HELD, WINDOW, Signing
 ASK_FROM = 1 << 20
 """From this size on it pays to ask the target for signatures before sending an adopted file
 whole."""
+CALM_FROM = 64 << 20
+"""To read a file of so many bytes once more costs more than to wait for a moment before."""
 
 
 class LargeReader:
@@ -170,6 +172,9 @@ class LargeReader:
             done = yield from self._scouted(shipment, entry, kept, hot)
             if done:
                 return
+        if entry.size >= CALM_FROM:
+            pause(fd)
+            entry = refreshed(entry, fd)
         if hot is None:
             yield from self._compared(shipment, fd, entry, kept)
             self._keep(shipment)

@@ -18,7 +18,7 @@ from contextlib import closing
 from i2node.fs import clone as clones
 from i2node.fs.clone import Cloner
 from i2node.fs.past import PastCache, Rooms
-from i2node.model import RACY, Entry
+from i2node.model import Entry
 from i2node.repl import staging
 from i2node.repl.hot import Findings
 from i2node.repl.patch import Patch
@@ -82,11 +82,7 @@ class Scout:
     def _look(self, fd: int, base: int | None, entry: Entry, kept: Signature) -> Findings:
         self._cloner.prepare(fd)
         began = time.monotonic()
-        for _ in range(PAUSES):
-            if time.time_ns() - os.fstat(fd).st_ctime_ns > staging.RACY_NS:
-                break
-            # Left alone, it is soon of a moment that no other write has.
-            time.sleep(staging.RACY_NS / 1e9)
+        pause(fd)
         clone, seen = snapshot(self._cloner, fd, entry)
         try:
             changed = None
@@ -118,13 +114,20 @@ class Scout:
         return found
 
 
+def pause(fd: int) -> None:
+    """Before much is read of an open file: left alone, it is soon of a moment that no other write
+    has, and need not be read once more for that."""
+    for _ in range(PAUSES):
+        if time.time_ns() - os.fstat(fd).st_ctime_ns > staging.RACY_NS:
+            break
+        time.sleep(staging.RACY_NS / 1e9)
+
+
 def snapshot(cloner: Cloner, fd: int, entry: Entry) -> tuple[int | None, Entry]:
     """A clone of an open file, None where there can be none, and the entry that describes it, or
-    what is read from here on; racy where a write that is not in it may carry the same time."""
-    since = time.time_ns()
+    what is read from here on."""
     before = refreshed(entry, fd)
+    # What is written from here on is seen when the entry is packed, unless that is racy.
     clone = cloner.clone(fd)
-    # What was written since is seen when the entry is packed, unless it carries the same time.
-    racy = 0 if since - before.ctime > staging.RACY_NS else RACY
     size = before.size if clone is None else os.fstat(clone).st_size
-    return clone, before._replace(size=size, flags=before.flags & ~RACY | racy)
+    return clone, before._replace(size=size)

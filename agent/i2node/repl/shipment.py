@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from typing import NamedTuple
@@ -293,12 +294,13 @@ class Shipment:
             self._root.fd, self._root.dev, group, mode=mode, small_max=0, threads=1, cap=1 << 20
         )
         ((_, packed),) = batch.groups(group)
-        return bytes(steps), next(iter(listing.entries(packed)))
+        outcome = next(iter(listing.entries(packed)))
+        # Whether it is racy was to be seen when the reading began, not now.
+        return bytes(steps), outcome._replace(flags=outcome.flags | entry.flags & RACY)
 
     def _of_its_moment(self, outcome: Entry, entry: Entry) -> Entry:
         """The entry as it was shipped, where what came later is another version: it is marked as
         racy, and the watch tells of that, or it is looked at again."""
-        outcome = outcome._replace(flags=outcome.flags | entry.flags & RACY)
         status = outcome.status
         if status in (0, errno.EAGAIN) and outcome.ino == entry.ino:
             status = errno.EAGAIN if self.late and outcome.flags & RACY else 0
@@ -333,8 +335,11 @@ def block_of(size: int) -> int:
 
 
 def refreshed(entry: Entry, fd: int) -> Entry:
-    """The entry with what stat says now."""
+    """The entry with what stat says now; racy where a write to what is read from here on may carry
+    the same time."""
+    now = time.time_ns()
     st = os.fstat(fd)
+    racy = 0 if now - st.st_ctime_ns > staging.RACY_NS else RACY
     kind = Kind.FILE if (st.st_mode & 0o170000) == 0o100000 else entry.kind
     if (st.st_mode & 0o170000) != 0o100000:
         kind = Kind.FIFO
@@ -348,6 +353,7 @@ def refreshed(entry: Entry, fd: int) -> Entry:
         size=st.st_size,
         mtime_s=st.st_mtime_ns // 1_000_000_000,
         mtime_ns=st.st_mtime_ns % 1_000_000_000,
+        flags=entry.flags & ~RACY | racy,
         ctime=st.st_ctime_ns,
         blocks=st.st_blocks,
     )
