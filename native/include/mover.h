@@ -251,7 +251,8 @@ struct i2_group {
  * mode: I2_PACK_ALL as said; I2_PACK_META: regular files and directories give SET_META without reading
  * content; I2_PACK_STAGED: regular files give I2_STAGED with step.stage = entry.rdev, content = entry.content.
  * In these two a file that changed since the entry was made keeps the entry's size, mtime and ctime,
- * in the step too, and is I2_RACY, EAGAIN when size or mtime moved: what was read is not what is there now.
+ * in the step too, and is I2_RACY, EAGAIN when size or mtime moved: what was read is not what is there now;
+ * ESTALE, without a step: another file is.
  * Returns bytes written to out, or -errno for a trouble that is not one entry's. */
 int64_t i2_pack(int root, uint64_t dev, uint8_t *groups, size_t groups_len, int mode, uint64_t small_max,
                 int tries, int threads, uint8_t *out, size_t cap);

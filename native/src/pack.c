@@ -209,6 +209,8 @@ static int pack_closed(struct i2_reader *r, struct i2_job *j, const char *name)
         if (!err) err = restat(r, e, -1, name, racy_after, &now);
         if (err) return err;
         if (e->kind == I2_FILE && h->mode != DIGEST) {
+            /* What may be shown of another file is not to be laid on what was read of this one. */
+            if (now.ino != e->ino) return -ESTALE;
             err = keep_reading(e, &now);
             break;
         }

@@ -326,6 +326,18 @@ def test_metadata_alone_and_staged_files(trees: Copier, source: Path) -> None:
     assert seen[0].ctime != (source / "f").stat().st_ctime_ns
 
 
+@pytest.mark.parametrize("mode", [batch.PACK_META, batch.PACK_STAGED])
+def test_what_was_read_of_one_file_is_not_dressed_as_another(
+    trees: Copier, source: Path, mode: int
+) -> None:
+    (source / "f").write_bytes(b"for few")
+    listing = listed(trees)
+    (source / "new").write_bytes(b"for all")
+    (source / "new").rename(source / "f")
+    found, seen, _ = packed(trees, listing, mode)
+    assert found == [] and seen[0].status == errno.ESTALE
+
+
 def test_digests_tell_equal_from_different(trees: Copier, source: Path) -> None:
     contents = {
         "a": b"",

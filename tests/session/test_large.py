@@ -497,6 +497,31 @@ def test_what_takes_long_to_read_is_read_when_that_proves_something(
         same(way)
 
 
+def test_a_file_that_another_takes_the_place_of_is_shipped_as_it_was(way: Way) -> None:
+    """Under one name there is never the content of the one with what the other may show to whom."""
+    path, new = way.source / "f", way.source / "new"
+    path.write_bytes(noise(1, 3 * MIB))
+    path.chmod(0o600)
+    os.setxattr(path, "user.note", b"mine")
+    before = path.stat()
+    for i, steps in enumerate(way.steps(b"f")):
+        if i == 1:
+            new.write_bytes(noise(2, 5))
+            new.chmod(0o644)
+            new.rename(path)
+        assert way.apply(steps) == []
+    outcome = way.note()
+    there = way.target / "f"
+    assert there.read_bytes() == noise(1, 3 * MIB)
+    assert there.stat().st_mode == before.st_mode
+    assert there.stat().st_mtime_ns == before.st_mtime_ns
+    assert attributes(there) == {"user.note": b"mine"}
+    # It is looked at again, and known for what it is.
+    assert (outcome.status, outcome.ino) == (errno.EAGAIN, before.st_ino)
+    way.ship()
+    same(way)
+
+
 def test_a_part_of_a_delta_is_not_taken_for_a_part_of_the_whole(way: Way) -> None:
     """Its clone is as long as the old file from the start."""
     path = way.source / "f"

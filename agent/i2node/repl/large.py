@@ -102,7 +102,7 @@ class LargeReader:
         except OSError as error:
             self.outcome = item.entry._replace(status=error.errno or errno.EIO)
             return
-        self._shipment = shipment = Shipment(self.root, self._rooms, self.parts, item)
+        self._shipment = shipment = Shipment(self.root, self._rooms, self.parts, item, fd)
         try:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
             yield from self._ship(shipment, fd, hot)
@@ -155,7 +155,7 @@ class LargeReader:
         if item.trusted and kept is not None and same_moment(entry, item.entry):
             yield from shipment.meta(entry)
             same = signature(entry, kept.blocks, kept.block)
-            if same is not None:
+            if same is not None and shipment.outcome.status in (0, errno.EAGAIN):
                 self.hot.keep(entry.ino, same, hot is not None and hot.signature == kept)
             if hot is not None:
                 hot.grew_from(kept)
@@ -210,7 +210,7 @@ class LargeReader:
     def _keep(self, shipment: Shipment) -> None:
         """Writes down what the target holds, or that it is not known."""
         ino = shipment.outcome.ino
-        if shipment.signature is not None:
+        if shipment.signature is not None and shipment.outcome.status in (0, errno.EAGAIN):
             self.hot.keep(ino, shipment.signature)
         elif shipment.spoilt:
             # What is kept is of an earlier version, which may even carry the same times.

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import errno
 import math
-import os
 import queue
-import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +25,7 @@ from i2node.mover.batch import Op
 from i2node.net.seal import Sealer
 from i2node.net.stream import DataStream
 from i2node.net.wire import FRAME_MAX
+from i2node.repl import staging
 from i2node.repl.journal import UNTIL_ASKED, UNTIL_SENT, Journal
 from i2node.repl.large import LargeReader
 from i2node.repl.line import Flow, Line
@@ -402,7 +401,7 @@ class Sender:
                 gid=own.gid,
                 mtime_s=own.mtime_s,
                 mtime_ns=own.mtime_ns,
-                xattrs=_xattrs(self.root.fd),
+                xattrs=staging.attributes(self.root.fd),
             )
         )
         self.journal.set("root", known(own))
@@ -508,17 +507,3 @@ def _exchanged(asked: bytes, read: bytes) -> Iterator[Entry]:
         meant = listing.find(asked, entry.name)
         if not entry.status and (meant is None or meant.ino != entry.ino):
             yield entry
-
-
-def _xattrs(fd: int) -> bytes:
-    """Extended attributes as a step carries them."""
-    records = []
-    for name in sorted(map(os.fsencode, os.listxattr(fd))):
-        try:
-            value = os.getxattr(fd, name)
-        except OSError as error:
-            if error.errno == errno.ENODATA:
-                continue
-            raise
-        records.append(struct.pack("<HHI", len(name), 0, len(value)) + name + value)
-    return b"".join(records)

@@ -57,8 +57,10 @@ class Shipment:
     the file was taken up, so that nobody tells of what came since, unless it ends as EAGAIN.
     """
 
-    def __init__(self, root: Root, rooms: Rooms, parts: dict[int, int], item: Large) -> None:
-        """parts: see LargeReader."""
+    def __init__(
+        self, root: Root, rooms: Rooms, parts: dict[int, int], item: Large, file: int
+    ) -> None:
+        """parts: see LargeReader. file: a descriptor of it, for its attributes."""
         self.item = item
         self.outcome = item.entry
         self.staged: int | None = None
@@ -70,6 +72,7 @@ class Shipment:
         self._root = root
         self._rooms = rooms
         self._parts = parts
+        self._file = file
 
     def whole(self, fd: int, entry: Entry, signing: Signing) -> Pieces:
         """All data in order; what an earlier session staged of the same file is not sent."""
@@ -253,6 +256,18 @@ class Shipment:
         """The last step, which gives the staged file its name; returns the entry as of then."""
         final = entry._replace(rdev=stage, content=digest, verdict=Verdict.DATA)
         steps, packed = self._pack(final, batch.PACK_STAGED)
+        if packed.status == errno.ESTALE:
+            # Another file has its name by now; the target gets that next, or renames this one.
+            packed = refreshed(final, self._file)._replace(
+                size=final.size,
+                mtime_s=final.mtime_s,
+                mtime_ns=final.mtime_ns,
+                ctime=final.ctime,
+                flags=final.flags | RACY,
+                status=errno.EAGAIN,
+                attrs=0,
+            )
+            steps = staging.named(self.item.path, packed, staging.attributes(self._file))
         if steps:
             self.staged = None
         yield steps, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import time
@@ -63,6 +64,39 @@ def content(
             last = min(first + WINDOW, end)
             step = write(stage, first, data[first - window.at : last - window.at])
             yield step, last - first if counted else 0
+
+
+def named(path: bytes, entry: Entry, xattrs: bytes) -> bytes:
+    """What is staged as number entry.rdev gets its name, and is what the entry and its extended
+    attributes say."""
+    return batch.step(
+        Op.STAGED,
+        path,
+        kind=Kind.FILE,
+        mode=entry.mode,
+        uid=entry.uid,
+        gid=entry.gid,
+        mtime_s=entry.mtime_s,
+        mtime_ns=entry.mtime_ns,
+        size=entry.size,
+        stage=entry.rdev,
+        content=entry.content,
+        xattrs=xattrs,
+    )
+
+
+def attributes(fd: int) -> bytes:
+    """The extended attributes of an open file or directory, as a step carries them."""
+    records = []
+    for name in sorted(map(os.fsencode, os.listxattr(fd))):
+        try:
+            value = os.getxattr(fd, name)
+        except OSError as error:
+            if error.errno == errno.ENODATA:
+                continue
+            raise
+        records.append(struct.pack("<HHI", len(name), 0, len(value)) + name + value)
+    return b"".join(records)
 
 
 def drop(stage: int) -> bytes:
