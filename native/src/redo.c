@@ -12,10 +12,12 @@
  * written to, the journal is laid over a copy of it, which gets the name as any staged file does. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/magic.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/vfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -287,14 +289,43 @@ static int seal(struct journal *j, const struct i2_step *s)
     return ftruncate(j->fd, 0) < 0 ? -EIO : err;
 }
 
+/* Takes the room that what is to be written before limit needs: what is there of the old file reads as
+ * before. Else a full disk would leave it torn for as long as it is full. */
+static int reserve(const struct journal *j, int fd, uint64_t limit)
+{
+    struct i2_step s;
+    struct stat st;
+    if (fstat(fd, &st) < 0) return -errno;
+    for (uint64_t at = j->first->length; at < j->end; at += s.length) {
+        int64_t got = i2_read_at(j->fd, (uint8_t *)&s, sizeof s, at);
+        if (got < 0) return (int)got;
+        if (got < (int64_t)sizeof s || s.length < sizeof s) return -EBADMSG;
+        if (s.op != I2_WRITE || s.size >= limit) continue;
+        uint64_t n = s.data_len < limit - s.size ? s.data_len : limit - s.size;
+        off_t hole = lseek(fd, (off_t)s.size, SEEK_HOLE);
+        if (!n || (hole >= 0 && (uint64_t)hole >= s.size + n)) continue;
+        int err;
+        do err = fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)s.size, (off_t)n) < 0 ? -errno : 0;
+        while (err == -EINTR);
+        if (!err) continue;
+        if (err == -EOPNOTSUPP || err == -ENOSYS) return 0;
+        /* The rest moved the times. */
+        const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, st.st_mtim};
+        return futimens(fd, times) < 0 ? -errno : err;
+    }
+    return 0;
+}
+
 /* Makes of the old file the new one; *torn: it is neither by now. 0 or -errno, or site->fatal. */
 static int patch(struct journal *j, int fd, const struct i2_step *s, int *torn)
 {
     struct statx now;
-    /* First of all, since a size can be refused for good: nothing is written behind it. */
+    int err = reserve(j, fd, s->size);
+    if (err) return err;
+    /* Before the rest, since a size can be refused for good: nothing is written behind it. */
     if (ftruncate(fd, (off_t)s->size) < 0) return -errno;
     *torn = 1;
-    int err = play(j, fd, s->size);
+    err = play(j, fd, s->size);
     if (!err) err = i2_statx(&j->site->k, fd, "", AT_EMPTY_PATH, &now);
     if (err) return err;
     now.stx_mtime.tv_nsec = UINT32_MAX; /* writing moved it */
