@@ -20,7 +20,7 @@ from i2node.mover.batch import Op
 from i2node.net.channel import Channel
 from i2node.net.identity import Identity
 from i2node.net.transport import Listener, connect, open_stream
-from i2node.repl import receiver, sender
+from i2node.repl import frame, receiver, sender
 from i2node.repl.journal import Journal
 from i2node.repl.large import LargeReader
 from i2node.repl.ledger import Ledger
@@ -204,7 +204,8 @@ def test_what_does_not_fit_the_frame_is_in_doubt_until_the_next_one(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a file overwrites goes by the number of the frame that the file is in."""
-    monkeypatch.setattr(sender, "FRAME_MAX", 1 << 16)
+    for module in (sender, frame):
+        monkeypatch.setattr(module, "FRAME_MAX", 1 << 16)
     (wire.source / "d").mkdir()
     for n in range(20):
         (wire.source / f"f{n}").write_bytes(bytes(4000))
@@ -225,7 +226,8 @@ def test_what_does_not_fit_the_frame_is_in_doubt_until_the_next_one(
 def test_steps_that_do_not_fit_one_frame_go_in_two(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender, "FRAME_MAX", 1 << 16)
+    for module in (sender, frame):
+        monkeypatch.setattr(module, "FRAME_MAX", 1 << 16)
     part = bytes(40_000)
     wire.send(
         Batch(

@@ -1,9 +1,10 @@
 """From batches to frames: read → steps → journal → the line.
 
-Two stages, each behind a bounded queue: one reading thread (the reads themselves overlap in C), and
-the line (line.py), which seals and sends. What the target is then expected to hold is written to
-the journal as it is read, and the directories concerned stand in doubt there until the target has
-it durable; so a crash anywhere costs a question, never a change.
+Two stages, each behind a bounded queue: one reading thread (the reads themselves overlap in C),
+which fills frames (frame.py), and the line (line.py), which seals and sends. What the target is
+then expected to hold is written to the journal as it is read, and the directories concerned stand
+in doubt there until the target has it durable; so a crash anywhere costs a question, never a
+change.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from i2node.net.seal import Sealer
 from i2node.net.stream import DataStream
 from i2node.net.wire import FRAME_MAX
 from i2node.repl import staging
+from i2node.repl.frame import Frame
 from i2node.repl.journal import UNTIL_ASKED, UNTIL_SENT, Journal
 from i2node.repl.large import LargeReader
 from i2node.repl.line import Flow, Line
 from i2node.repl.plan import Batch, Edit, Large, Linked, join, known, together, unsettled
-from i2node.repl.remote import FLUSH, STEPS
+from i2node.repl.remote import FLUSH
 
 OVERWRITES = (Verdict.DATA, Verdict.SWAPPED)
 QUEUED_BATCHES = 4
@@ -88,26 +90,17 @@ class Sender:
         self.journal = journal
         self.large = large
         self.small_max = small_max
-        self.frame_bytes = frame_bytes
         self.again = again
         self.trouble = trouble
         self.strayed = strayed
         self.took = took
         self.line = Line(stream, sealer, window, pace)
+        self.frame = Frame(journal, self.line, frame_bytes)
         self._changed = self.line.changed
         self._batches: queue.Queue[Batch | None] = queue.Queue(QUEUED_BATCHES)
         self._pool = ThreadPoolExecutor(1, "pack")
         self._submitted = 0
         self._read = 0
-        self._unflushed = False
-        self._parts: list[bytes | memoryview] = []
-        self._size = 0
-        self._files = 0
-        self._content = 0
-        self._since = 0.0
-        self._reading_since = 0.0
-        self._shipping: Large | None = None
-        self._renamed: list[tuple[int, bytes]] = []
         self._rested = 0.0
         self.line.start("read", self._read_loop)
 
@@ -160,7 +153,7 @@ class Sender:
 
     def wait_applied(self) -> None:
         """Returns when the target has applied everything that was read so far."""
-        self._emit()
+        self.frame.emit()
         self.line.wait_applied()
 
     def wait_drained(self, timeout: float | None = None) -> bool:
@@ -180,7 +173,7 @@ class Sender:
         with self._changed:
             unread = self._submitted - self._read
         flow, beside = self.line.flow(), self.large.scouted()
-        times = [t for t in (flow.oldest, self._since if unread else 0.0, *beside) if t]
+        times = [t for t in (flow.oldest, self.frame.since if unread else 0.0, *beside) if t]
         in_flight = flow.in_flight + unread + len(beside)
         return replace(flow, in_flight=in_flight, oldest=min(times, default=None))
 
@@ -231,7 +224,7 @@ class Sender:
             following = self._take(0) if large <= BESIDE else None
             self._read_batch(work, read)
             if work.last or not work or (following is None and self._batches.empty()):
-                self._emit(last=work.last)
+                self.frame.emit(last=work.last)
             with self._changed:
                 self._read += 1
                 self._changed.notify_all()
@@ -255,12 +248,9 @@ class Sender:
 
     def _read_batch(self, work: Batch, read: Future[Read]) -> None:
         """Turns a batch into steps, in the order that Batch describes."""
-        self._since = min(self._since or work.since, work.since)
-        self._reading_since = work.since
-        self._renamed = work.suspects
+        self.frame.begin(work.since, work.suspects)
         if work.dirs:
             self.journal.doubt_many(work.dirs, UNTIL_SENT)
-        self._suspect(self.line.last + 1)
         self._steps(work.before, work.before_edits)
         self._pack(work.files, work.large, read)
         for item in work.large:
@@ -276,17 +266,14 @@ class Sender:
             self._root_meta(listing.decode(work.root))
         if work.last:
             for step in self.large.leftovers():
-                self._append(step)
-        # The frame that has the last of it is the one at hand, or was full with it.
-        self.journal.sent(self.line.last + bool(self._parts))
-        self._renamed = []
-        self._reading_since = 0.0
+                self.frame.append(step)
+        self.frame.end()
 
     def _steps(self, steps: Iterable[bytes], edits: Iterable[Edit]) -> None:
         for edit in together(edits):
             edit.note(self.journal)
         for step in steps:
-            self._append(step)
+            self.frame.append(step)
 
     def _read_groups(self, groups: list[tuple[int, bytes, bytes]], room: int = STEP_ROOM) -> Read:
         """Reads entries into steps. room: bytes for what a step has beside its content."""
@@ -319,21 +306,19 @@ class Sender:
             read = begun.result() if begun else self._read_groups(groups, room)
             # What is read once more had attributes of a size that only reading tells.
             begun, room = None, room * 4
-            if self._size + len(read.steps) > FRAME_MAX:
-                # Before anything is noted: what is noted goes by the number of the frame it is in.
-                self._emit()
+            # Before anything is noted: what is noted goes by the number of the frame it is in.
+            self.frame.make_room(len(read.steps))
             for owner, _, asked in groups:
                 if over := listing.overwritten(asked):
-                    self.journal.suspect(owner, over, self.line.last + 1)
+                    self.journal.suspect(owner, over, self.frame.number)
             found, groups = batch.groups(read.packed), []
             for (owner, _, asked), (path, entries) in zip(wanted, found, strict=True):
                 rest = self._noted(owner, path, asked, entries, large)
                 if rest:
                     groups.append((owner, path, rest))
             # Behind what was noted: with the frame that it may fill, the journal is committed.
-            self._files += read.files
-            self._content += read.content
-            self._append(read.steps)
+            self.frame.count(read.files, read.content)
+            self.frame.append(read.steps)
 
     def _stands(self, owner: int, path: bytes) -> bool:
         """Whether the directory that was meant is still the one under this path."""
@@ -391,7 +376,7 @@ class Sender:
 
     def _root_meta(self, own: Entry) -> None:
         """The root has no directory of ours to be read from; it is read by its descriptor."""
-        self._append(
+        self.frame.append(
             batch.step(
                 Op.SET_META,
                 b"",
@@ -407,17 +392,17 @@ class Sender:
         self.journal.set("root", known(own))
 
     def _ship(self, item: Large) -> None:
-        self._shipping = item if item.entry.verdict in OVERWRITES else None
-        self._suspect(self.line.last + 1)
+        name = (item.dir, item.entry.name)
+        self.frame.overwrite(name if item.entry.verdict in OVERWRITES else None)
         spent, since = 0.0, time.monotonic()
         for steps, content in self.large.ship(item):
             spent += time.monotonic() - since
-            self._content += content
-            self._append(steps)
+            self.frame.count(0, content)
+            self.frame.append(steps)
             self._rest()
             since = time.monotonic()
-        self._shipping = None
-        self._files += 1
+        self.frame.overwrite(None)
+        self.frame.count(1, 0)
         outcome = self.large.outcome
         if outcome is None or outcome.status == errno.EINPROGRESS:
             return
@@ -444,16 +429,8 @@ class Sender:
             return
         for parent, other, path in group.others:
             self.journal.put(parent, known(now._replace(name=other)))
-            self.journal.suspect(parent, [other], self.line.last + 1)
-            self._append(batch.step(Op.LINK, path, first.path, kind=now.kind))
-
-    def _suspect(self, seq: int) -> None:
-        """The file under way is in doubt until its last frame has arrived; what is
-        renamed too."""
-        for parent, name in self._renamed:
-            self.journal.suspect(parent, [name], seq)
-        if self._shipping is not None:
-            self.journal.suspect(self._shipping.dir, [self._shipping.entry.name], seq)
+            self.journal.suspect(parent, [other], self.frame.number)
+            self.frame.append(batch.step(Op.LINK, path, first.path, kind=now.kind))
 
     def _shipped(self, item: Large, entry: Entry) -> None:
         if entry.status in GONE:
@@ -467,38 +444,6 @@ class Sender:
             self.journal.put(item.dir, known(entry._replace(verdict=Verdict.SAME)))
             if entry.nlink > 1 and entry.ino != item.entry.ino:
                 self._unlinked(item.dir, entry)
-
-    def _append(self, steps: bytes | memoryview) -> None:
-        if not steps:
-            return
-        if self._size + len(steps) > FRAME_MAX:
-            # Of what is noted by its frame, `_pack` saw to that before.
-            self._emit()
-        self._parts.append(steps)
-        self._size += len(steps)
-        if self._size >= self.frame_bytes:
-            self._emit()
-
-    def _emit(self, last: bool = False) -> None:
-        """Hands the frame so far to the line, the journal being written first."""
-        if not self._parts and not (last and self._unflushed):
-            if self.line.durable >= self.line.last:
-                self.journal.settle(self.line.last)
-            self.journal.commit()
-            self._since = 0.0
-            return
-        self.journal.commit()
-        self.line.put(
-            FLUSH if last else STEPS,
-            b"".join(self._parts),
-            self._files,
-            self._content,
-            self._since,
-        )
-        self._unflushed = not last
-        self._parts, self._size, self._files, self._content = [], 0, 0, 0
-        self._since = self._reading_since
-        self._suspect(self.line.last + 1)
 
 
 def _exchanged(asked: bytes, read: bytes) -> Iterator[Entry]:
