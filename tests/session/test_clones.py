@@ -13,7 +13,17 @@ from pathlib import Path
 import pytest
 from ends import until
 from test_hot import Log, read_by
-from test_large import BLOCK, MIB, Way, edit, lay, noise, same, wait_until_not_racy
+from test_large import (
+    BLOCK,
+    MIB,
+    Way,
+    histories,
+    lay,
+    lay_about,
+    noise,
+    same,
+    wait_until_not_racy,
+)
 
 from disks import disk
 from i2node.fs import clone as clones
@@ -64,8 +74,7 @@ def test_only_what_was_written_is_read_and_sent(way: Way) -> None:
     path = way.source / "f"
     chance = random.Random(1)
     for _ in range(5):
-        for n in chance.sample(range(SIZE // BLOCK), 20):
-            lay(path, n * BLOCK, chance.randbytes(BLOCK))
+        lay_about(path, chance)
         way.sent = 0
         assert read_by(way.ship) < LITTLE
         assert 20 * BLOCK <= way.sent < 30 * BLOCK
@@ -83,21 +92,9 @@ def test_blocks_that_are_written_as_they_were_are_not_sent(way: Way) -> None:
 
 
 def test_any_history_arrives(way: Way) -> None:
-    path = way.source / "f"
-    kinds = ["write", "zero", "punch", "truncate", "append", "insert", "cut", "touch", "mode"]
-    for seed in range(40):
-        chance = random.Random(seed)
-        for _ in range(chance.randrange(1, 4)):
-            at = chance.randrange(path.stat().st_size + MIB)
-            edit(path, chance.choice(kinds), at, chance.choice([1, BLOCK, 70_000]), seed + 1)
-        if chance.random() < 0.2:
-            new = path.with_name("new")
-            new.write_bytes(path.read_bytes() + b"x")
-            new.rename(path)
+    for _ in histories(way.source / "f", 40):
         way.ship()
         same(way, holes=False)
-        if path.stat().st_size < 2 * MIB:
-            lay(path, path.stat().st_size, noise(seed, 8 * MIB))
 
 
 def test_what_is_read_is_of_one_moment(way: Way) -> None:

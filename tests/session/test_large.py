@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import random
 import tempfile
 import threading
 import time
@@ -200,6 +201,7 @@ def noise(seed: int, span: int) -> bytes:
     return blocks.hash(seed.to_bytes(8, "little"), 32) * (span // 32) + b"tail"[: span % 4]
 
 
+KINDS = ["write", "zero", "punch", "truncate", "append", "insert", "cut", "touch", "mode"]
 offsets = st.one_of(
     st.integers(0, 3 * MIB),
     st.sampled_from([0, 1, BLOCK - 1, BLOCK, MIB - BLOCK, MIB - 1, MIB, MIB + 1, 2 * MIB]),
@@ -209,9 +211,7 @@ spans = st.one_of(
 )
 edits = st.lists(
     st.tuples(
-        st.sampled_from(
-            ["write", "zero", "punch", "truncate", "append", "insert", "cut", "touch", "mode"]
-        ),
+        st.sampled_from(KINDS),
         offsets,
         spans,
     ),
@@ -240,6 +240,28 @@ def edit(path: Path, what: str, at: int, span: int, seed: int) -> None:
     else:
         os.chmod(path, span & 0o777 | 0o400)
         os.setxattr(path, "user.note", at.to_bytes(8, "little"))
+
+
+def histories(path: Path, count: int) -> Iterator[None]:
+    """Goes on when something was done to the file."""
+    for seed in range(count):
+        chance = random.Random(seed)
+        for _ in range(chance.randrange(1, 4)):
+            at = chance.randrange(path.stat().st_size + MIB)
+            edit(path, chance.choice(KINDS), at, chance.choice([1, BLOCK, 70_000]), seed + 1)
+        if chance.random() < 0.2:
+            new = path.with_name("new")
+            new.write_bytes(path.read_bytes() + b"x")
+            new.rename(path)
+        yield
+        if path.stat().st_size < 2 * MIB:
+            lay(path, path.stat().st_size, noise(seed, 8 * MIB))
+
+
+def lay_about(path: Path, chance: random.Random) -> None:
+    """Writes to twenty of its blocks."""
+    for n in chance.sample(range(path.stat().st_size // BLOCK), 20):
+        lay(path, n * BLOCK, chance.randbytes(BLOCK))
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))

@@ -14,7 +14,17 @@ from pathlib import Path
 import pytest
 from ends import until
 from test_hot import LITTLE, SIZE, read_by
-from test_large import BLOCK, MIB, Way, edit, lay, noise, same, wait_until_not_racy
+from test_large import (
+    BLOCK,
+    MIB,
+    Way,
+    histories,
+    lay,
+    lay_about,
+    noise,
+    same,
+    wait_until_not_racy,
+)
 from test_sender import SMALL, Wire
 
 from disks import disk
@@ -24,8 +34,6 @@ from i2node.repl import large
 from i2node.repl.hot import Findings
 from i2node.repl.plan import Batch, Large, known, tombstone
 from i2node.repl.scout import Scout
-
-EXAMPLES = ["write", "zero", "punch", "truncate", "append", "insert", "cut", "touch", "mode"]
 
 
 class Told:
@@ -103,8 +111,7 @@ def test_what_was_found_is_all_that_is_read_again(way: LiveWay) -> None:
     path = way.source / "f"
     chance = random.Random(1)
     for _ in range(3):
-        for n in chance.sample(range(SIZE // BLOCK), 20):
-            lay(path, n * BLOCK, chance.randbytes(BLOCK))
+        lay_about(path, chance)
         way.sent = 0
         way.settle()
         assert way.sent < 30 * BLOCK
@@ -117,20 +124,9 @@ def test_what_was_found_is_all_that_is_read_again(way: LiveWay) -> None:
 
 
 def test_any_history_arrives(way: LiveWay) -> None:
-    path = way.source / "f"
-    for seed in range(20):
-        chance = random.Random(seed)
-        for _ in range(chance.randrange(1, 4)):
-            at = chance.randrange(path.stat().st_size + MIB)
-            edit(path, chance.choice(EXAMPLES), at, chance.choice([1, BLOCK, 70_000]), seed + 1)
-        if chance.random() < 0.2:
-            new = path.with_name("new")
-            new.write_bytes(path.read_bytes() + b"x")
-            new.rename(path)
+    for _ in histories(way.source / "f", 20):
         way.settle()
         same(way, holes=False)
-        if path.stat().st_size < 2 * MIB:
-            lay(path, path.stat().st_size, noise(seed, 8 * MIB))
 
 
 def test_what_was_written_meanwhile_is_looked_at_again(way: LiveWay) -> None:
