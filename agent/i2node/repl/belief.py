@@ -249,7 +249,9 @@ class Belief:
         work = self.draft.dir(visit.ino, visit.path)
         work.before_edits.append(Put(visit.ino, b"".join(known(e) for e in agreed)))
         work.before_edits += [
-            self.draft.place(e, visit.ino) for e in agreed if self.draft.placed(e) and e.ino
+            self.draft.place(e, visit.ino)
+            for e in agreed
+            if self.draft.placed(e) and e.ino and not e.flags & MOUNT
         ]
         for entry in listing.kept(c.dirs, Kind.DIR) if c else ():
             # It is there, whatever its own attributes are: what goes into it must find the way.

@@ -169,6 +169,9 @@ class Emitter:
                 self.draft.late[entry.ino] = path
             return
         held = self.draft.held(parent, entry.name) if entry.verdict != Verdict.NEW else None
+        if entry.flags & MOUNT:
+            self._mount_point(parent, parent_path, entry, held)
+            return
         swapped = held is not None and entry.verdict == Verdict.SWAPPED
         ours = swapped and (parent, entry.name) in self.journal.places(held.ino if held else 0)
         work = self.draft.dir(parent, parent_path)
@@ -193,14 +196,25 @@ class Emitter:
         self.draft.dir(entry.ino, path)
         unknown = entry._replace(mtime_s=0, mtime_ns=0, ctime=0)
         work.before_edits += [
-            Put(parent, known(entry if entry.flags & MOUNT else unknown)),
+            Put(parent, known(unknown)),
             self.draft.place(entry, parent),
         ]
         self.draft.count(1, 0)
         if entry.verdict == Verdict.SWAPPED:
             self.draft.settle()
-        if not visited and not entry.flags & MOUNT:
+        if not visited:
             self.visit(Visit(path, entry.ino, parent, entry.name, True, True))
+
+    def _mount_point(
+        self, parent: int, parent_path: bytes, entry: Entry, held: Entry | None
+    ) -> None:
+        """An empty directory stands for what is mounted there."""
+        work = self.draft.dir(parent, parent_path)
+        work.before.append(make_dir(join(parent_path, entry.name), entry))
+        if held is not None and not held.flags & PROBED:
+            work.before_edits.append(Unplace(held.ino, parent, entry.name))
+        work.before_edits.append(Put(parent, known(entry)))
+        self.draft.count(1, 0)
 
     def _no_dir(self, found: Compared, name: bytes) -> None:
         """Where a directory stood that is gone, something else stands."""

@@ -273,7 +273,10 @@ _NOTHING = Entry(
 
 
 def known(entry: Entry) -> bytes:
-    """The record as the index keeps it."""
+    """The record as the index keeps it. The number of a mount point is that of what is mounted: in
+    the tree it may belong to another directory, even to the root."""
+    if entry.flags & MOUNT:
+        entry = entry._replace(ino=0, birth=0)
     return listing.encode(entry._replace(verdict=Verdict.SAME, status=0))
 
 
