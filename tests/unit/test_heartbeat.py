@@ -62,6 +62,21 @@ def test_without_a_target_lag_grows_though_nothing_changes() -> None:
     assert not heart.sound(101.0)
 
 
+def test_with_the_target_back_lag_is_that_of_before_until_a_beat_is_back() -> None:
+    """What was on its way when it was lost is looked for anew, and looks young."""
+    heart = begun()
+    assert heart.due(105.0)
+    heart.carried(105.0, 8, 105.0)
+    heart.end()
+    heart.durable(8, 105.1)  # told too late
+    heart.begin()
+    assert heart.lag(160.0, 0.001) == pytest.approx(160.0 - 100.005)
+    assert heart.due(160.0)
+    heart.carried(160.0, 0, 160.0)
+    heart.durable(0, 160.02)
+    assert heart.lag(160.02, 0.001) == pytest.approx(0.02)
+
+
 def test_nothing_measured_is_not_no_lag() -> None:
     heart = Heartbeat()
     assert heart.lag(5.0, None) is None and heart.durable_as_of is None
@@ -100,12 +115,26 @@ def test_one_answer_is_for_all_that_were_asked_for_before_its_stamp() -> None:
 
 def test_beats_that_never_come_back_are_bounded_and_nobody_spins_for_them() -> None:
     heart = begun()
-    now = 100.0
+    now = 105.0
     for _ in range(UNANSWERED):
-        now += IDLE_S
         assert heart.due(now)
-    assert not heart.due(now + IDLE_S)
-    assert heart.wait(now + IDLE_S) > 60.0
+        heart.busy(now)
+        now += BUSY_S
+    # From here on as seldom as if nothing happened.
+    assert not heart.due(now)
+    assert heart.wait(now) == pytest.approx(IDLE_S - BUSY_S)
+    for _ in range(3):
+        now += heart.wait(now)
+        assert heart.due(now)
+        heart.busy(now)
+    assert heart.lag(now, None) == pytest.approx(now - 105.0)  # by the oldest
+    # One that is answered in the end is for all of them.
+    heart.carried(now, 8, now)
+    heart.durable(8, now + 0.01)
+    assert heart.sound(now + 0.01)
+    assert heart.lag(now + 0.01, None) == pytest.approx(0.01)
+    heart.busy(now + 0.01)
+    assert heart.wait(now + 0.01) == pytest.approx(BUSY_S)
 
 
 def test_an_answer_may_be_there_before_it_is_waited_for() -> None:

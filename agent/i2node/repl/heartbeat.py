@@ -24,7 +24,8 @@ IDLE_S = 5.0
 LATE_S = 2.0
 """A beat that took longer did not come back, as far as `sound` goes."""
 UNANSWERED = 256
-"""Beats under way; while there are as many no more are asked for."""
+"""Beats under way that are kept; while there are as many, more are asked for as seldom as when
+nothing changes. Some are never answered: those of a time when events were lost."""
 
 
 class Heartbeat:
@@ -37,23 +38,23 @@ class Heartbeat:
         self._lock = threading.Lock()
         self._stamp: float | None = None  # the same on our clock
         self._trip = 0.0
-        self._live = self._sound = False
+        self._sound = False
         self._asked: deque[float] = deque()  # those not back yet
         self._flying: deque[tuple[int, float]] = deque()  # (frame, stamp)
         self._durable = -1  # the last frame that is
         self._next = 0.0
 
     def begin(self) -> None:
-        """An attempt replicates; what of an earlier one was under way is not to come back."""
+        """An attempt replicates."""
+        with self._lock:
+            self._next, self._durable = 0.0, -1
+
+    def end(self) -> None:
+        """It does so no more; what was under way is not to come back."""
         with self._lock:
             self._asked.clear()
             self._flying.clear()
-            self._live, self._sound, self._next, self._durable = True, False, 0.0, -1
-
-    def end(self) -> None:
-        """It does so no more."""
-        with self._lock:
-            self._live = self._sound = False
+            self._sound = False
 
     def forget(self) -> None:
         """The target does not hold what it was known to hold."""
@@ -63,13 +64,16 @@ class Heartbeat:
     def busy(self, now: float) -> None:
         """Something was to do: the next beat comes soon."""
         with self._lock:
-            self._next = min(self._next, now + BUSY_S)
+            if len(self._asked) < UNANSWERED:
+                self._next = min(self._next, now + BUSY_S)
 
     def due(self, now: float) -> bool:
         """Whether a beat is to be asked for now; then it counts as such."""
         with self._lock:
-            if now < self._next or len(self._asked) >= UNANSWERED:
+            if now < self._next:
                 return False
+            if len(self._asked) == UNANSWERED:
+                self._asked.pop()  # this one tells of it too
             self._asked.append(now)
             self._next = now + IDLE_S
             return True
@@ -78,8 +82,7 @@ class Heartbeat:
         """Seconds until one is, or until one that is under way is late."""
         with self._lock:
             late = self._asked[0] + LATE_S if self._asked else math.inf
-            due = self._next if len(self._asked) < UNANSWERED else math.inf
-            return max(0.0, min(due, late if late > now else math.inf) - now)
+            return max(0.0, min(self._next, late if late > now else math.inf) - now)
 
     def carried(self, stamp: float, frame: int, now: float) -> None:
         """A stamp is back when this frame is durable, which it may be by now."""
@@ -117,12 +120,12 @@ class Heartbeat:
     def lag(self, now: float, waiting: float | None) -> float | None:
         """How far the target is behind, in seconds: what the last beat took, or longer where a
         change or a beat is under way for longer. waiting: the age of the oldest change known to be.
-        While nothing can come back it is the time since the newest stamp. None: nothing was
+        Until one came back in this attempt it is the time since the newest stamp. None: nothing was
         measured, and nothing is under way."""
         with self._lock:
             if self._stamp is None:
                 return waiting
-            if not self._live:
+            if not self._sound:
                 return now - self._stamp
             asked = now - self._asked[0] if self._asked else 0.0
             return max(self._trip, asked, waiting or 0.0)
