@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -116,20 +117,13 @@ def back(hosts: Hosts, running: Running) -> None:
     assert hosts.differences() == []
 
 
-def heard_of(running: Running, path: Path) -> None:
-    """Waits until the watch has heard of a file, and so of all that was done before."""
-    path.touch()
-    ino, name = path.parent.stat().st_ino, os.fsencode(path.name)
-    dirty, backlog = running.session._dirty, running.backlog
-
-    def known() -> bool:
-        entry = dirty._dirs.get(ino)
-        if entry is not None and (entry.whole or name in entry.ready or name in entry.held):
-            return True
-        share = backlog._fresh.get(ino)
-        return share is not None and name in share.names
-
-    until(f"{path} was not heard of", known)
+def heard_of(running: Running) -> None:
+    """Waits until the watch has heard of all that was done before. No rounds ask for marks now."""
+    asked = time.monotonic()
+    watch, dirty = running.session._watch, running.session._dirty
+    assert watch is not None
+    watch.beat()
+    until("no mark came", lambda: any(stamp >= asked for _, stamp in tuple(dirty._marks)))
 
 
 def test_a_target_that_was_away_costs_files_not_events(hosts: Hosts, running: Running) -> None:
@@ -140,7 +134,7 @@ def test_a_target_that_was_away_costs_files_not_events(hosts: Hosts, running: Ru
             for m in range(FILES):
                 with (hosts.source / f"d{n}" / f"f{m}").open("ab") as file:
                     file.write(b"%d" % turn)
-    heard_of(running, hosts.source / "last")
+    heard_of(running)
     dirty, backlog = running.session._dirty, running.backlog
     assert dirty.count() >= DIRS * FILES
     assert dirty.count() - backlog.count() <= IN_MEMORY
@@ -170,7 +164,7 @@ def test_directories_come_and_go_while_the_target_is_away(hosts: Hosts, running:
             (hosts.source / f"moved{n}" / "f2").unlink()
             (hosts.source / f"moved{n}" / "below").mkdir()
             (hosts.source / f"moved{n}" / "below" / "new").write_bytes(b"new")
-    heard_of(running, hosts.source / "last")
+    heard_of(running)
     assert running.backlog.count() > 0
     back(hosts, running)
     for n in range(DIRS):
