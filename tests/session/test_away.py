@@ -68,7 +68,7 @@ class Running:
 
     @property
     def backlog(self) -> Backlog:
-        spill = self.session._dirty._spill
+        spill = self.session._dirty._spilled.place
         assert isinstance(spill, Backlog)
         return spill
 

@@ -7,9 +7,7 @@ stops. So a log file costs three looks in two seconds, a saved document waits fo
 neither is a second behind. A look that takes long is paid for with a pause that is as many times
 longer.
 
-Memory holds so many names only. Those beyond go where `Spill` keeps them, and come back as memory
-empties, the directory that waits longest first; as long as some are there new ones line up behind
-them. A directory that is dirty as a whole stays in memory: there are few.
+Memory holds so many names only; those beyond are spilled, and come back later (`spill.py`).
 """
 
 from __future__ import annotations
@@ -21,49 +19,15 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import count, islice
-from typing import Protocol
 
 from i2node.fs.heat import Heat
+from i2node.fs.spill import IN_MEMORY, Spill, Spilled
 from i2node.fs.touch import TOUCHES, WAITS, Touch, Work
 
 MARKS = 256
 """Marks that wait; beyond it the oldest is forgotten, since a later one says more."""
-IN_MEMORY = 50_000
-"""Names that memory holds where more can be spilled: 5 MB with names of usual length, 17 MB with
-the longest."""
-
-_DIR_WEIGHT = 7  # a directory takes as much memory as so many names: 730 bytes and 100, measured
-
 
 _TREE = Touch.TREE.value
-
-
-class Spill(Protocol):
-    """Keeps the touches that memory is not to hold. Methods may be called from any thread; only
-    `take` and `pause` wait for a disk."""
-
-    def add(self, ino: int, name: bytes, touch: int, since: float) -> bool:
-        """Keeps a touch, with those of the name that are kept already. False: it cannot."""
-
-    def discard(self, ino: int) -> None:
-        """Drops all that is kept of a directory."""
-
-    def take(self, names: int, most: int) -> list[Work]:
-        """Hands back about so many names, whole directories' shares, the oldest first, and none
-        twice; a directory with more than most names as a whole. They count until `taken`."""
-
-    def taken(self) -> None:
-        """What `take` handed back is counted elsewhere from now on."""
-
-    def pause(self) -> None:
-        """Waits, for a moment at most, where the disk does not keep up."""
-
-    def count(self) -> int:
-        """Names kept; 0 only when there are none. More than there are when some were touched or
-        dropped a moment ago: that shows when they are next taken."""
-
-    def oldest(self) -> float | None:
-        """Clock reading of the earliest touch kept."""
 
 
 class _Dir:
@@ -92,11 +56,8 @@ class Dirty:
     ) -> None:
         self._max_names = max_names
         self._max_total = max_total
-        self._in_memory = in_memory
-        self._spill: Spill | None = None
-        self._spilling = False  # something was, and may be there still
+        self._spilled = Spilled(in_memory)
         self._fetching = threading.Lock()
-        self._dropped: set[int] | None = None  # discarded while names come back
         self._changed = threading.Condition()
         self._dirs: dict[int, _Dir] = {}
         self._ready: dict[int, None] = {}  # directories with something to hand out, oldest first
@@ -115,7 +76,7 @@ class Dirty:
     def spill_to(self, spill: Spill) -> None:
         """From now on names beyond what memory is to hold go there."""
         with self._changed:
-            self._spill = spill
+            self._spilled.place = spill
 
     # ------------------------------------------------------------------------------- filling
 
@@ -141,8 +102,7 @@ class Dirty:
                 self._renamed.setdefault(one, set()).add(other)
                 self._renamed.setdefault(other, set()).add(one)
             self._changed.notify_all()
-        if self._spill is not None:
-            self._spill.pause()
+        self._spilled.pause()
 
     def add_dir(self, ino: int, recursive: bool, now: float) -> None:
         """A directory as a whole is to be looked at; recursive: and all below it."""
@@ -178,11 +138,7 @@ class Dirty:
             if entry is not None:
                 self._names -= len(entry.ready) + len(entry.held)
                 self._ready.pop(ino, None)
-            if self._spill is not None:
-                self._spill.discard(ino)
-                self._spilling = self._spill.count() > 0
-                if self._dropped is not None:
-                    self._dropped.add(ino)
+            self._spilled.discard(ino)
 
     def _put_back(self, work: Work, now: float) -> None:
         """Into memory, whatever is there: it was there before, or was asked for."""
@@ -205,10 +161,10 @@ class Dirty:
         if entry is not None and self._known(ino, entry, name, touch, now, since):
             return
         full = self._names >= self._max_total
-        if self._spill is not None and earlier is None:
-            full = self._weight() >= self._in_memory
-            if (full or self._spilling) and self._spill.add(ino, name, touch, now):
-                self._spilling = self._woken = True
+        if self._spilled.place is not None and earlier is None:
+            full = self._spilled.full(self._names, len(self._dirs))
+            if self._spilled.add(ino, name, touch, now, full):
+                self._woken = True
                 return
         if entry is None:
             entry = self._dirs[ino] = _Dir()
@@ -264,10 +220,6 @@ class Dirty:
             self._hold(ino, entry, name, held[0] | touch, min(held[1], since), held[2], now)
             return True
         return False
-
-    def _weight(self) -> int:
-        """What memory holds, as so many names."""
-        return self._names + _DIR_WEIGHT * len(self._dirs)
 
     def _make_ready(self, ino: int, entry: _Dir, name: bytes, touch: int, since: float) -> None:
         entry.since = min(entry.since, since) if entry.ready else since
@@ -446,30 +398,25 @@ class Dirty:
         whoever reads events waits for."""
         with self._fetching:
             with self._changed:
-                roomy = self._names < max_names or self._weight() < self._in_memory // 2
-                if self._spill is None or not self._spilling or (self._ready and not roomy):
+                few = self._names < max_names
+                roomy = few or self._spilled.roomy(self._names, len(self._dirs))
+                if not self._spilled.some or (self._ready and not roomy):
                     return
-                spill = self._spill
-                dropped: set[int] = set()
-                self._dropped = dropped
-            works = spill.take(max_names, self._max_names)
+                self._spilled.begin()
+            works = self._spilled.fetch(max_names, self._max_names)
             with self._changed:
-                self._dropped = None
-                for work in works:
-                    if work.ino not in dropped:
-                        self._put_back(work, now)
-                spill.taken()
-                self._spilling = spill.count() > 0
+                for work in self._spilled.end(works):
+                    self._put_back(work, now)
 
     def wait(self, timeout: float | None) -> bool:
         """Blocks until there is something to take, or something new is held back (ask `next_due`
         again), or `wake` was called, or timeout seconds passed. True when something is ready."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._woken or self._spilling or bool(self._ready), timeout
+                lambda: self._woken or self._spilled.some or bool(self._ready), timeout
             )
             self._woken = False
-            return self._spilling or bool(self._ready)
+            return self._spilled.some or bool(self._ready)
 
     def wake(self) -> None:
         """Ends a `wait`, or the next one."""
@@ -480,7 +427,7 @@ class Dirty:
     def next_due(self, now: float) -> float | None:
         """Seconds until something can be taken, 0 when it can now; None when nothing is dirty."""
         with self._changed:
-            if self._ready or self._spilling:
+            if self._ready or self._spilled.some:
                 return 0.0
             while self._due:
                 due, _, ino, name = self._due[0]
@@ -505,7 +452,7 @@ class Dirty:
                 earliest = min(earliest, entry.since)
             for _, since, _ in entry.held.values():
                 earliest = min(earliest, since)
-        spilled = self._spill.oldest() if self._spilling and self._spill is not None else None
+        spilled = self._spilled.oldest()
         return earliest if spilled is None else min(earliest, spilled)
 
     # ------------------------------------------------------------------------------- marks
@@ -538,8 +485,8 @@ class Dirty:
         """Dirty names, a whole directory counting as one. Where names were spilled, more than there
         are is told of what changed there a moment ago, and 0 only when nothing is dirty."""
         with self._changed:
-            spilled = self._spill.count() if self._spilling and self._spill is not None else 0
-            return self._names + sum(1 for entry in self._dirs.values() if entry.whole) + spilled
+            wholes = sum(1 for entry in self._dirs.values() if entry.whole)
+            return self._names + wholes + self._spilled.count()
 
 
 def _is_due(entry: _Dir, name: bytes, due: float) -> bool:

@@ -22,9 +22,10 @@ from datetime import datetime
 from i2node import log
 from i2node.config import Config
 from i2node.errors import Halt, I2Error, SessionError, UsageError
-from i2node.fs.coalesce import IN_MEMORY, Dirty
+from i2node.fs.coalesce import Dirty
 from i2node.fs.engine import watch_tree
 from i2node.fs.pathset import PathSet
+from i2node.fs.spill import IN_MEMORY
 from i2node.fs.touch import Touch, Work
 from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
