@@ -317,6 +317,22 @@ def test_a_chain_of_renames_is_handed_out_as_one_though_there_are_more_than_aske
     assert [work.ino for work in dirty.take(9, 10.0)] == [1]
 
 
+@pytest.mark.parametrize("end", [Dirty.discard, lambda dirty, ino: dirty.add_dir(ino, False, 1.0)])
+def test_renames_of_what_went_otherwise_are_forgotten(end: Callable[[Dirty, int], None]) -> None:
+    """Though there is always something dirty."""
+    dirty = Dirty()
+    dirty.add(1, b"waits", Touch.DATA, 0.0)
+    for ino in range(2, 9000):
+        pair = (ino, b"a"), (ino, b"b")
+        dirty.add_all([(*place, Touch.NAME) for place in pair], 1.0, [pair])
+        end(dirty, ino)
+    assert len(dirty._renamed) < 2000
+    dirty.add_all([(1, b"a", Touch.NAME), (1, b"b", Touch.NAME)], 1.0, [((1, b"a"), (1, b"b"))])
+    dirty.take(1, 2.0)
+    (work,) = dirty.take(1, 2.0)
+    assert set(work.names or ()) == {b"a", b"b"}
+
+
 def test_what_is_being_written_waits_for_its_close() -> None:
     dirty = Dirty()
     dirty.add(1, b"f", Touch.NAME | Touch.WRITING, 10.0)

@@ -103,3 +103,14 @@ def test_what_cannot_be_spilled_makes_its_directory_dirty_as_a_whole() -> None:
     dirty.add(4, b"d", Touch.NAME | Touch.TREE, 5.0)
     whole = Work(4, None, False, frozenset([b"d"]), 5.0)
     assert whole in dirty.take(9, 6.0)
+
+
+def test_renames_of_what_is_spilled_take_no_memory() -> None:
+    dirty, shelf = spilling()
+    for number in range(9):
+        one, other = (5, b"tmp%d" % number), (6, b"%d" % number)
+        dirty.add_all([(*one, Touch.NAME), (*other, Touch.NAME)], 4.0, [(one, other)])
+    assert len(shelf.kept) == 2 + 2 * 9
+    assert dirty._renamed == {}
+    taken = [(work.ino, name) for work in dirty.take(99, 5.0) for name in work.names or ()]
+    assert len(taken) == len(set(taken)) == 3 + 2 * 9

@@ -27,6 +27,7 @@ from i2node.fs.touch import TOUCHES, WAITS, Touch, Work
 MARKS = 256
 """Marks that wait; beyond it the oldest is forgotten, since a later one says more."""
 
+_STALE = 1024  # renamed names remembered though they are dirty no more, or not by themselves
 _TREE = Touch.TREE.value
 
 
@@ -93,14 +94,18 @@ class Dirty:
         renames: Iterable[tuple[tuple[int, bytes], tuple[int, bytes]]] = (),
     ) -> None:
         """Many (directory, name, Touch) at the price of one lock. renames: pairs of (directory,
-        name) that something left and came to: they are handed out together, since one without the
-        other would show it in neither place."""
+        name) that something left and came to: where memory holds both they are handed out together,
+        since one without the other would show it in neither place."""
         with self._changed:
             for ino, name, touch in touches:
                 self._add(ino, name, touch, now)
             for one, other in renames:
-                self._renamed.setdefault(one, set()).add(other)
-                self._renamed.setdefault(other, set()).add(one)
+                if self._has(*one) and self._has(*other):
+                    self._renamed.setdefault(one, set()).add(other)
+                    self._renamed.setdefault(other, set()).add(one)
+            if len(self._renamed) > 2 * self._names + _STALE:
+                known = self._renamed.items()
+                self._renamed = {place: others for place, others in known if self._has(*place)}
             self._changed.notify_all()
         self._spilled.pause()
 
@@ -374,20 +379,23 @@ class Dirty:
                 works[at] = _work(work.ino, work.names | names, min(work.since, oldest))
         return works + [_work(ino, names, oldest) for ino, names in more.items()]
 
+    def _has(self, ino: int, name: bytes) -> bool:
+        """Whether memory holds a name as one."""
+        entry = self._dirs.get(ino)
+        return entry is not None and (name in entry.ready or name in entry.held)
+
     def _pull(self, ino: int, name: bytes) -> tuple[int, float] | None:
         """Takes one name out, ready or held: (touch, since); None where it is neither."""
-        entry = self._dirs.get(ino)
-        if entry is None or entry.whole:
+        if not self._has(ino, name):
             return None
+        entry = self._dirs[ino]
         if name in entry.ready:
             found = entry.ready.pop(name), entry.since
             if not entry.ready:
                 self._ready.pop(ino, None)
-        elif name in entry.held:
+        else:
             touch, since, _ = entry.held.pop(name)
             found = touch, since
-        else:
-            return None
         self._names -= 1
         if not entry.ready and not entry.held:
             del self._dirs[ino]
