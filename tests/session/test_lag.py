@@ -221,3 +221,13 @@ def test_lag_grows_while_there_is_no_target(hosts: Hosts) -> None:
     assert report is not None and (report.durable_as_of or 0) >= before and not report.in_sync
     hosts.quiesce()
     assert asof(hosts) > before
+
+
+def test_what_changed_before_it_is_told_to_stop_is_there_when_it_has_stopped(hosts: Hosts) -> None:
+    """Though the kernel may not have told of it by then."""
+    for number in range(12):
+        (hosts.source / f"{number}").write_text("the last word")
+        assert hosts.stop_source() == 0
+        assert (hosts.target / f"{number}").read_text() == "the last word"
+        hosts.start_source()
+        until("it to run", hosts.in_sync)

@@ -15,6 +15,7 @@ from i2node.errors import PeerLost, SafetyStop
 from i2node.fs.coalesce import Dirty
 from i2node.fs.touch import Touch, Work
 from i2node.fs.tree import Root
+from i2node.repl import rounds
 from i2node.repl.heartbeat import Heartbeat
 from i2node.repl.rounds import Rounds
 from i2node.repl.trouble import Troubles
@@ -52,39 +53,47 @@ class Large:
 
 
 class Sender:
-    """Does the next of its deeds each time it settles; with the first beat it is over."""
+    """Does the next of its deeds each time it settles; with the first beat it is over. A beat is
+    durable at once."""
 
-    def __init__(self, dirty: Dirty, stop: threading.Event) -> None:
+    def __init__(self, stage: Stage) -> None:
         self.deeds: Deeds = []
         self.error: BaseException | None = None
-        self.beats = 0
+        self.beats: list[int] = []  # behind how many rounds
         self.large = Large()
-        self.dirty = dirty
-        self._stop = stop
+        self.stage = stage
 
     def settle(self) -> None:
         if self.deeds:
             self.deeds.pop(0)()
 
     def beat(self) -> int:
-        assert self.dirty.under_way is None  # or all that comes from now on looks old
-        self.beats += 1
-        self._stop.set()
-        return 1
+        # Or all that comes from now on looks old.
+        assert self.stage.dirty.under_way is None
+        self.beats.append(self.stage.planner.rounds)
+        self.stage.stop.set()
+        self.stage.heartbeat.durable(len(self.beats), time.monotonic())
+        return len(self.beats)
 
     def drained(self) -> bool:
         return True
 
 
 class Watch:
-    """Marks at once when it is asked for a beat."""
+    """Marks at once when it is asked for a beat, behind what it has not told yet."""
 
     def __init__(self, dirty: Dirty) -> None:
         self.failure: None = None
         self.root_lost: str | None = None
         self.dirty = dirty
+        self.untold: Deeds = []
+        self.dumb = False
 
     def beat(self) -> None:
+        while self.untold:
+            self.untold.pop()()
+        if self.dumb:
+            return
         now = time.monotonic()
         self.dirty.mark(now, now)
 
@@ -95,8 +104,8 @@ class Stage:
         self.dirty = Dirty()
         self.stop = threading.Event()
         self.planner, self.watch = Planner(), Watch(self.dirty)
-        self.sender = Sender(self.dirty, self.stop)
         self.heartbeat = Heartbeat()
+        self.sender = Sender(self)
         troubles = Troubles(self.dirty.wake)
         self.rounds = Rounds("rule", self.dirty, troubles, self.heartbeat, self.stop)
 
@@ -123,37 +132,71 @@ def test_a_beat_waits_for_what_the_planner_gives_back(stage: Stage) -> None:
     stage.planner.deeds = [stage.mark, stage.mark]
     stage.touch()
     stage.run()
-    assert (stage.planner.rounds, stage.sender.beats) == (3, 1)
+    assert stage.planner.rounds == stage.sender.beats[0] == 3
 
 
 def test_a_beat_waits_for_what_changed_while_it_was_read(stage: Stage) -> None:
     stage.sender.deeds = [stage.mark, stage.mark]
     stage.touch()
     stage.run()
-    assert (stage.planner.rounds, stage.sender.beats) == (3, 1)
+    assert stage.planner.rounds == stage.sender.beats[0] == 3
+
+
+def stamps(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Those that will be carried."""
+    seen: list[float] = []
+    carried = stage.heartbeat.carried
+
+    def told(stamp: float, frame: int, now: float) -> None:
+        seen.append(stamp)
+        carried(stamp, frame, now)
+
+    monkeypatch.setattr(stage.heartbeat, "carried", told)
+    return seen
 
 
 def test_marks_of_an_earlier_attempt_are_not_passed(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    carried: list[float] = []
-    monkeypatch.setattr(stage.heartbeat, "carried", lambda stamp, *_: carried.append(stamp))
+    carried = stamps(stage, monkeypatch)
     stage.dirty.mark(-1.0, time.monotonic())
     stage.touch()
     stage.run()
-    assert len(carried) == 1 and carried[0] > 0
+    assert carried and min(carried) > 0
 
 
-def test_a_round_that_was_broken_off_passes_no_mark(stage: Stage) -> None:
+def test_a_round_that_was_broken_off_passes_no_mark(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carried, marked = stamps(stage, monkeypatch), []
+
     def broken_off() -> None:
         stage.watch.beat()
+        marked.append(time.monotonic())
         stage.stop.set()
 
     stage.planner.complete = False
     stage.planner.deeds = [broken_off]
     stage.touch()
     stage.run()
-    assert (stage.planner.rounds, stage.sender.beats) == (1, 0)
+    assert stage.planner.rounds == 1 and min(carried) >= marked[0]
+
+
+def test_what_the_watch_is_about_to_tell_of_is_not_left_when_it_stops(stage: Stage) -> None:
+    stage.watch.untold = [stage.touch]
+    stage.stop.set()
+    stage.run()
+    assert stage.planner.rounds == 1 and not stage.rounds.left
+
+
+def test_where_the_watch_does_not_tell_all_something_may_be_left(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "DRAIN_S", 0.1)
+    stage.watch.dumb = True
+    stage.stop.set()
+    stage.run()
+    assert stage.rounds.left
 
 
 def test_what_was_taken_is_given_back_when_the_line_is_cut(stage: Stage) -> None:

@@ -67,6 +67,11 @@ class Heartbeat:
             if len(self._asked) < UNANSWERED:
                 self._next = min(self._next, now + BUSY_S)
 
+    def hasten(self) -> None:
+        """The next beat is due now."""
+        with self._lock:
+            self._next = 0.0
+
     def due(self, now: float) -> bool:
         """Whether a beat is to be asked for now; then it counts as such."""
         with self._lock:
@@ -116,6 +121,11 @@ class Heartbeat:
     def sound(self, now: float) -> bool:
         """Whether beats come back: one did, and none is late."""
         return self._sound and not self.late(now)
+
+    def reached(self, moment: float) -> bool:
+        """Whether all that the kernel told of until then is durable, by a beat of this attempt."""
+        with self._lock:
+            return self._sound and self._stamp is not None and self._stamp >= moment
 
     def lag(self, now: float, waiting: float | None) -> float | None:
         """How far the target is behind, in seconds: what the last beat took, or longer where a

@@ -52,11 +52,11 @@ class Rounds:
         self._troubles = troubles
         self._heartbeat = heartbeat
         self._stop = stop
-        self._drain_until = math.inf
+        self._stopped_at: float | None = None  # when that was noticed
         self._late = False
 
     def run(self, root: Root, watch: Watch, planner: Planner, sender: Sender) -> None:
-        """Until told to stop, and what is dirty then is at the target."""
+        """Until told to stop, and what changed before that is at the target."""
         works: list[Work] = []
         self._dirty.unmark()
         self._heartbeat.begin()
@@ -78,10 +78,13 @@ class Rounds:
         self._troubles.settle(planner)
         self._troubles.retry(planner)
         if self._stop.is_set():
-            self._drain_until = min(self._drain_until, time.monotonic() + DRAIN_S)
+            if self._stopped_at is None:
+                self._stopped_at = time.monotonic()
+                self._heartbeat.hasten()
             looked_through = sender.large.scouted()  # first: what was becomes dirty again
             left = looked_through or self._dirty.count() or self._troubles.waiting
-            if not left and sender.drained():
+            # Of what changed a moment ago the watch may be about to tell.
+            if not left and sender.drained() and self._heartbeat.reached(self._stopped_at):
                 return False
             if self._drained_long_enough():
                 self.left = True
@@ -113,7 +116,7 @@ class Rounds:
         return True
 
     def _drained_long_enough(self) -> bool:
-        return time.monotonic() > self._drain_until
+        return self._stopped_at is not None and time.monotonic() > self._stopped_at + DRAIN_S
 
     def _idle(self) -> float:
         """How long nothing is to do unless something happens, in seconds."""
