@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from i2node.model import PROBED, RACY, Entry, Kind, Verdict
 from i2node.mover import listing
-from i2node.repl.journal import UNTIL_ASKED, UNTIL_COMPARED, UNTIL_SENT, Journal
+from i2node.repl.doubts import UNTIL_ASKED, UNTIL_COMPARED, UNTIL_SENT
+from i2node.repl.journal import Journal
 from i2node.repl.plan import (
     Edit,
     Forget,

@@ -10,8 +10,9 @@ from i2node.fs.pathset import PathSet
 from i2node.fs.tree import Root
 from i2node.model import MOUNT, PROBED, Entry, Kind, Verdict
 from i2node.mover import batch, listing
+from i2node.repl.doubts import UNTIL_ASKED
 from i2node.repl.draft import Draft
-from i2node.repl.journal import UNTIL_ASKED, Journal
+from i2node.repl.journal import Journal
 from i2node.repl.plan import Put, Settled, Visit, believe, known, settled, tombstone
 
 ALL_BELOW = b""

@@ -1,4 +1,4 @@
-"""The journal: what the source expects its target to hold, and where it is not sure of that.
+"""The journal: what the source expects its target to hold. Where it is not sure: doubts.py.
 
 Nothing is kept until `commit`; a kill at any moment leaves the last commit. A power cut may take
 the last commits too: `unclean_boot` tells, and then everything is in doubt.
@@ -16,9 +16,9 @@ from pathlib import Path
 from i2node.errors import SessionError
 from i2node.model import PROBED
 from i2node.mover import listing as listings
-from i2node.repl.database import Database
 from i2node.repl.database import signed as _signed
 from i2node.repl.database import unsigned as _unsigned
+from i2node.repl.doubts import Doubts
 from i2node.repl.signatures import Signature, Signatures
 
 PAGE = 28
@@ -30,11 +30,6 @@ CREATE TABLE listing(dir INTEGER, first BLOB, n INTEGER NOT NULL, records BLOB N
                      UNIQUE(dir, first));
 CREATE TABLE place(ino INTEGER, dir INTEGER, name BLOB, PRIMARY KEY(ino, dir, name)) WITHOUT ROWID;
 CREATE UNIQUE INDEX place_at ON place(dir, name);
-CREATE TABLE doubt(dir INTEGER PRIMARY KEY, path BLOB NOT NULL, seq INTEGER NOT NULL);
-CREATE INDEX doubt_seq ON doubt(seq);
-CREATE TABLE suspect(dir INTEGER, name BLOB, seq INTEGER NOT NULL, PRIMARY KEY(dir, name))
-WITHOUT ROWID;
-CREATE INDEX suspect_seq ON suspect(seq);
 """
 _KEYED = (
     ("listing", "dir"),
@@ -63,21 +58,13 @@ class JournalStatus:
     disk_bytes: int
 
 
-UNTIL_ASKED = (1 << 62) - 1
-"""The seq of a doubt that no frame settles, only an answer of the target."""
-UNTIL_COMPARED = UNTIL_ASKED - 1
-"""That of one the target answered: settled when what it told was compared, with what follows."""
-UNTIL_SENT = UNTIL_COMPARED - 1
-"""That of one of which more is to be read into frames: `sent` tells by which one it is settled."""
-
-
-class Journal(Database):
+class Journal(Doubts):
     """The journal of one rule at the source, in a file of its own. Inode numbers are those of the
     source, unsigned 64 bit. When it was `rebuilt`, both sides have to be compared by content. The
-    key all_doubt is the journal's own; `wipe` takes root and compared along."""
+    keys root and compared go with `wipe`."""
 
     SCHEMA = 1
-    TABLES = _TABLES
+    TABLES = _TABLES + Doubts.TABLES
 
     def __init__(self, path: Path, boot_id: str | None = None) -> None:
         """path: the database; signatures go to `sig` beside it. boot_id: this boot's, for tests."""
@@ -251,8 +238,7 @@ class Journal(Database):
                 ]
                 db.execute("DELETE FROM listing WHERE dir=?", (key,))
                 db.execute("DELETE FROM place WHERE dir=?", (key,))
-                db.execute("DELETE FROM doubt WHERE dir=?", (key,))
-                db.execute("DELETE FROM suspect WHERE dir=?", (key,))
+                self.undoubt(top)
                 for child in below.union(placed) - seen:
                     elsewhere = db.execute(
                         "SELECT 1 FROM place WHERE ino=? LIMIT 1", (_signed(child),)
@@ -270,13 +256,7 @@ class Journal(Database):
         if old == new:
             return
         with self._writing("writing") as db:
-            for table, column, key in (("doubt", "path", "dir"), ("suspect", "name", "dir, name")):
-                db.execute(
-                    f"INSERT INTO {table} SELECT ?, {column}, seq FROM {table} WHERE dir=? "
-                    f"ON CONFLICT({key}) DO UPDATE SET seq=max(seq, excluded.seq)",
-                    (new, old),
-                )
-                db.execute(f"DELETE FROM {table} WHERE dir=?", (old,))
+            self.doubt_instead(old_ino, new_ino)
             for table, column in _KEYED:
                 db.execute(f"DELETE FROM {table} WHERE {column}=?", (new,))
                 db.execute(f"UPDATE {table} SET {column}=? WHERE {column}=?", (new, old))
@@ -400,90 +380,6 @@ class Journal(Database):
                 return None
             ino = self.occupant(ino, name)
         return ino
-
-    # ------------------------------------------------------------------------ doubt
-
-    def doubt(self, ino: int, path: bytes, seq: int) -> None:
-        """The target may or may not hold in this directory what its listing says, until it has
-        acknowledged seq. path: where the target has it, for asking it."""
-        self.doubt_many({ino: path}, seq)
-
-    def doubt_many(self, dirs: Mapping[int, bytes], seq: int) -> None:
-        """The same of many directories, inode → path."""
-        with self._writing("writing") as db:
-            db.executemany(
-                "INSERT INTO doubt VALUES(?, ?, ?) ON CONFLICT(dir) DO UPDATE "
-                "SET path=excluded.path, seq=max(seq, excluded.seq)",
-                [(_signed(ino), path, seq) for ino, path in dirs.items()],
-            )
-
-    def sent(self, seq: int) -> None:
-        """What was in doubt UNTIL_SENT is so until seq is acknowledged."""
-        self._set_seq("seq=?", (seq, UNTIL_SENT))
-
-    def settle(self, seq: int) -> None:
-        """All up to and with seq is durable at the target."""
-        with self._writing("writing") as db:
-            db.execute("DELETE FROM doubt WHERE seq<=?", (seq,))
-            db.execute("DELETE FROM suspect WHERE seq<=?", (seq,))
-
-    def distrust(self, seq: int) -> None:
-        """Steps of this frame could not be done. Until they are looked into, which a kill may
-        forestall, nothing that it or a later one concerns is settled by being durable."""
-        self._set_seq("seq>=? AND seq<?", (UNTIL_ASKED, seq, UNTIL_COMPARED))
-
-    def answered(self, ino: int) -> None:
-        """The target told what it holds in this directory, which is to be compared."""
-        self._set_seq("dir=?", (UNTIL_COMPARED, _signed(ino)))
-
-    def compared(self, ino: int) -> None:
-        """What it told was compared, unless it was put in doubt again since. What is to be done
-        about it is in the batch that says so."""
-        self._set_seq("dir=? AND seq=?", (UNTIL_SENT, _signed(ino), UNTIL_COMPARED))
-
-    def _set_seq(self, where: str, values: tuple[int, ...]) -> None:
-        with self._writing("writing") as db:
-            for table in ("doubt", "suspect"):
-                db.execute(f"UPDATE {table} SET seq=? WHERE {where}", values)
-
-    def suspect(self, ino: int, names: Iterable[bytes], seq: int) -> None:
-        """Files that are overwritten: until seq is acknowledged, a target that tells the expected
-        size and time of one may still hold the version before, which had the same."""
-        with self._writing("writing") as db:
-            db.executemany(
-                "INSERT INTO suspect VALUES(?, ?, ?) ON CONFLICT(dir, name) DO UPDATE "
-                "SET seq=max(seq, excluded.seq)",
-                [(_signed(ino), name, seq) for name in names],
-            )
-
-    def suspects(self, ino: int) -> list[bytes]:
-        """The names of a directory that only their content can clear."""
-        with self._using("reading") as db:
-            rows = db.execute("SELECT name FROM suspect WHERE dir=?", (_signed(ino),))
-            return [bytes(name) for (name,) in rows]
-
-    def new_session(self) -> None:
-        """Frames are counted anew; what is in doubt stays so until the target is asked."""
-        self._set_seq("true", (UNTIL_ASKED,))
-
-    def doubts(self) -> list[tuple[int, bytes]]:
-        """(directory, path) of all in doubt, the longest in doubt first."""
-        with self._using("reading") as db:
-            rows = db.execute("SELECT dir, path FROM doubt ORDER BY seq, dir")
-            return [(_unsigned(dir), bytes(path)) for dir, path in rows]
-
-    def doubt_all(self, reason: str) -> None:
-        """Nothing that is kept here is to be relied on until `trust`."""
-        self.set("all_doubt", reason.encode())
-
-    @property
-    def all_doubt(self) -> str:
-        """The reason given to `doubt_all`; empty: not in doubt as a whole."""
-        return (self.get("all_doubt") or b"").decode()
-
-    def trust(self) -> None:
-        """Ends `doubt_all`: everything was compared."""
-        self.set("all_doubt", b"")
 
     # ------------------------------------------------------------------------ signatures, status
 

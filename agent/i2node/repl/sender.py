@@ -27,8 +27,9 @@ from i2node.net.seal import Sealer
 from i2node.net.stream import DataStream
 from i2node.net.wire import FRAME_MAX
 from i2node.repl import staging
+from i2node.repl.doubts import UNTIL_ASKED, UNTIL_SENT
 from i2node.repl.frame import Frame
-from i2node.repl.journal import UNTIL_ASKED, UNTIL_SENT, Journal
+from i2node.repl.journal import Journal
 from i2node.repl.large import LargeReader
 from i2node.repl.line import Flow, Line
 from i2node.repl.plan import Batch, Edit, Large, Linked, join, known, together, unsettled
