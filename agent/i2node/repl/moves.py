@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from i2node.fs.coalesce import Dirty
-from i2node.fs.touch import Touch
+from i2node.fs.touch import Touch, Work
 from i2node.model import MOUNT, PROBED, RACY, Entry, Kind, Verdict
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op
@@ -51,14 +51,26 @@ class Moves:
         self.changed: set[int] = set()
         """Directories with names that a rename of this round is about."""
         self._drafted: set[tuple[int, bytes]] = set()  # names of renames that are not settled
-        # Since when a name is met gone.
+        # Since when a name is met gone: those to be looked at again, and those looked at now.
         self._missed: dict[tuple[int, bytes], float] = {}
+        self._looked_for: dict[tuple[int, bytes], float] = {}
 
-    def begin(self) -> None:
-        """A round begins."""
+    def begin(self, works: list[Work]) -> None:
+        """A round begins, which looks at these."""
         self.count = 0
         self.left.clear()
         self.changed.clear()
+        missed, self._looked_for = self._missed, {}
+        if len(missed) >= MISSED:
+            # What was in a directory that is gone is not looked at any more.
+            paths = self.journal.paths({ino for ino, _ in missed}, self.root)
+            gone = {ino for ino, path in paths.items() if path is None}
+            self._missed = missed = {p: since for p, since in missed.items() if p[0] not in gone}
+        for work in works if missed else ():
+            names = work.names or [name for ino, name in missed if ino == work.ino]
+            for place in ((work.ino, name) for name in names):
+                if (since := missed.pop(place, None)) is not None:
+                    self._looked_for[place] = since
 
     def dirs_of(self, one: Compared) -> bool:
         """Renames directories that the target holds under other names: before anything takes
@@ -103,12 +115,6 @@ class Moves:
             self._settle()
         return moved
 
-    def there(self, ino: int, entries: bytes) -> None:
-        """These names of a directory were met."""
-        if self._missed:
-            for entry in listing.entries(entries):
-                self._missed.pop((ino, entry.name), None)
-
     def under_way(self, compared: list[Compared]) -> list[Compared]:
         """Without names that are gone still, and of which nobody told that what had them was
         deleted. It may have moved on between the looks at where it was and where it went, or be
@@ -121,7 +127,7 @@ class Moves:
                 touch = (one.touches or {}).get(entry.name, Touch(0))
                 told = touch & (Touch.MOVED | Touch.DELETED)
                 place = (one.ino, entry.name)
-                since = self._missed.pop(place, None)
+                since = self._looked_for.get(place)
                 if told == Touch.DELETED or (entry.nlink > 1 and entry.kind != Kind.DIR):
                     continue
                 if not told and since is None and len(self._missed) >= MISSED:

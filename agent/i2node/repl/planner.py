@@ -94,7 +94,7 @@ class Planner:
         self.emitter.begin()
         self.draft.dirs.clear()
         self.belief.begin()
-        self.moves.begin()
+        self.moves.begin([])
 
     def walk(self, stop: Callable[[], bool]) -> bool:
         """Compares what start_walk and the visits since left to do. False when stopped before."""
@@ -115,7 +115,7 @@ class Planner:
         self.emitter.links.begin(walking=False)
         self.draft.dirs.clear()
         self.belief.begin()
-        self.moves.begin()
+        self.moves.begin(works)
         held = self.journal.paths((work.ino for work in works), self.root.identity.ino)
         looks = (self._look(work, held[work.ino]) for work in works)
         compared = [found for found in looks if found is not None]
@@ -374,7 +374,6 @@ class Planner:
                 self._arm(join(path, entry.name), entry.ino, work.ino, entry.name, asof)
         if closed := [name for name in names if work.names[name].value & _UNTOLD]:
             self._closed(work, path, closed, answer.entries)
-        self.moves.there(work.ino, answer.entries)
         old = self.journal.select(work.ino, names)
         changes = listing.diff(old, answer.entries, self.small_max)
         if changes is None:
