@@ -16,6 +16,7 @@ from i2node.fs.tree import TargetTree
 from i2node.model import Kind
 from i2node.mover.batch import Op, step
 from i2node.net.channel import Channel
+from i2node.repl import receiver as receiving
 from i2node.repl.ledger import Ledger
 from i2node.repl.receiver import Receiver
 
@@ -54,7 +55,13 @@ def put(path: bytes, data: bytes) -> bytes:
     return step(Op.PUT_FILE, path, kind=Kind.FILE, mode=0o600, size=len(data), data=data)
 
 
-def test_what_was_done_before_is_not_done_again(small: Path, tmp_path: Path) -> None:
+def test_what_was_done_before_is_not_done_again(
+    small: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(receiving, "RETRY_S", 0.01)
     told = Told()
     receiver = Receiver(
         cast(Channel, told), Ledger(tmp_path / "ledger"), tmp_path, [small], checkpoint_s=1.0
@@ -78,7 +85,7 @@ def test_what_was_done_before_is_not_done_again(small: Path, tmp_path: Path) -> 
     thread.start()
     try:
         deadline = time.monotonic() + 30
-        while not told.of("stalled"):
+        while len(told.of("stalled")) < 5:
             assert thread.is_alive() and time.monotonic() < deadline
             thread.join(0.01)
         assert not (small / "behind").exists()
@@ -87,6 +94,8 @@ def test_what_was_done_before_is_not_done_again(small: Path, tmp_path: Path) -> 
         thread.join(30)
     assert not thread.is_alive()
     receiver.tree.close()
+    # A night of it is one line of the log.
+    assert [r.getMessage().split()[0] for r in caplog.records].count("target-stalled") == 1
     assert {p.name for p in small.iterdir()} == {"a", "b", "d", "large", "behind"}
     assert (small / "a").read_bytes() == b"was b" and (small / "b").read_bytes() == b"was a"
     assert (small / "d").read_bytes() == b"was c"

@@ -320,6 +320,7 @@ class Receiver:
         assert self.tree is not None
         done = 0
         rest = memoryview(payload)
+        stalled = ""
         while not self._over:
             with self._disk:
                 stage = self.tree.stage()
@@ -345,7 +346,9 @@ class Receiver:
             # The path of a large file came with an earlier frame.
             what = show(path) if path else "a large file"
             cause = f"{os.strerror(fatal.status)} at {op.name.lower()} of {what}"
-            log.event(_log, logging.WARNING, "target-stalled", rule=self.rule, cause=cause)
+            if cause != stalled:
+                log.event(_log, logging.WARNING, "target-stalled", rule=self.rule, cause=cause)
+            stalled = cause
             self.channel.send({"t": "stalled", "cause": cause, "remedy": remedy_for(fatal.status)})
             with self._wake:
                 self._wake.wait_for(lambda: self._over, RETRY_S)
