@@ -24,7 +24,7 @@ from i2node.repl import frame, receiver, sender
 from i2node.repl.journal import Journal
 from i2node.repl.large import LargeReader
 from i2node.repl.ledger import Ledger
-from i2node.repl.plan import Batch, Large, Put, known, make_dir
+from i2node.repl.plan import Batch, Large, Put, known, make_dir, named_root
 from i2node.repl.receiver import Receiver
 from i2node.repl.remote import Remote
 from i2node.repl.sender import Sender
@@ -409,3 +409,20 @@ def test_what_the_disk_refused_to_keep_is_not_durable(
     (wire.source / "a").write_text("one")
     wire.send(wire.batch("a"))
     assert len(syncs) == 3
+
+
+def test_a_root_that_tells_no_attributes_is_sent_without(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is on some file systems of FUSE."""
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "no attributes")
+
+    monkeypatch.setattr(os, "listxattr", refused)
+    os.utime(wire.source, ns=(0, 7))
+    os.setxattr(wire.target, "user.left", b"alone")
+    own = batch.stat_names(wire.root.fd, wire.root.dev, b"", ()).own
+    wire.send(Batch(root=named_root(listing.decode(own)), dirs={wire.ino: b""}, last=True))
+    assert wire.target.stat().st_mtime_ns == 7
+    assert os.getxattr(wire.target, "user.left") == b"alone"

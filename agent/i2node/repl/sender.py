@@ -377,17 +377,19 @@ class Sender:
 
     def _root_meta(self, own: Entry) -> None:
         """The root has no directory of ours to be read from; it is read by its descriptor."""
+        flags, xattrs = staging.attributes(self.root.fd)
         self.frame.append(
             batch.step(
                 Op.SET_META,
                 b"",
                 kind=own.kind,
+                flags=flags,
                 mode=own.mode,
                 uid=own.uid,
                 gid=own.gid,
                 mtime_s=own.mtime_s,
                 mtime_ns=own.mtime_ns,
-                xattrs=staging.attributes(self.root.fd),
+                xattrs=xattrs,
             )
         )
         self.journal.set("root", known(own))

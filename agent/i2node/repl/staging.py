@@ -66,13 +66,15 @@ def content(
             yield step, last - first if counted else 0
 
 
-def named(path: bytes, entry: Entry, xattrs: bytes) -> bytes:
-    """What is staged as number entry.rdev gets its name, and is what the entry and its extended
-    attributes say."""
+def named(path: bytes, entry: Entry, attributes: tuple[int, bytes]) -> bytes:
+    """What is staged as number entry.rdev gets its name, and is what the entry and the `attributes`
+    say."""
+    flags, xattrs = attributes
     return batch.step(
         Op.STAGED,
         path,
         kind=Kind.FILE,
+        flags=flags,
         mode=entry.mode,
         uid=entry.uid,
         gid=entry.gid,
@@ -85,10 +87,17 @@ def named(path: bytes, entry: Entry, xattrs: bytes) -> bytes:
     )
 
 
-def attributes(fd: int) -> bytes:
-    """The extended attributes of an open file or directory, as a step carries them."""
+def attributes(fd: int) -> tuple[int, bytes]:
+    """The extended attributes of an open file or directory, as a step carries them: its flags, and
+    the records."""
     records = []
-    for name in sorted(map(os.fsencode, os.listxattr(fd))):
+    try:
+        names = os.listxattr(fd)
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return batch.STEP_NO_XATTR, b""
+        raise
+    for name in sorted(map(os.fsencode, names)):
         try:
             value = os.getxattr(fd, name)
         except OSError as error:
@@ -96,7 +105,7 @@ def attributes(fd: int) -> bytes:
                 continue
             raise
         records.append(struct.pack("<HHI", len(name), 0, len(value)) + name + value)
-    return b"".join(records)
+    return 0, b"".join(records)
 
 
 def drop(stage: int) -> bytes:
