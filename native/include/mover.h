@@ -405,6 +405,8 @@ int64_t i2_inotify(int notify, uint8_t *out, size_t cap);
  * File handles become inode numbers, what lies outside root or in an excluded directory is left out:
  * excluded is a list of paths relative to root, each ended by NUL. places: the caller's memory, zeroed
  * at first, where answers are kept from call to call; any size, 1 MiB knows about 16,000 directories.
+ * Of a file that was opened by its handle the kernel may know no name: told is FAN_MODIFY without a name,
+ * of the directory it is in, or where 0 when not even that is known.
  * Needs CAP_DAC_READ_SEARCH, as open_by_handle_at(2) does. */
 int64_t i2_fanotify(int group, int root, const uint8_t *excluded, size_t excluded_len, uint8_t *places,
                     size_t places_len, uint8_t *out, size_t cap);

@@ -129,22 +129,28 @@ static int is_inside(const struct view *v, const char *path, size_t len)
     return !is_excluded(v, path + top + 1, len - top - 1);
 }
 
-/* Inode number of a directory, 0 where it is outside. 0 or -errno: ESTALE when it is gone. */
-static int64_t ask(const struct view *v, const struct handle *h, uint64_t *ino)
+static int open_handle(const struct view *v, const struct handle *h, int flags)
 {
     union {
         struct file_handle head;
         uint8_t room[sizeof(struct file_handle) + MAX_HANDLE_SZ];
     } u;
-    char path[PATH_MAX];
-    struct stat st;
     if (h->len > MAX_HANDLE_SZ)
         return -EINVAL;
     u.head.handle_bytes = h->len, u.head.handle_type = h->type;
     memcpy(u.head.f_handle, h->bytes, h->len);
-    int fd = open_by_handle_at(v->root, &u.head, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int fd = open_by_handle_at(v->root, &u.head, flags | O_PATH | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+/* Inode number of a directory, 0 where it is outside. 0 or -errno: ESTALE when it is gone. */
+static int64_t ask(const struct view *v, const struct handle *h, uint64_t *ino)
+{
+    char path[PATH_MAX];
+    struct stat st;
+    int fd = open_handle(v, h, O_DIRECTORY);
     if (fd < 0)
-        return -errno;
+        return fd;
     ssize_t len = fstat(fd, &st) ? -1 : path_above(&fd, path);
     int64_t result = len < 0 ? -errno : 0;
     close(fd);
@@ -238,6 +244,29 @@ static int decode(const uint8_t *at, size_t len, struct told *t)
     return 1;
 }
 
+/* An event of a file that was opened by its handle, as the NFS server does it, names neither directory
+ * nor file where that was not in memory. Told is the directory where the kernel knows it to be by now, 0
+ * where it knows nothing. */
+static void take_nameless(const struct view *v, struct i2_fold *fold, const struct handle *file)
+{
+    struct i2_event e = {.mask = FAN_MODIFY};
+    char path[PATH_MAX];
+    struct stat st;
+    int fd = open_handle(v, file, 0);
+    if (fd < 0)
+        return;
+    ssize_t len = fstat(fd, &st) || !st.st_nlink ? -1 : path_of(fd, path);
+    close(fd);
+    if (len <= 0 || (len > 1 && !is_inside(v, path, (size_t)len)))
+        return;
+    if (len > 1) {
+        *strrchr(path, '/') = 0;
+        if (stat(*path ? path : "/", &st) == 0)
+            e.where = st.st_ino;
+    }
+    i2_fold_add(fold, &e, NOTHING, NOTHING, 0);
+}
+
 static void take(struct view *v, struct i2_fold *fold, uint64_t mask, const struct told *t)
 {
     const uint64_t alone = FAN_RENAME | HALVES | FAN_MOVE_SELF | FAN_DELETE_SELF;
@@ -245,6 +274,10 @@ static void take(struct view *v, struct i2_fold *fold, uint64_t mask, const stru
     struct i2_event e = {.mask = (uint32_t)mask, .name_len = t->name_len, .other_len = t->other_len};
     if (mask & FAN_Q_OVERFLOW) {
         v->lost = 1;
+        return;
+    }
+    if (!t->dir.bytes && t->self.bytes && mask & (FAN_MODIFY | FAN_CLOSE_WRITE)) {
+        take_nameless(v, fold, &t->self);
         return;
     }
     e.where = resolve(v, &t->dir);
@@ -275,7 +308,7 @@ int64_t i2_fanotify(int group, int root, const uint8_t *excluded, size_t exclude
     v.top_len = (size_t)top;
     i2_fold_begin(&fold, out, cap);
     for (;;) {
-        /* an event takes at most twice what it takes in the kernel's form, of 54 bytes and more */
+        /* an event takes at most twice what it takes in the kernel's form, of 52 bytes and more */
         size_t room = (fold.cap - fold.used) / 2;
         room = room < READ_MAX ? room : READ_MAX;
         if (room < READ_MIN) {

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kernel import without
+from kernel import LIBC, without
 
+from disks import disk
+from i2node.fs.coalesce import Dirty
+from i2node.fs.fanotify import FanotifyWatch
+from i2node.fs.tree import Root
 from i2node.mover.events import Event, Group
 from queues import short_queue, usual_queue
 
@@ -185,6 +191,59 @@ def test_a_full_queue_is_told(top: Path) -> None:
     assert sum(e.mask == OVERFLOW for e in drained(group)) == 1
     group.close()
     os.close(root)
+
+
+class Handle(ctypes.Structure):
+    """struct file_handle."""
+
+    _fields_ = (("size", ctypes.c_uint), ("type", ctypes.c_int), ("bytes", ctypes.c_ubyte * 128))
+
+
+def test_a_file_that_is_opened_by_its_handle(tmp_path: Path) -> None:
+    """As the NFS server does it. Nothing of it is in memory, so that the kernel knows no name."""
+    with disk("ext4", tmp_path, mib=32) as mount:
+        for name in ("top/a/f", "beside/f"):
+            (mount / name).parent.mkdir(parents=True)
+            (mount / name).write_bytes(b"x")
+        handles = []
+        for name in ("top/a/f", "beside/f"):
+            handle, number = Handle(128), ctypes.c_int()
+            path = os.fsencode(mount / name)
+            LIBC.name_to_handle_at(-100, path, ctypes.byref(handle), ctypes.byref(number), 0)
+            handles.append(handle)
+        subprocess.run(["umount", mount], check=True)
+        subprocess.run(["mount", "-o", "loop", tmp_path / "ext4.image", mount], check=True)
+        top = mount / "top"
+        root = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+        with usual_queue():
+            group = Group(root)
+        if not group.pairs:
+            pytest.skip("this kernel tells nothing of such a file")
+        opened = [LIBC.open_by_handle_at(root, ctypes.byref(h), os.O_RDWR) for h in handles]
+        for fd in opened:
+            os.write(fd, b"y")
+        assert group.drain() == [Event(0, MODIFY, 0, b"")]
+        os.stat(top / "a" / "f")
+        os.stat(mount / "beside" / "f")
+        for fd in opened:
+            os.write(fd, b"z")
+        assert group.drain() == [Event(ino(top / "a"), MODIFY, 0, b"")]
+        for fd in (*opened, root):
+            os.close(fd)
+        group.close()
+
+
+def test_what_was_written_to_a_file_without_a_name(top: Path) -> None:
+    held, dirty = Root(os.fsencode(top)), Dirty()
+    watch = FanotifyWatch(held, dirty)
+    assert watch.statistics().unplaced_s is None
+    watch._take([Event(ino(top / "a"), MODIFY, 0, b""), Event(0, MODIFY, 0, b"")])
+    (work,) = dirty.take(9, time.monotonic())
+    assert (work.ino, work.names) == (ino(top / "a"), None)
+    unplaced = watch.statistics().unplaced_s
+    assert unplaced is not None and unplaced >= 0.0
+    watch.close()
+    held.close()
 
 
 def test_where_it_cannot_be_had() -> None:

@@ -26,6 +26,7 @@ from i2node.fs.treewatch import (
     DELETE_SELF,
     DELETED,
     ISDIR,
+    MODIFY,
     MOVE_SELF,
     MOVED,
     NAME,
@@ -96,6 +97,10 @@ class FanotifyWatch(TreeWatch):
     def _itself(self, event: Event, touches: Touches) -> None:
         if event.where == self._root and event.mask & (DELETE_SELF | MOVE_SELF):
             self._lose_root("it was moved" if event.mask & MOVE_SELF else "it was deleted")
+        elif event.mask & MODIFY and event.where:
+            self._dirty.add_dir(event.where, False, self._clock())
+        elif event.mask & MODIFY:
+            self._unplaced = self._clock()
         elif event.where:
             self._touch_own(event.where, touches)
 

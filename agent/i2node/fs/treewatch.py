@@ -125,6 +125,7 @@ class TreeWatch(Watch):
         self._failure: I2Error | None = None
         self._overflows = 0
         self._heard = Moment.now()  # what happened until then was told
+        self._unplaced: float | None = None  # when something was written, nobody knows where
         self._count = 0  # of directories moved; what `mark` gives
         self._swept = clock()  # when the sweep of those that are not watched began
         self._unswept: list[int] = []  # of those, still to come
@@ -271,6 +272,7 @@ class TreeWatch(Watch):
             lost_since=rescan.since if rescan is not None else None,
             queue=self._dirty.count(),
             instead=self.instead,
+            unplaced_s=None if self._unplaced is None else self._clock() - self._unplaced,
         )
 
     # ------------------------------------------------------------------------ the threads

@@ -33,7 +33,8 @@ class WatchStatus:
     known directories that raise events, 0 to 1. watches: directories that do. overflows: how often
     events were lost. lost_since: what happened since then, in seconds since 1970, is still being
     searched for after that; None when all is known. queue: dirty names and directories not handed
-    out yet.
+    out yet. unplaced_s: so many seconds ago a file was last written to of which the kernel did not
+    tell which it is; None: that did not happen.
     """
 
     engine: str
@@ -43,6 +44,7 @@ class WatchStatus:
     lost_since: float | None
     queue: int
     instead: str = ""
+    unplaced_s: float | None = None
 
 
 class Watch(ABC):

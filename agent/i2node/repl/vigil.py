@@ -102,9 +102,10 @@ class Vigil:
         watch = self.watch.statistics()
         slow = self._patrol.bound()
         bound: float | None = self.reach()
+        unplaced = watch.unplaced_s is not None and watch.unplaced_s < (slow or math.inf)
         if self._began is None or self._failed or not self._outside.counted:
             bound = None
-        elif self._outside.many or self._overlaid or not self._sees_all:
+        elif self._outside.many or self._overlaid or not self._sees_all or unplaced:
             bound = slow
         return WatchReport(
             watch.engine,
