@@ -250,10 +250,11 @@ class Links:
 
     def _standing(self, places: list[tuple[int, bytes]]) -> list[tuple[int, bytes, bytes]]:
         """Those in directories that are still there."""
+        paths = self.journal.paths((parent for parent, _ in places), self.root.identity.ino)
         return [
             (parent, name, join(base, name))
             for parent, name in places
-            if (base := self.journal.path(parent, self.root.identity.ino)) is not None
+            if (base := paths[parent]) is not None
         ]
 
     def _may_hold(self, ino: int) -> bool:
