@@ -10,6 +10,9 @@ from hypothesis import settings
 
 import tmpfs
 
+# What they assert says in full why it does not hold, as in the tests themselves.
+pytest.register_assert_rewrite("scene")
+
 # How long one example takes says something of the machine, not of the code.
 if settings().deadline is not None:
     settings.register_profile("any-machine", deadline=None)

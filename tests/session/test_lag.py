@@ -118,13 +118,6 @@ def test_times_that_are_sent_anyway_are_not_dirty_for_themselves(tmp_path: Path)
     root.close()
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    made = Nursery()
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def hosts(nursery: Nursery) -> Iterator[Hosts]:
     """In sync, and patient with a connection over which nothing comes."""

@@ -20,13 +20,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    made = Nursery()
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def hosts(nursery: Nursery, request: pytest.FixtureRequest) -> Iterator[Hosts]:
     place = Path(tempfile.mkdtemp(prefix="i2node-mounts-", dir="/var/tmp"))

@@ -32,13 +32,6 @@ SELDOM = 3600.0  # seconds: not while a test runs
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    made = Nursery()
-    yield made
-    made.close()
-
-
 class Scene:
     def __init__(self, place: Path, nursery: Nursery) -> None:
         self.hosts = Hosts(place, nursery)
