@@ -6,6 +6,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "e2e"))
 
 from nursery import Nursery
 from scene import Scene
+from way import Way
 
 
 @pytest.fixture(scope="module")
@@ -31,3 +33,9 @@ def scene(nursery: Nursery, request: pytest.FixtureRequest) -> Iterator[Scene]:
     yield made
     made.hosts.close()
     shutil.rmtree(place)
+
+
+@pytest.fixture
+def way(place: Path) -> Iterator[Way]:
+    with closing(Way(place)) as made:
+        yield made

@@ -13,7 +13,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from test_large import BLOCK, MIB, Way, noise, same
+from edits import BLOCK, MIB, noise
+from way import Way, same
 
 from i2node.errors import SessionError
 from i2node.repl import hot, large, signatures

@@ -12,20 +12,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from edits import BLOCK, MIB, histories, lay, lay_about, noise, wait_until_not_racy
 from ends import until
 from test_hot import LITTLE, SIZE, read_by
-from test_large import (
-    BLOCK,
-    MIB,
-    Way,
-    histories,
-    lay,
-    lay_about,
-    noise,
-    same,
-    wait_until_not_racy,
-)
 from test_sender import SMALL, Wire
+from way import Way, same
 
 from disks import disk
 from i2node.model import Entry, Verdict
