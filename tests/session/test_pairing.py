@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from channels import HOST, LONG
+from ends import until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,9 +22,6 @@ from i2node.net.identity import Identity, der_to_pem
 from i2node.net.pairing import Attempts, pair
 from i2node.net.tls import pairing_client, pairing_server
 from i2node.net.transport import Listener, connect
-
-HOST = "127.0.0.1"
-LONG = 30.0
 
 
 class Node:
@@ -49,30 +47,6 @@ def mine(tmp_path: Path) -> Identity:
     return Identity.load(tmp_path / "mine")
 
 
-@pytest.fixture
-def logged() -> Iterator[list[str]]:
-    """Warnings of net, whatever other tests did to the log's settings."""
-    lines: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: lines.append(record.msg)
-    logger = logging.getLogger("i2node.net")
-    logger.addHandler(handler)
-    logger.setLevel(logging.WARNING)
-    yield lines
-    logger.removeHandler(handler)
-    logger.setLevel(logging.NOTSET)
-
-
-def until(true: Callable[[], bool], what: str) -> None:
-    """Waits for a condition that nothing announces."""
-    pause = threading.Event()
-    for _ in range(3000):
-        if true():
-            return
-        pause.wait(0.01)
-    raise AssertionError(f"never: {what}")
-
-
 def wrong(code: str) -> str:
     return ("b" if code[0] == "a" else "a") + code[1:]
 
@@ -86,7 +60,7 @@ def test_both_store_each_other(node: Node, mine: Identity) -> None:
     assert (stored.node_id, stored.cert_der) == (mine.node_id, mine.cert_der)
     assert (stored.name, stored.role) == ("the boss", "controller")
     assert stored.address == f"{HOST}:4711"
-    until(lambda: node.listener.statistics().paired == 1, "counted")
+    until("not counted", lambda: node.listener.statistics().paired == 1)
     channel = connect(HOST, node.port, mine, node.identity.node_id)
     assert channel.peer_id == node.identity.node_id
     channel.close()
@@ -103,7 +77,7 @@ def test_a_wrong_code(node: Node, mine: Identity, logged: list[str]) -> None:
         pair(HOST, node.port, wrong(node.code), mine)
     assert "id=CODE" in e.value.remedy
     assert mine.peers() == node.identity.peers() == ()
-    until(lambda: node.listener.statistics().wrong_code == 1, "the node has said so")
+    until("the node did not say so", lambda: node.listener.statistics().wrong_code == 1)
     assert logged[-1].startswith("pairing-refused address=127.0.0.1 cause=")
     assert all(node.code not in line for line in logged)
     with pytest.raises(Refused, match="not one this node is paired with"):
@@ -117,7 +91,7 @@ def test_guessing_is_stopped(node: Node, mine: Identity) -> None:
     with pytest.raises(Refused, match="too many wrong pairing codes") as e:
         pair(HOST, node.port, node.code, mine)  # the right one, but it is late for that
     assert "try again in" in e.value.remedy
-    until(lambda: node.listener.statistics().wrong_code == 6, "counted")
+    until("not counted", lambda: node.listener.statistics().wrong_code == 6)
     assert node.identity.peers() == ()
 
 
