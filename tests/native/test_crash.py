@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_apply import Target
-from test_redo import (
+from inplace import (
     JOURNAL,
     MIB,
     MODE,
@@ -28,6 +27,7 @@ from test_redo import (
     seal,
     tree_of,
 )
+from test_apply import Target
 from test_stage import ID, staged, write
 
 from i2node.errors import SessionError

@@ -1,170 +1,47 @@
 """Large files changed in place through the redo journal: what is written, what is refused, and what
-is made of a journal that was left."""
+a full disk does to it."""
 # Names are bytes here, as on disk; pathlib has only text.
 
 from __future__ import annotations
 
 import errno
 import os
-import random
-import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from inplace import (
+    JOURNAL,
+    MIB,
+    MODE,
+    NAME,
+    SIZE,
+    Model,
+    begin,
+    clone,
+    disk,
+    example,
+    fresh,
+    leave,
+    must,
+    needs_root,
+    noise,
+    redo,
+    seal,
+    spot,
+    target,
+)
 from test_apply import Target
-from test_stage import ID, copy, digest, hole, stage, staged, when, write
-from trees import entries
+from test_stage import copy, digest, stage, staged, write
 
-import tmpfs
-from i2node.fs.tree import TargetTree
-from i2node.mover import batch, blocks
-from i2node.mover.batch import APPLY_VERIFY, STEP_CLONE, STEP_DROP, STEP_KEEP, At, Op, step
+from i2node.mover.batch import APPLY_VERIFY, STEP_CLONE, STEP_DROP, STEP_KEEP, At
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+__all__ = ["spot", "target"]
+
 pytestmark = [pytest.mark.root, needs_root]
-
-MIB = 1 << 20
-SIZE = 5 * MIB + 123
-NAME = "000000001234abcd"
-JOURNAL = NAME + ".redo"
-MODE = 0o640
-RULE = "0123456789abcdef"
-
-
-def must(*words: object) -> None:
-    subprocess.run([str(w) for w in words], check=True, capture_output=True)
-
-
-@contextmanager
-def mounted(image: Path, at: Path) -> Iterator[Path]:
-    at.mkdir(exist_ok=True)
-    if subprocess.run(["mount", "-o", "loop", image, at], check=False).returncode:
-        pytest.skip("no loop mounts here")
-    try:
-        yield at
-    finally:
-        # Lazily: after a failure a descriptor may still hold it.
-        must("umount", "--lazy", at)
-
-
-@contextmanager
-def disk(place: Path, mib: int = 256) -> Iterator[Path]:
-    """A fresh ext4, which cannot clone."""
-    image = place / "image"
-    with open(image, "wb") as f:
-        f.truncate(mib * MIB)
-    must("mkfs.ext4", "-q", "-F", "-m", "0", "-b", "4096", image)
-    with mounted(image, place / "mount") as mount:
-        yield mount
-    image.unlink()
-
-
-@pytest.fixture(scope="module", params=["ext4", "tmpfs"])
-def spot(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
-    on_disk = request.param == "ext4"
-    with disk(tmp_path_factory.mktemp("disk")) if on_disk else tmpfs.directory() as path:
-        yield path
-
-
-@contextmanager
-def fresh(spot: Path) -> Iterator[Target]:
-    place = Path(tempfile.mkdtemp(dir=spot))
-    made = Target(place)
-    try:
-        yield made
-    finally:
-        made.close()
-        shutil.rmtree(place)
-
-
-@pytest.fixture
-def target(spot: Path) -> Iterator[Target]:
-    with fresh(spot) as made:
-        yield made
-
-
-def noise(seed: int, size: int) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
-def begin(target: Target, data: bytes, name: bytes = b"f") -> os.stat_result:
-    """An old file of the mode that `staged` gives."""
-    path = target.root / os.fsdecode(name)
-    path.write_bytes(data)
-    path.chmod(MODE)
-    os.utime(path, ns=(0, 10**18))
-    return path.stat()
-
-
-def clone(have: os.stat_result, name: bytes = b"f") -> bytes:
-    return stage(name, STEP_CLONE, have)
-
-
-def tree_of(spot: Path) -> TargetTree:
-    """A target as a session has it, its stage beside the root; made with an old file at first."""
-    root = spot / "root"
-    if not root.exists():
-        root.mkdir()
-        (root / "f").write_bytes(noise(0, SIZE))
-        (root / "f").chmod(MODE)
-        os.utime(root / "f", ns=(0, 10**18))
-    return TargetTree(os.fsencode(root), RULE, spot / "no state", [spot])
-
-
-def home_of(tree: TargetTree) -> Path:
-    return Path(os.readlink(f"/proc/self/fd/{tree.stage()}"))
-
-
-def leave(target: Target) -> list[str]:
-    return sorted(os.listdir(target.stage))
-
-
-@dataclass
-class Model:
-    """Changes of a file, as steps and as bytes."""
-
-    data: bytearray
-    steps: list[bytes]
-
-    def write(self, at: int, data: bytes) -> None:
-        self.steps.append(write(at, data))
-        self._lay(at, data)
-
-    def hole(self, at: int, span: int) -> None:
-        self.steps.append(hole(at, span))
-        self._lay(at, bytes(span))
-
-    def _lay(self, at: int, data: bytes) -> None:
-        if data:
-            self.data.extend(bytes(max(0, at + len(data) - len(self.data))))
-            self.data[at : at + len(data)] = data
-
-    def end(self, size: int) -> bytes:
-        self.data = self.data[:size].ljust(size, b"\0")
-        return staged(b"f", size)
-
-
-def example(old: bytes) -> tuple[Model, int]:
-    """Blocks, a hole, data behind what is the end in the end, and a little growth."""
-    model = Model(bytearray(old), [])
-    size = len(old) + 5000
-    model.write(8192, noise(1, 4096))
-    model.hole(MIB, 2 * MIB)
-    model.write(3 * MIB + 17, noise(2, 10_000))
-    model.write(size - 100, noise(3, 300))
-    return model, size
-
-
-# ------------------------------------------------------------------------------- in place
 
 
 def written(spot: Path) -> int:
@@ -349,20 +226,6 @@ def test_steps_that_a_journal_does_not_hold(target: Target) -> None:
     assert target.apply(staged(b"f", 1)) == [] and (target.root / "f").read_bytes() == b"y"
 
 
-def test_a_journal_is_no_part_to_go_on_with(tmp_path: Path) -> None:
-    with disk(tmp_path) as spot:
-        tree = tree_of(spot)
-        have = (spot / "root" / "f").stat()
-        payload = clone(have) + write(0, b"new")
-        assert batch.apply(tree.root.fd, tree.stage(), payload).faults == []
-        assert os.listdir(tree.stage()) == [JOURNAL] and tree.parts() == {}
-        tree.clean(keep_parts=True)
-        assert os.listdir(tree.stage()) == []
-        tree.close()
-
-
-# ------------------------------------------------------------------------------- any change
-
 OPS = st.lists(
     st.tuples(
         st.sampled_from(["write", "hole"]),
@@ -408,161 +271,6 @@ def test_any_change_is_what_a_buffer_says(
         assert redo(target) == (b"f", True)
         assert path.read_bytes() == model.data and leave(target) == []
         assert path.stat().st_mtime_ns == 5 * 10**9
-
-
-# ------------------------------------------------------------------------------- journals
-
-SEAL = 48
-
-
-def seal(target: Target, steps: list[bytes], end: bytes, birth: int = 0) -> Path:
-    """A journal as a crash right behind its sealing leaves it. birth: added to the right one."""
-    path = target.root / "f"
-    fd = os.open(target.root, os.O_RDONLY)
-    (old,) = entries(batch.stat_names(fd, os.fstat(fd).st_dev, b"", [b"f"]).entries)
-    os.close(fd)
-    have = path.stat()
-    first = step(
-        Op.STAGE,
-        b"f",
-        stage=ID,
-        flags=STEP_CLONE,
-        size=have.st_size,
-        **when(have),
-        rdev=old.ino,
-        span=old.birth + birth,
-    )
-    body = b"".join([first, *steps, end])
-    tail = b"i2redo1\n" + len(body).to_bytes(8, "little") + blocks.hash(body, 32)
-    journal = target.stage / JOURNAL
-    journal.touch(0o600)
-    journal.write_bytes(body + tail)
-    return journal
-
-
-def redo(target: Target, name: str = JOURNAL) -> tuple[bytes, bool]:
-    return batch.redo(*target.fds, os.fsencode(name))
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_a_damaged_journal_is_dropped(spot: Path, data: st.DataObject) -> None:
-    old = noise(0, 1000)
-    with fresh(spot) as target:
-        begin(target, old)
-        journal = seal(target, [write(0, b"new"), hole(100, 50)], staged(b"f", 1000))
-        whole = journal.read_bytes()
-        if data.draw(st.booleans()):
-            journal.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
-        else:
-            at = data.draw(st.integers(0, len(whole) - 1))
-            bit = 1 << data.draw(st.integers(0, 7))
-            journal.write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
-        _, done = redo(target)
-        assert not done and (target.root / "f").read_bytes() == old and leave(target) == []
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_a_journal_with_a_right_seal_is_still_held_to_the_rules(
-    spot: Path, data: st.DataObject
-) -> None:
-    """Whoever can hash can seal: nothing outside is reached, nothing read that is not there."""
-    with fresh(spot) as target:
-        begin(target, noise(0, 1000))
-        outside = target.root.parent / "outside"
-        outside.write_bytes(b"outside")
-        bad = [
-            step(Op.WRITE, b"", stage=ID + 1, data=b"x"),
-            step(Op.REMOVE, b"f"),
-            stage(flags=STEP_DROP),
-            write(0, b"new")[:-8],
-            staged(b"f", 1000),
-            b"\xff" * 96,
-        ]
-        steps = [write(0, b"new"), data.draw(st.sampled_from(bad)), hole(5, 5)]
-        seal(target, steps, staged(b"f", 1000))
-        assert not redo(target)[1] and leave(target) == []
-        assert (target.root / "f").read_bytes() == noise(0, 1000)
-        seal(target, [write(0, b"new")], staged(b"../outside", 1000))
-        assert not redo(target)[1] and leave(target) == []
-        raw = bytearray(seal(target, [write(0, b"n")], staged(b"f", 1000)).read_bytes()[:-SEAL])
-        at = data.draw(st.integers(0, len(raw) - 1))
-        raw[at] = data.draw(st.integers(0, 255))
-        tail = b"i2redo1\n" + len(raw).to_bytes(8, "little") + blocks.hash(bytes(raw), 32)
-        (target.stage / JOURNAL).write_bytes(raw + tail)
-        with suppress(OSError):
-            redo(target)
-        assert outside.read_bytes() == b"outside"
-
-
-def test_a_journal_of_another_file_is_dropped(target: Target) -> None:
-    old = noise(0, 1000)
-    end, steps = staged(b"f", 1000), [write(0, b"new")]
-    for meddle in ("replaced", "number used again", "gone", "a directory", "moved"):
-        begin(target, old)
-        seal(target, steps, end, birth=meddle == "number used again")
-        if meddle == "replaced":
-            begin(target, old, b"other")
-            os.rename(target.root / "other", target.root / "f")
-        elif meddle != "number used again":
-            os.rename(target.root / "f", target.root / "g")
-            if meddle == "a directory":
-                (target.root / "f").mkdir()
-        if meddle == "number used again" and not birth(target):
-            (target.stage / JOURNAL).unlink()
-            continue
-        assert redo(target) == (b"f", False) and leave(target) == [], meddle
-        for path in target.root.iterdir():
-            assert path.is_dir() or path.read_bytes() == old
-            path.rmdir() if path.is_dir() else path.unlink()
-
-
-def birth(target: Target) -> int:
-    fd = os.open(target.root, os.O_RDONLY)
-    (old,) = entries(batch.stat_names(fd, os.fstat(fd).st_dev, b"", [b"f"]).entries)
-    os.close(fd)
-    return old.birth
-
-
-def test_what_is_not_our_journal_is_dropped(target: Target) -> None:
-    old = noise(0, 1000)
-    begin(target, old)
-    secret = target.root.parent / "secret"
-    secret.write_bytes(b"secret")
-
-    def link(journal: Path) -> None:
-        journal.rename(secret)
-        journal.symlink_to(secret)
-
-    meddling: list[Callable[[Path], object]] = [
-        lambda journal: os.chown(journal, 4711, 0),
-        lambda journal: journal.chmod(0o620),
-        lambda journal: os.link(journal, target.root / "another"),
-        link,
-    ]
-    for meddle in meddling:
-        meddle(seal(target, [write(0, b"new")], staged(b"f", 1000)))
-        assert not redo(target)[1] and leave(target) == []
-        assert (target.root / "f").read_bytes() == old
-    wrong = seal(target, [write(0, b"new")], staged(b"f", 1000))
-    wrong.rename(target.stage / "1111111111111111.redo")
-    assert not redo(target, "1111111111111111.redo")[1] and leave(target) == []
-    assert (target.root / "f").read_bytes() == old
-
-
-def test_another_name_that_came_meanwhile(target: Target) -> None:
-    old = noise(0, SIZE)
-    begin(target, old)
-    model, size = example(old)
-    seal(target, model.steps, model.end(size))
-    os.link(target.root / "f", target.root / "other")
-    assert redo(target) == (b"f", True) and leave(target) == []
-    assert (target.root / "f").read_bytes() == model.data
-    assert (target.root / "other").read_bytes() == old
-
-
-# ------------------------------------------------------------------------------- a full disk
 
 
 def test_a_full_disk_stops_it_and_it_goes_on(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import kernel
 import pytest
+from inplace import MODE, SIZE, begin, clone, disk, fresh, leave, needs_root, noise, seal
 from test_apply import Target
-from test_redo import MODE, SIZE, begin, clone, disk, fresh, leave, needs_root, noise, seal
 from test_stage import copy, staged, write
 from trees import NO_ID, acl
 
