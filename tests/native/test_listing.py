@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from entries import PLAIN
 from i2node.errors import ProtocolError
 from i2node.model import MOUNT, PROBED, RACY, Entry, Kind, Verdict
 from i2node.mover import listing
@@ -17,26 +18,17 @@ D16 = [bytes(16), b"A" * 16, b"B" * 16]
 
 
 def entry(name: bytes = b"f", kind: Kind = Kind.FILE, **fields: object) -> Entry:
-    plain = Entry(
+    plain = PLAIN._replace(
         name=name,
         kind=kind,
-        verdict=Verdict.SAME,
-        mode=0o644,
         uid=1,
         gid=2,
-        nlink=1,
         ino=77,
         size=100 if kind is Kind.FILE else 0,
-        rdev=0,
         mtime_s=1_700_000_000,
         mtime_ns=5,
-        flags=0,
-        status=0,
         ctime=1_700_000_000_000_000_005,
         birth=1_600_000_000_000_000_000,
-        blocks=8,
-        attrs=0,
-        content=bytes(16),
     )
     return plain._replace(**fields)
 

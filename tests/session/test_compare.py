@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from i2node.model import Entry, Kind, Verdict
+from entries import PLAIN
 from i2node.repl.compare import _judge
 
 
@@ -131,32 +131,9 @@ def test_what_cannot_be_compared_is_no_success(tmp_path: Path, pair: tuple[Path,
     assert not pair[1].exists()
 
 
-def entry(content: bytes) -> Entry:
-    return Entry(
-        name=b"f",
-        kind=Kind.FILE,
-        verdict=Verdict.SAME,
-        mode=0o600,
-        uid=0,
-        gid=0,
-        nlink=1,
-        ino=1,
-        size=5,
-        rdev=0,
-        mtime_s=0,
-        mtime_ns=0,
-        flags=0,
-        status=0,
-        ctime=0,
-        birth=0,
-        blocks=8,
-        attrs=1,
-        content=content,
-    )
-
-
 def test_content_that_could_not_be_read_is_not_the_same() -> None:
-    read, unread = entry(b"d" * 16), entry(bytes(16))
+    unread = PLAIN._replace(attrs=1)
+    read = unread._replace(content=b"d" * 16)
     assert list(_judge(b"f", read, read, True)) == []
     for a, b in ((read, unread), (unread, read), (unread, unread)):
         (difference,) = _judge(b"f", a, b, True)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from i2node.model import PROBED, RACY, Entry, Kind, Verdict
+from entries import PLAIN
+from i2node.model import PROBED, RACY, Entry, Kind
 from i2node.mover import listing
 from i2node.repl.doubts import UNTIL_ASKED, UNTIL_COMPARED, UNTIL_SENT
 from i2node.repl.journal import Journal
@@ -39,28 +40,7 @@ SMALL = 4096
 
 
 def entry(name: bytes, ino: int = 7, **fields: object) -> Entry:
-    plain = Entry(
-        name=name,
-        kind=Kind.FILE,
-        verdict=Verdict.SAME,
-        mode=0o644,
-        uid=0,
-        gid=0,
-        nlink=1,
-        ino=ino,
-        size=5,
-        rdev=0,
-        mtime_s=1000,
-        mtime_ns=0,
-        flags=0,
-        status=0,
-        ctime=1,
-        birth=1,
-        blocks=8,
-        attrs=0,
-        content=bytes(16),
-    )
-    return plain._replace(**fields)
+    return PLAIN._replace(name=name, ino=ino, **fields)
 
 
 @st.composite
