@@ -35,6 +35,20 @@ class Node:
         self.code = self.identity.code
 
 
+class Door:
+    """Where a node is expected; one visitor is received, by `_run` in a thread of its own."""
+
+    def __init__(self, identity: Identity) -> None:
+        self.identity = identity
+        self.door = socket.create_server((HOST, 0))
+        self.port: int = self.door.getsockname()[1]
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        raise NotImplementedError
+
+
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
     made = Node(tmp_path / "asked")
@@ -110,20 +124,16 @@ def test_nobody_there(node: Node, mine: Identity) -> None:
 # ------------------------------------------------------------------ someone in the middle
 
 
-class Middle:
+class Middle(Door):
     """Sits between client and node: shows a certificate of its own, passes messages on.
 
     `swap` puts its own certificate in place of each side's as well.
     """
 
     def __init__(self, identity: Identity, port: int, swap: bool) -> None:
-        self.identity = identity
         self.server_port = port
         self.swap = swap
-        self.door = socket.create_server((HOST, 0))
-        self.port: int = self.door.getsockname()[1]
-        self.thread = threading.Thread(target=self._run)
-        self.thread.start()
+        super().__init__(identity)
 
     def _run(self) -> None:
         with (
@@ -296,16 +306,12 @@ def test_large_and_endless_messages_are_cut(node: Node, mine: Identity) -> None:
     pair(HOST, node.port, node.code, mine)
 
 
-class FalseNode:
+class FalseNode(Door):
     """Listens and knows no code: it can speak, but not prove."""
 
     def __init__(self, identity: Identity, last: dict[str, Any]) -> None:
-        self.identity = identity
         self.last = last
-        self.door = socket.create_server((HOST, 0))
-        self.port: int = self.door.getsockname()[1]
-        self.thread = threading.Thread(target=self._run)
-        self.thread.start()
+        super().__init__(identity)
 
     def _run(self) -> None:
         with self.door, self.door.accept()[0] as plain:
