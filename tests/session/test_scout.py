@@ -98,6 +98,20 @@ def way(spot: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveWay]:
         made.reader.close()
 
 
+def held_up(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """The scout looks at nothing before the second event is set; the first says that it would."""
+    began, over = threading.Event(), threading.Event()
+    look = Scout._look
+
+    def slowly(self: Scout, *given: object) -> Findings:
+        began.set()
+        over.wait(30)
+        return look(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Scout, "_look", slowly)
+    return began, over
+
+
 def test_what_was_found_is_all_that_is_read_again(way: LiveWay) -> None:
     path = way.source / "f"
     chance = random.Random(1)
@@ -188,14 +202,7 @@ def test_every_name_that_it_was_asked_for_under_is_told(
     way: LiveWay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was renamed while it was looked through: nobody would come back for the new name."""
-    over = threading.Event()
-    look = Scout._look
-
-    def slowly(self: Scout, *given: object) -> Findings:
-        over.wait(30)
-        return look(self, *given)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Scout, "_look", slowly)
+    _, over = held_up(monkeypatch)
     path, root = way.source / "f", way.root.identity.ino
     lay(path, 0, b"before it was renamed")
     list(way.reader.ship(Large(root, b"f", way.entry(b"f"), live=True)))
@@ -245,15 +252,7 @@ def test_no_descriptor_is_left(way: LiveWay, monkeypatch: pytest.MonkeyPatch) ->
 def test_who_is_closed_says_that_it_is_to_be_done_again(
     way: LiveWay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    began, over = threading.Event(), threading.Event()
-    look = Scout._look
-
-    def slowly(self: Scout, *given: object) -> Findings:
-        began.set()
-        over.wait(30)
-        return look(self, *given)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Scout, "_look", slowly)
+    began, over = held_up(monkeypatch)
     lay(way.source / "f", 0, b"x")
     list(way.reader.ship(Large(way.root.identity.ino, b"f", way.entry(b"f"), live=True)))
     assert began.wait(30) and len(way.reader.scouted()) == 1
@@ -287,14 +286,7 @@ def test_small_files_do_not_wait_for_large_ones(
     path = wire.source / "image"
     path.write_bytes(noise(3, 4 * MIB))
     wire.send(live(wire, "image"))
-    over = threading.Event()
-    look = Scout._look
-
-    def slowly(self: Scout, *given: object) -> Findings:
-        over.wait(30)
-        return look(self, *given)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Scout, "_look", slowly)
+    _, over = held_up(monkeypatch)
     lay(path, MIB, b"changed")
     wire.send(live(wire, "image"))
     (wire.source / "small").write_bytes(b"x" * (SMALL - 1))
