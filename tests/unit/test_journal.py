@@ -170,6 +170,19 @@ def test_places_and_paths(journal: Journal) -> None:
     assert (journal.places(BIG), journal.occupant(10, b"two")) == ([], None)
 
 
+def test_many_are_told_of_as_each_is(journal: Journal) -> None:
+    """More than one query asks for; the numbers of some are above those that the database has."""
+    inos = [*range(1, 1200), *range(BIG - 100, BIG)]
+    for ino in inos:
+        journal.replace(ino, listing(entry(b"%d" % ino)))
+        journal.place(ino, 5, b"%d" % ino)
+    asked = [7777, *inos]
+    assert journal.listings(asked) == {ino: journal.listing(ino) for ino in inos}
+    assert journal.places_of(asked) == {ino: journal.places(ino) for ino in inos}
+    assert journal.placed([*range(3000, 5000), inos[-1]])
+    assert not journal.placed(range(3000, 5000))
+
+
 def test_a_path_that_goes_round_ends(journal: Journal) -> None:
     journal.place(10, 11, b"a")
     journal.place(11, 10, b"b")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import sqlite3
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from i2node.errors import SessionError
 from i2node.model import PROBED
@@ -105,15 +106,9 @@ class Journal(Doubts):
         """The same of many directories, of which something is known."""
         found: dict[int, list[bytes]] = {}
         with self._using("reading") as db:
-            for at in range(0, len(inos), _AT_ONCE):
-                some = inos[at : at + _AT_ONCE]
-                marks = ",".join("?" * len(some))
-                rows = db.execute(
-                    f"SELECT dir, records FROM listing WHERE dir IN ({marks}) ORDER BY dir, first",
-                    list(map(_signed, some)),
-                )
-                for key, records in rows:
-                    found.setdefault(_unsigned(key), []).append(records)
+            query = "SELECT dir, records FROM listing WHERE dir IN (?) ORDER BY dir, first"
+            for key, records in _of_many(db, query, inos):
+                found.setdefault(_unsigned(key), []).append(records)
         return {ino: b"".join(pages) for ino, pages in found.items()}
 
     def select(self, ino: int, names: Iterable[bytes]) -> bytes:
@@ -306,27 +301,16 @@ class Journal(Doubts):
         """The same of many inodes, of those that have any."""
         found: dict[int, list[tuple[int, bytes]]] = {}
         with self._using("reading") as db:
-            for at in range(0, len(inos), _AT_ONCE):
-                some = inos[at : at + _AT_ONCE]
-                marks = ",".join("?" * len(some))
-                rows = db.execute(
-                    f"SELECT ino, dir, name FROM place WHERE ino IN ({marks}) ORDER BY dir, name",
-                    list(map(_signed, some)),
-                )
-                for ino, dir, name in rows:
-                    found.setdefault(_unsigned(ino), []).append((_unsigned(dir), bytes(name)))
+            query = "SELECT ino, dir, name FROM place WHERE ino IN (?) ORDER BY dir, name"
+            for ino, dir, name in _of_many(db, query, inos):
+                found.setdefault(_unsigned(ino), []).append((_unsigned(dir), bytes(name)))
         return found
 
     def placed(self, inos: Sequence[int]) -> bool:
         """Whether any of these inodes has a place."""
         with self._using("reading") as db:
-            for at in range(0, len(inos), _AT_ONCE):
-                some = inos[at : at + _AT_ONCE]
-                marks = ",".join("?" * len(some))
-                query = f"SELECT 1 FROM place WHERE ino IN ({marks}) LIMIT 1"
-                if db.execute(query, list(map(_signed, some))).fetchone():
-                    return True
-        return False
+            query = "SELECT 1 FROM place WHERE ino IN (?) LIMIT 1"
+            return next(_of_many(db, query, inos), None) is not None
 
     def linked_below(self, top: int) -> set[int]:
         """The files with several places of which one is in a directory, or below it."""
@@ -420,6 +404,13 @@ class Journal(Doubts):
             with suppress(FileNotFoundError):
                 size += self.file.with_name(self.file.name + end).stat().st_size
         return JournalStatus(entries, dirs, places, doubts, size)
+
+
+def _of_many(db: sqlite3.Connection, query: str, inos: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+    """The rows of a query in which (?) stands for all of these inodes."""
+    for at in range(0, len(inos), _AT_ONCE):
+        some = list(map(_signed, inos[at : at + _AT_ONCE]))
+        yield from db.execute(query.replace("(?)", f"({','.join('?' * len(some))})"), some)
 
 
 def _path(ino: int, root_ino: int, above: Mapping[int, tuple[int, bytes]]) -> bytes | None:
