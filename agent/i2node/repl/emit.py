@@ -351,9 +351,9 @@ class Emitter:
 
     def _own_meta(self, ino: int, path: bytes, own: Entry | None, places: Places) -> bool:
         """That of one, which was seen as own. False: it does not get them, for now."""
-        if own is None or own.ino != ino or own.flags & MOUNT:
-            # It moved or went, and perhaps another stands there since; each is looked at again
-            # under the name it has now.
+        if own is None or (own.ino, own.kind) != (ino, Kind.DIR) or own.flags & MOUNT:
+            # It moved or went, and perhaps another stands there since, be it a file that has its
+            # number by now; each is looked at again under the name it has now.
             self.dirty.add_dir(ino, False, time.monotonic())
             return False
         if ino == self.root.identity.ino:

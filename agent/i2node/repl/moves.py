@@ -50,7 +50,7 @@ class Moves:
         looked at there before, and then where it went, was seen in both places."""
         self.changed: set[int] = set()
         """Directories with names that a rename of this round is about."""
-        self._drafted: set[tuple[int, bytes]] = set()  # names of renames that are not settled
+        self._drafted = False  # whether the batch holds renames, and nothing else
         # Since when a name is met gone: those to be looked at again, and those looked at now.
         self._missed: dict[tuple[int, bytes], float] = {}
         self._looked_for: dict[tuple[int, bytes], float] = {}
@@ -92,8 +92,8 @@ class Moves:
         return moved
 
     def files_among(self, compared: list[Compared]) -> bool:
-        """Names gone and names new with the same inode, in one round, are one rename; those that
-        share no name go together."""
+        """Names gone and names new with the same inode, in one round, are one rename. No two of
+        these share a name, so that they go together."""
         gone: dict[int, tuple[Compared, Entry]] = {}
         for one in compared:
             for entry in listing.entries(one.changes.gone):
@@ -106,9 +106,9 @@ class Moves:
                     there, old = gone.get(entry.ino, (one, None))
                     if old is None or not same_file(entry, old) or not self.belief.sure(there.ino):
                         continue
-                    if self._drafted & {(there.ino, old.name), (one.ino, entry.name)}:
-                        self._settle()
                     if self._shows_a_version(one, entry, old):
+                        # One that moved on between two looks was seen in both places.
+                        del gone[entry.ino]
                         moved |= self._draft_move(old, there.ino, one.ino, entry)
                         _carry(there, old.name, one, entry.name)
         if moved:
@@ -173,7 +173,7 @@ class Moves:
 
     def _settle(self) -> None:
         self.draft.settle()
-        self._drafted.clear()
+        self._drafted = False
 
     def _draft_move(self, old: Entry, old_dir: int, new_dir: int, entry: Entry) -> bool:
         """The same, settled only where a directory moves: the paths of others go by that."""
@@ -223,7 +223,7 @@ class Moves:
         self.draft.late[old_dir] = source
         self.draft.late[new_dir] = target
         self.changed.update((old_dir, new_dir))
-        self._drafted.update(((old_dir, old.name), (new_dir, entry.name)))
+        self._drafted = True
         if directory:
             self.count += 1
             self._settle()
