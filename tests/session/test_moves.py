@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from deeds import Deeds
+from ends import Hosts
+from nursery import Nursery
 
 from i2node.fs.coalesce import Dirty
 from i2node.fs.pathset import PathSet
@@ -100,3 +106,55 @@ def test_a_file_that_moved_on_between_two_looks_is_renamed_once(
     steps = [batch.step_at(step, 0)[:2] for work in planned.sent for step in work.before]
     assert steps == [(Op.RENAME, b"a/old")]
     assert planned.journal.listing(inos[b"b"]) == b""
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    nursery = Nursery()
+    place = Path(tempfile.mkdtemp(prefix="i2node-moves-", dir="/var/tmp"))
+    made = Hosts(place, nursery)
+    yield made
+    made.close()
+    nursery.close()
+    shutil.rmtree(place)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="owners need root")
+@pytest.mark.parametrize("size", [100, 40_000])
+def test_a_file_that_changed_under_a_name_it_had_for_a_moment(hosts: Hosts, size: int) -> None:
+    """Nothing but what was told of that name says that its content is another one."""
+    deeds = Deeds(hosts.source, hosts.place)
+    one, two, three = (hosts.source / name for name in ("one", "two", "three"))
+    deeds.write(one, size)
+    hosts.quiesce()
+    assert hosts.differences() == [] and hosts.mirror is not None
+    hosts.mirror.signal(signal.SIGSTOP)
+    deeds.move(one, two)
+    deeds.change(two, 50, 20, back=True)
+    deeds.move(two, three)
+    hosts.mirror.signal(signal.SIGCONT)
+    hosts.quiesce()
+    assert hosts.differences() == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="owners and links need root")
+@pytest.mark.parametrize("size", [100, 40_000])
+@pytest.mark.parametrize("first", ["rename", "link"])
+def test_a_file_that_changed_under_a_name_that_it_had_no_more_when_it_was_linked(
+    hosts: Hosts, size: int, first: str
+) -> None:
+    """Nothing but what was told of the old name says that its content is another one."""
+    deeds = Deeds(hosts.source, hosts.place)
+    one, two, three = (hosts.source / name for name in ("one", "two", "three"))
+    deeds.write(one, size)
+    hosts.quiesce()
+    assert hosts.differences() == [] and hosts.mirror is not None
+    hosts.mirror.signal(signal.SIGSTOP)
+    deeds.change(one, 50, 20, back=True)
+    if first == "link":
+        deeds.link(one, three)
+    deeds.move(one, two)
+    deeds.link(two, three)
+    hosts.mirror.signal(signal.SIGCONT)
+    hosts.quiesce()
+    assert hosts.differences() == []

@@ -29,6 +29,7 @@ MARKS = 256
 
 _STALE = 1024  # renamed names remembered though they are dirty no more, or not by themselves
 _TREE = Touch.TREE.value
+_CONTENT = Touch.DATA.value | Touch.ATTR.value
 
 
 class _Dir:
@@ -95,12 +96,15 @@ class Dirty:
     ) -> None:
         """Many (directory, name, Touch) at the price of one lock. renames: pairs of (directory,
         name) that something left and came to: where memory holds both they are handed out together,
-        since one without the other would show it in neither place."""
+        since one without the other would show it in neither place. What came took along what it was
+        touched by: the name that it left may be gone, or be another's."""
         with self._changed:
             for ino, name, touch in touches:
                 self._add(ino, name, touch, now)
             for one, other in renames:
                 if self._has(*one) and self._has(*other):
+                    if content := self._touch(*one) & _CONTENT:
+                        self._known(other[0], self._dirs[other[0]], other[1], content, now, now)
                     self._renamed.setdefault(one, set()).add(other)
                     self._renamed.setdefault(other, set()).add(one)
             if len(self._renamed) > 2 * self._names + _STALE:
@@ -383,6 +387,11 @@ class Dirty:
         """Whether memory holds a name as one."""
         entry = self._dirs.get(ino)
         return entry is not None and (name in entry.ready or name in entry.held)
+
+    def _touch(self, ino: int, name: bytes) -> int:
+        """By what it was touched, of a name that memory holds."""
+        entry = self._dirs[ino]
+        return entry.ready[name] if name in entry.ready else entry.held[name][0]
 
     def _pull(self, ino: int, name: bytes) -> tuple[int, float] | None:
         """Takes one name out, ready or held: (touch, since); None where it is neither."""

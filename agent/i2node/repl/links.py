@@ -93,6 +93,8 @@ class Links:
         self.draft.late[found.ino] = found.path
         place = Place(entry.ino, found.ino, entry.name)
         base = self._sure(found, entry) if here is None else None
+        # What was done to the file under a name that went was told of that name alone.
+        stands = base is None or self._still(entry.ino, *base)
         if base is not None:
             parent, name, other = base
             here = self.draft.held(parent, name)
@@ -109,7 +111,7 @@ class Links:
             if _as_known(here, entry):
                 self.draft.count(1, 0)
                 return
-            if _got_a_name(found, entry, here):
+            if stands and _got_a_name(found, entry, here):
                 self._chain[entry.ino] = (path, here, None)
                 self.draft.count(1, 0)
                 return
@@ -117,7 +119,7 @@ class Links:
         if here is not None:
             # What the target has may be older: it is brought up to date under this name.
             touch = found.touches.get(entry.name, Touch.DATA) if found.touches else Touch.DATA
-            trusted = not touch & Touch.DATA and same_content(here, entry)
+            trusted = stands and not touch & Touch.DATA and same_content(here, entry)
             same = here.size == entry.size
             entry = entry._replace(
                 verdict=Verdict.DATA,

@@ -135,7 +135,9 @@ class Moves:
                 if told or since is None or now - since < MISSED_S:
                     self._missed[place] = now if told or since is None else since
                     later.setdefault(one.ino, set()).add(entry.name)
-                    self.dirty.add(*place, Touch.NAME, now)
+                    # With what was told of it, for the name under which it is met.
+                    again = Touch.NAME | touch & (Touch.DATA | Touch.ATTR)
+                    self.dirty.add(*place, again, now)
         return [_but(one, later[one.ino]) if one.ino in later else one for one in compared]
 
     def _shows_a_version(self, there: Compared, entry: Entry, held: Entry) -> bool:
