@@ -311,6 +311,27 @@ def test_a_linked_file_that_came_under_a_name_is_looked_at_again(wire: Wire, siz
     assert changes is not None and changes.linked
 
 
+@pytest.mark.parametrize("size", [10, SMALL + 1])
+def test_a_file_that_got_another_name_before_it_was_read_is_looked_at_again(
+    wire: Wire, size: int
+) -> None:
+    """Noted as read, it would be known neither as one that has places nor as one with a single
+    name, and a walk that meets the other name would send that as another file."""
+    (wire.source / "a").write_bytes(b"1" * size)
+    work = wire.batch("a")
+    if size > SMALL:
+        (_, _, record) = work.files.pop()
+        work.large = [Large(wire.ino, b"a", listing.decode(record))]
+    os.link(wire.source / "a", wire.source / "b")
+    wire.send(work)
+    assert ("again", b"a") in wire.told
+    held = wire.held("a")
+    now = batch.stat_names(wire.root.fd, wire.root.dev, b"", [b"a"]).entries
+    assert held is not None and held.ino == listing.decode(now).ino
+    changes = listing.diff(listing.encode(held), now, SMALL)
+    assert changes is not None and changes.linked
+
+
 @pytest.mark.parametrize("size", [9000, 40_000])
 def test_trust_in_a_large_file_ends_when_it_changes(wire: Wire, size: int) -> None:
     """When it was looked at only its mode had changed; by the time it is read it was written to."""

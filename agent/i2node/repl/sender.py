@@ -370,7 +370,7 @@ class Sender:
         return b"".join(rest)
 
     def _unlinked(self, owner: int, entry: Entry) -> None:
-        """Another file came under this name meanwhile, one that has more names: they are still to
+        """A file that has more names came under this name meanwhile, or got them: they are still to
         be made one on the target."""
         self.journal.put(owner, known(entry._replace(ctime=0)))
         self.again(owner, entry.name, False)
@@ -445,13 +445,14 @@ class Sender:
             self.trouble(item.path, entry.status)
         else:
             self.journal.put(item.dir, known(entry._replace(verdict=Verdict.SAME)))
-            if entry.nlink > 1 and entry.ino != item.entry.ino:
+            if entry.nlink > 1 and (entry.ino != item.entry.ino or item.entry.nlink < 2):
                 self._unlinked(item.dir, entry)
 
 
 def _exchanged(asked: bytes, read: bytes) -> Iterator[Entry]:
-    """Entries with more names than one that are of another file than the one asked for."""
+    """Entries with more names than one that are of another file than the one asked for, or had no
+    other name then."""
     for entry in listing.linked(read):
         meant = listing.find(asked, entry.name)
-        if not entry.status and (meant is None or meant.ino != entry.ino):
+        if not entry.status and (meant is None or meant.ino != entry.ino or meant.nlink < 2):
             yield entry
