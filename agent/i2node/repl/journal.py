@@ -393,7 +393,7 @@ class Journal(Doubts):
             self.signatures.drop(ino)
 
     def statistics(self) -> JournalStatus:
-        """Counts; a matter of milliseconds for a million entries."""
+        """Counts; reads all listings, which takes 0.2 s for a million entries."""
         with self._using("reading") as db:
             (entries,) = db.execute("SELECT coalesce(sum(n), 0) FROM listing").fetchone()
             (dirs,) = db.execute("SELECT count(*) FROM listing WHERE first=x''").fetchone()

@@ -122,7 +122,7 @@ Edit = Put | Replace | Forget | Place | Unplace | Rekey | Settled
 
 def together(edits: Iterable[Edit]) -> Iterator[Edit]:
     """The same edits, where names put into one directory one by one are put there at once: each
-    Put rewrites a page of it. No other edit of that directory is passed by."""
+    Put rewrites a page of it. No other edit of that listing is passed by."""
     waiting: dict[int, dict[bytes, bytes]] = {}
     for edit in edits:
         if isinstance(edit, Put) and (name := listing.sole(edit.change)) is not None:
