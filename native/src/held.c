@@ -236,16 +236,49 @@ static int descriptors(struct scan *s, int pid)
     return err;
 }
 
+/* Whether a process has memory and was looked through; or -errno. */
+static int64_t look(struct scan *s, int proc, const char *name)
+{
+    int pid = openat(proc, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int64_t err = pid < 0 ? -errno : mappings(s, pid);
+    if (err > 0) {
+        err = descriptors(s, pid);
+        err = err ? err : 1;
+    }
+    if (pid >= 0) close(pid);
+    return err == -ENOENT || err == -ESRCH ? 0 : err; /* it ended meanwhile */
+}
+
+/* The same of a process whose first thread has ended: its other threads, by whose numbers /proc has
+ * all that it has of a process, hold what it held. */
+static int64_t others(struct scan *s, int proc, const char *name)
+{
+    char path[32];
+    struct stat st;
+    snprintf(path, sizeof path, "%.16s/task", name);
+    /* Its links are two and the threads: threads of the kernel and zombies are not looked into. */
+    if (fstatat(proc, path, &st, 0) < 0 || st.st_nlink < 4) return 0;
+    int fd = openat(proc, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return errno == ENOENT || errno == ESRCH ? 0 : -errno;
+    DIR *dir = fdopendir(fd);
+    if (!dir) {
+        close(fd);
+        return -ENOMEM;
+    }
+    int64_t err = 0;
+    for (struct dirent *d; !err && (d = readdir(dir));)
+        if (d->d_name[0] != '.' && strcmp(d->d_name, name)) err = look(s, proc, d->d_name);
+    closedir(dir);
+    return err;
+}
+
 /* 0, 1 when it may not be looked into, or -errno. */
 static int process(struct scan *s, int proc, const char *name)
 {
-    int pid = openat(proc, name, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (pid < 0) return errno == ENOENT ? 0 : -errno;
-    int64_t err = mappings(s, pid);
-    if (err > 0) err = descriptors(s, pid);
-    close(pid);
-    if (err == -ENOENT || err == -ESRCH) return 0; /* it ended meanwhile */
-    return err == -EACCES || err == -EPERM ? 1 : (int)err;
+    int64_t err = look(s, proc, name);
+    if (!err) err = others(s, proc, name);
+    if (err == -EACCES || err == -EPERM) return 1;
+    return err < 0 ? (int)err : 0;
 }
 
 static int begin(struct scan *s)

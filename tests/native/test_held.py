@@ -78,6 +78,19 @@ with open("{name}", "w+b") as f:
 os.closerange(3, 20)
 """
 
+LEADERLESS = """
+import ctypes, threading
+g = open("open", "wb")
+me = f"/proc/{os.getpid()}"
+def ready():
+    while open(f"{me}/stat").read().rpartition(") ")[2][0] != "Z":
+        pass
+    print("ready", flush=True)
+    sys.stdin.read()
+threading.Thread(target=ready).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
 
 def test_what_nobody_holds_is_not_told(place: Path) -> None:
     (place / "f").write_bytes(b"x")
@@ -118,6 +131,12 @@ def test_a_descriptor_to_write_is_told(place: Path, mode: str) -> None:
 def test_a_file_that_is_mapped_by_one_and_open_by_another_is_mapped(place: Path) -> None:
     with holder(place, MAPPED.format(name="f", flags="")), holder(place, "f = open('f', 'r+b')"):
         assert True in {one.mapped for one in found(place) if one.path == b"f"}
+
+
+def test_a_process_whose_main_thread_has_ended_holds_what_its_others_do(place: Path) -> None:
+    code = MAPPED.format(name="mapped", flags="") + LEADERLESS
+    with holder(place, code):
+        assert by_path(place) == {b"mapped": True, b"open": False}
 
 
 def test_a_file_held_by_many_is_told_once(place: Path) -> None:
