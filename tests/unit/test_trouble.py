@@ -53,6 +53,29 @@ def test_what_is_beyond_the_kept_is_found_again_by_looking_at_everything(soon: N
     assert planner.retried[KEPT:] == [b"7"] and planner.all == 1
 
 
+def test_a_path_counts_once_however_often_it_is_told(soon: None) -> None:
+    troubles = Troubles(lambda: None)
+    paths = [b"%d" % number for number in range(KEPT + 600)]
+
+    def tell() -> None:
+        for path in paths:
+            troubles.unreadable(path, errno.EACCES)
+
+    for _ in range(3):
+        tell()
+    assert troubles.shown().count == len(paths)
+
+    class Telling(Planner):
+        def retry_all(self) -> None:
+            tell()
+
+    troubles.retry(Telling())
+    tell()
+    assert troubles.shown().count == len(paths)
+    troubles.retry(Planner())
+    assert troubles.shown().count == 0
+
+
 def test_what_is_told_while_others_are_tried_again_stays(soon: None) -> None:
     troubles = Troubles(lambda: None)
 

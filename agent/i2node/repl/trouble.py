@@ -29,6 +29,9 @@ RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 KEPT = 1000
 """Problems that are kept with their path; beyond it they are counted, and found again by looking at
 everything."""
+TOLD_APART = 65_536
+"""Of so many of those it is known that they were counted; each of more counts as often as it is
+told, until it is looked for again."""
 SHOWN = 10
 
 
@@ -39,6 +42,7 @@ class Troubles:
         self._wake = wake
         self._lock = threading.Lock()
         self._problems: dict[bytes, PathProblem] = {}
+        self._beyond: set[int] = set()  # hashes of paths that are counted and not kept
         self._count = 0
         self._faults: deque[Fault] = deque()
         self._strays: deque[bytes] = deque()
@@ -50,11 +54,13 @@ class Troubles:
     def problem(self, path: bytes, cause: str, remedy: str) -> None:
         with self._lock:
             if path not in self._problems:
-                self._count += 1
+                self._count += hash(path) not in self._beyond
                 if self._retry_at is None:
                     self._retry_at = time.monotonic() + self._wait()
                     self._wake()
                 if len(self._problems) >= KEPT:
+                    if len(self._beyond) < TOLD_APART:
+                        self._beyond.add(hash(path))
                     return
             self._problems[path] = PathProblem(show(path), cause, remedy)
 
@@ -96,6 +102,7 @@ class Troubles:
         """Problems of an earlier pass are found again in this one, or are none any more."""
         with self._lock:
             self._problems.clear()
+            self._beyond.clear()
             self._count = 0
 
     def unsettled(self, planner: Planner, works: list[Work]) -> None:
@@ -137,6 +144,7 @@ class Troubles:
             return
         with self._lock:
             tried, beyond = dict(self._problems), self._count - len(self._problems)
+            self._beyond.clear()
         # First dirty, then forgiven: in between it must not look as if all were well.
         for path in tried:
             planner.retry(path)
