@@ -1,8 +1,9 @@
 """The dirty set: nothing touched is ever lost, hot names wait, memory is bounded."""
 
 import threading
+import tracemalloc
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
 from hypothesis import example, given
@@ -317,6 +318,30 @@ def test_a_chain_of_renames_is_handed_out_as_one_though_there_are_more_than_aske
     assert dirty.take(9, 9.0) == []
     dirty.add(1, b"x", Touch.NAME, 10.0)  # nothing is left of the pairs
     assert [work.ino for work in dirty.take(9, 10.0)] == [1]
+
+
+def test_names_that_change_places_for_days_take_no_memory_for_each_pair() -> None:
+    dirty = Dirty()
+    places = [(1, b"%d" % n) for n in range(300)]
+    dirty.add_all([(*place, Touch.NAME) for place in places], 0.0)
+    tracemalloc.start()
+    dirty.add_all([], 0.0, combinations(places, 2))
+    took, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert took < 1000 * len(places)
+    (work,) = dirty.take(1, 0.0)
+    assert len(work.names or ()) == len(places)
+
+
+def test_what_is_between_two_names_may_go_and_they_stay_together() -> None:
+    dirty = Dirty()
+    for ino in range(1, 4000, 2):
+        places = [(1, b"a"), (ino + 1, b"between"), (1, b"b")]
+        dirty.add_all([(*place, Touch.NAME) for place in places], 0.0, pairwise(places))
+        dirty.discard(ino + 1)
+    assert len(dirty._renamed) < 2000
+    (work,) = dirty.take(1, 0.0)
+    assert set(work.names or ()) == {b"a", b"b"}
 
 
 @pytest.mark.parametrize("end", [Dirty.discard, lambda dirty, ino: dirty.add_dir(ino, False, 1.0)])

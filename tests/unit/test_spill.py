@@ -111,6 +111,6 @@ def test_renames_of_what_is_spilled_take_no_memory() -> None:
         one, other = (5, b"tmp%d" % number), (6, b"%d" % number)
         dirty.add_all([(*one, Touch.NAME), (*other, Touch.NAME)], 4.0, [(one, other)])
     assert len(shelf.kept) == 2 + 2 * 9
-    assert dirty._renamed == {}
+    assert not dirty._renamed
     taken = [(work.ino, name) for work in dirty.take(99, 5.0) for name in work.names or ()]
     assert len(taken) == len(set(taken)) == 3 + 2 * 9

@@ -20,6 +20,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import count, islice
 
+from i2node.fs.groups import Groups
+from i2node.fs.halves import Place
 from i2node.fs.heat import Heat
 from i2node.fs.spill import IN_MEMORY, Spill, Spilled
 from i2node.fs.touch import TOUCHES, WAITS, Touch, Work
@@ -69,7 +71,7 @@ class Dirty:
         self._heat = Heat()
         self._names = 0
         self._woken = False
-        self._renamed: dict[tuple[int, bytes], set[tuple[int, bytes]]] = {}
+        self._renamed = Groups()
         self._marks: deque[tuple[float, float]] = deque(maxlen=MARKS)  # (placed, stamp)
         self.under_way: float | None = None
         """The earliest `since` of what was handed out and is still being dealt with, for who takes
@@ -92,7 +94,7 @@ class Dirty:
         self,
         touches: Iterable[tuple[int, bytes, int]],
         now: float,
-        renames: Iterable[tuple[tuple[int, bytes], tuple[int, bytes]]] = (),
+        renames: Iterable[tuple[Place, Place]] = (),
     ) -> None:
         """Many (directory, name, Touch) at the price of one lock. renames: pairs of (directory,
         name) that something left and came to: where memory holds both they are handed out together,
@@ -105,11 +107,9 @@ class Dirty:
                 if self._has(*one) and self._has(*other):
                     if content := self._touch(*one) & _CONTENT:
                         self._known(other[0], self._dirs[other[0]], other[1], content, now, now)
-                    self._renamed.setdefault(one, set()).add(other)
-                    self._renamed.setdefault(other, set()).add(one)
+                    self._renamed.connect(one, other)
             if len(self._renamed) > 2 * self._names + _STALE:
-                known = self._renamed.items()
-                self._renamed = {place: others for place, others in known if self._has(*place)}
+                self._renamed.keep(self._has)
             self._changed.notify_all()
         self._spilled.pause()
 
@@ -362,20 +362,15 @@ class Dirty:
 
     def _with_partners(self, works: list[Work], now: float) -> list[Work]:
         """The works, with what was renamed to or from what is in them, be it held back or not."""
-        left = [(work.ino, name) for work in works for name in work.names or ()]
         more: dict[int, dict[bytes, Touch]] = {}
         oldest = now
-        while left:
-            key = left.pop()
-            for partner in self._renamed.pop(key, ()):
-                if (others := self._renamed.get(partner)) is not None:
-                    others.discard(key)
-                found = self._pull(*partner)
+        for taken in [(work.ino, name) for work in works for name in work.names or ()]:
+            for ino, name in self._renamed.pop(taken):
+                found = self._pull(ino, name)
                 if found is not None:
-                    more.setdefault(partner[0], {})[partner[1]] = TOUCHES[found[0]]
+                    more.setdefault(ino, {})[name] = TOUCHES[found[0]]
                     oldest = min(oldest, found[1])
-                    self._heat.handed(partner, now, found[0])
-                left.append(partner)
+                    self._heat.handed((ino, name), now, found[0])
         if not self._names:
             self._renamed.clear()
         for at, work in enumerate(works):
