@@ -55,6 +55,15 @@ def put(path: bytes, data: bytes) -> bytes:
     return step(Op.PUT_FILE, path, kind=Kind.FILE, mode=0o600, size=len(data), data=data)
 
 
+def serving(root: Path, state: Path) -> tuple[Receiver, Told]:
+    told = Told()
+    receiver = Receiver(
+        cast(Channel, told), Ledger(state / "ledger"), state, [root], checkpoint_s=1.0
+    )
+    receiver.tree = TargetTree(os.fsencode(root), "0123456789abcdef", state, [root])
+    return receiver, told
+
+
 def test_what_was_done_before_is_not_done_again(
     small: Path,
     tmp_path: Path,
@@ -62,11 +71,8 @@ def test_what_was_done_before_is_not_done_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(receiving, "RETRY_S", 0.01)
-    told = Told()
-    receiver = Receiver(
-        cast(Channel, told), Ledger(tmp_path / "ledger"), tmp_path, [small], checkpoint_s=1.0
-    )
-    receiver.tree = TargetTree(os.fsencode(small), "0123456789abcdef", tmp_path, [small])
+    receiver, told = serving(small, tmp_path)
+    assert receiver.tree is not None
     faulty = [put(b"nowhere/%d" % i, b"") for i in range(2000)]
     frame = b"".join(
         [
@@ -102,3 +108,36 @@ def test_what_was_done_before_is_not_done_again(
     # Every step that could not be done is told, once, however many there are.
     faults = [row[0] for message in told.of("faults") for row in message["faults"]]
     assert faults == [b"nowhere/%d" % i for i in range(2000)] + [b"nowhere/last"]
+
+
+def test_a_full_disk_is_tried_less_and_less_and_at_once_when_there_is_room(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "RETRY_S", 0.001)
+    monkeypatch.setattr(receiving, "FULL", (1, 2, 1_000_000))
+    looks: list[int] = []
+    free = TargetTree.free
+
+    def look(tree: TargetTree) -> tuple[int, int]:
+        looks.append(len(told.of("stalled")))
+        return free(tree)
+
+    monkeypatch.setattr(TargetTree, "free", look)
+    receiver, told = serving(small, tmp_path)
+    assert receiver.tree is not None
+    (small / "old").write_bytes(bytes(500_000))
+    frame = put(b"a", b"") + put(b"large", os.urandom(1_700_000))
+    thread = threading.Thread(target=receiver._apply_frame, args=(7, frame, 0))
+    thread.start()
+    try:
+        deadline = time.monotonic() + 30
+        while len(looks) < 50:
+            assert thread.is_alive() and time.monotonic() < deadline
+            thread.join(0.01)
+    finally:
+        (small / "old").unlink()
+        thread.join(30)
+    assert not thread.is_alive()
+    receiver.tree.close()
+    assert looks[-1] == len(told.of("stalled")) == 3
+    assert {p.name for p in small.iterdir()} == {"a", "large"}

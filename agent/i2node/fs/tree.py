@@ -304,6 +304,11 @@ class TargetTree:
                     freed += found.st_blocks * 512
         return freed
 
+    def free(self) -> tuple[int, int]:
+        """Blocks and inodes that are free on the root's file system."""
+        found = os.statvfs(self.root.fd)
+        return found.f_bfree, found.f_ffree
+
     def rest(self) -> None:
         """Called when nothing is under way: takes an inside staging directory away again."""
         if self.inside and self._stage is not None and not os.listdir(self._stage):

@@ -54,6 +54,12 @@ _log = logging.getLogger(__name__)
 QUEUED_FRAMES = 3
 RETRY_S = 1.0
 """Between two attempts to apply what the disk refused."""
+FULL = (1, 2, 5, 10, 30)
+"""So many times as long where the disk is full, one attempt after the other: each may copy a file
+until it is full again."""
+ROOM = 16
+"""By a part of so many its room has to grow for an attempt at once: where there is little room that
+costs little, be it in vain."""
 TOLD_S = 0.005
 """At most so often the source is told what is applied: until then it holds back what is behind."""
 WEIGHED_S = 0.5
@@ -320,7 +326,7 @@ class Receiver:
         assert self.tree is not None
         done = 0
         rest = memoryview(payload)
-        stalled = ""
+        stalled, tries = "", 0
         while not self._over:
             with self._disk:
                 stage = self.tree.stage()
@@ -340,7 +346,8 @@ class Receiver:
             op, path, _ = batch.step_at(rest, fatal.step)
             done += result.done
             rest = rest[batch.step_offset(rest, result.done) :]
-            if fatal.status in (errno.ENOSPC, errno.EDQUOT) and (freed := self.tree.make_room()):
+            full = fatal.status in (errno.ENOSPC, errno.EDQUOT)
+            if full and (freed := self.tree.make_room()):
                 log.event(_log, logging.INFO, "room-made", rule=self.rule, bytes=freed)
                 continue
             # The path of a large file came with an earlier frame.
@@ -350,8 +357,20 @@ class Receiver:
                 log.event(_log, logging.WARNING, "target-stalled", rule=self.rule, cause=cause)
             stalled = cause
             self.channel.send({"t": "stalled", "cause": cause, "remedy": remedy_for(fatal.status)})
+            tries = tries + 1 if full and not result.done else 0
+            self._wait_for_room(FULL[min(tries, len(FULL) - 1)])
+
+    def _wait_for_room(self, times: int) -> None:
+        """Waits so many times the pause between two attempts, or until the disk has more room."""
+        assert self.tree is not None
+        before = self.tree.free()
+        for _ in range(times):
             with self._wake:
-                self._wake.wait_for(lambda: self._over, RETRY_S)
+                if self._wake.wait_for(lambda: self._over, RETRY_S):
+                    return
+            free = self.tree.free()
+            if any(now > had + had // ROOM for now, had in zip(free, before, strict=True)):
+                return
 
     def _report(self, seq: int, payload: bytes | memoryview, faults: Sequence[batch.Fault]) -> None:
         """Tells the source of every one: what it does not hear of it takes for done."""
