@@ -20,8 +20,9 @@ from i2node.fs.tree import Root
 from i2node.model import Entry, Kind
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op
+from i2node.repl import trouble
 from i2node.repl.journal import Journal
-from i2node.repl.plan import Batch, Place, known
+from i2node.repl.plan import Batch, Place, Unplace, known
 from i2node.repl.planner import Planner
 
 
@@ -97,6 +98,40 @@ def test_a_directory_that_goes_while_it_is_asked_for_is_not_taken_for_the_root(
     (tmp_path / "a").rmdir()
     planner.live([Work(number, None, False, frozenset(), 0.0)], lambda: False)
     assert dirty.count() == 1
+    watch.close()
+    journal.close()
+    root.close()
+
+
+def test_what_cannot_be_read_is_tried_again_where_it_is_by_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its directory has another name, and another directory has that of it."""
+    monkeypatch.setattr(trouble, "RETRY_S", (0.0,))
+    (tmp_path / "a" / "d").mkdir(parents=True)
+    (tmp_path / "a" / "x").write_bytes(b"not at the target")
+    root = Root(os.fsencode(tmp_path))
+    journal = Journal(tmp_path / "state" / "index.db")
+    paths, dirty, sink = PathSet(root.path, [b"state"]), Dirty(), Kept(journal)
+    top, number = root.identity.ino, (tmp_path / "a").stat().st_ino
+    below = (tmp_path / "a" / "d").stat().st_ino
+    watch = InotifyWatch(top, dirty, paths)
+    for ino, place in ((top, (0, b"")), (number, (top, b"a")), (below, (number, b"d"))):
+        watch.placed(-1, ino, *place, watch.mark())
+    planner = Planner(root, journal, sink, paths, dirty, watch, _asked, _asked, 9, 9)
+    Place(number, top, b"a", True).note(journal)
+    Place(below, number, b"d", True).note(journal)
+    troubles = trouble.Troubles(dirty.wake)
+    troubles.unreadable(b"a/x", errno.EIO, (number, b"x"))
+    troubles.unreadable(b"a/d", errno.EIO, (below, b""))
+    (tmp_path / "a").rename(tmp_path / "b")
+    (tmp_path / "a").mkdir()
+    Unplace(number, top, b"a").note(journal)
+    Place(number, top, b"b", True).note(journal)
+    Place((tmp_path / "a").stat().st_ino, top, b"a", True).note(journal)
+    troubles.retry(planner)
+    works = {work.ino: work.names and set(work.names) for work in dirty.take(9, time.monotonic())}
+    assert works == {number: {b"x", b"d"}, below: None}
     watch.close()
     journal.close()
     root.close()

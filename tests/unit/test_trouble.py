@@ -6,6 +6,7 @@ import errno
 
 import pytest
 
+from i2node.fs.sweep import Name
 from i2node.mover.batch import At, Op
 from i2node.repl import trouble
 from i2node.repl.remote import Fault
@@ -21,7 +22,7 @@ class Planner:
         self.doubted: list[tuple[bytes, bool]] = []
         self.belief = self
 
-    def retry(self, path: bytes) -> None:
+    def retry(self, path: bytes, place: Name | None) -> None:
         self.retried.append(path)
 
     def retry_all(self) -> None:
@@ -42,13 +43,13 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_beyond_the_kept_is_found_again_by_looking_at_everything(soon: None) -> None:
     troubles, planner = Troubles(lambda: None), Planner()
     for number in range(KEPT + 600):
-        troubles.unreadable(b"%d" % number, errno.EACCES)
+        troubles.unreadable(b"%d" % number, errno.EACCES, (1, b"%d" % number))
     assert troubles.shown().count == KEPT + 600 and len(troubles.shown().first) == SHOWN
     troubles.retry(planner)
     assert (len(planner.retried), planner.all) == (KEPT, 1)
     assert troubles.shown().count == 0
     # One that stays is told again, and tried again.
-    troubles.unreadable(b"7", errno.EACCES)
+    troubles.unreadable(b"7", errno.EACCES, (1, b"7"))
     troubles.retry(planner)
     assert planner.retried[KEPT:] == [b"7"] and planner.all == 1
 
@@ -59,7 +60,7 @@ def test_a_path_counts_once_however_often_it_is_told(soon: None) -> None:
 
     def tell() -> None:
         for path in paths:
-            troubles.unreadable(path, errno.EACCES)
+            troubles.unreadable(path, errno.EACCES, (1, path))
 
     for _ in range(3):
         tell()
@@ -80,12 +81,12 @@ def test_what_is_told_while_others_are_tried_again_stays(soon: None) -> None:
     troubles = Troubles(lambda: None)
 
     class Telling(Planner):
-        def retry(self, path: bytes) -> None:
-            super().retry(path)
-            troubles.unreadable(b"new", errno.EIO)
+        def retry(self, path: bytes, place: Name | None) -> None:
+            super().retry(path, place)
+            troubles.unreadable(b"new", errno.EIO, (1, b"new"))
             troubles.problem(path, "another cause", "")
 
-    troubles.unreadable(b"old", errno.EACCES)
+    troubles.unreadable(b"old", errno.EACCES, (1, b"old"))
     planner = Telling()
     troubles.retry(planner)
     assert {p.path for p in troubles.kept().first} == {"new", "old"}

@@ -11,6 +11,7 @@ from operator import itemgetter
 
 from i2node.errors import SafetyStop
 from i2node.fs.coalesce import Dirty
+from i2node.fs.sweep import Name
 from i2node.fs.touch import Touch
 from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
@@ -45,7 +46,7 @@ Places = list[tuple[int, bytes]]
 
 class Emitter:
     """Drafts one round; visit(v) is told of directories that are to be listed with all below;
-    trouble(path, status) of one that cannot be read."""
+    trouble: see Troubles.unreadable."""
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class Emitter:
         watch: Watch | None,
         visit: Callable[[Visit], None],
         belief: Belief,
-        trouble: Callable[[bytes, int], None],
+        trouble: Callable[[bytes, int, Name], None],
     ) -> None:
         self.root = root
         self.journal = journal
@@ -293,7 +294,7 @@ class Emitter:
         held = {e.name: e for e in listing.entries(self.journal.select(ino, names))}
         seen = batch.stat_names(self.root.fd, self.root.dev, path, names)
         if seen.status not in (0, errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            self.trouble(path, seen.status)
+            self.trouble(path, seen.status, (ino, b""))
             return
         back = {e.name for e in listing.entries(seen.entries)} if not seen.status else set()
         target = self.journal.path(ino, self.root.identity.ino)

@@ -18,7 +18,7 @@ from dataclasses import replace
 from i2node.errors import SafetyStop
 from i2node.fs.coalesce import Dirty
 from i2node.fs.pathset import PathSet
-from i2node.fs.sweep import GRAIN_NS
+from i2node.fs.sweep import GRAIN_NS, Name
 from i2node.fs.touch import Touch, Work
 from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
@@ -39,7 +39,7 @@ _UNTOLD = Touch.UNTOLD.value
 class Planner:
     """One rule's planner; used by one thread.
 
-    probe: see Belief. trouble: told of a path that cannot be read. vigil: says of which files the
+    probe: see Belief. trouble: see Troubles.unreadable. vigil: says of which files the
     content is to be looked at whatever stat says.
     """
 
@@ -52,7 +52,7 @@ class Planner:
         dirty: Dirty,
         watch: Watch | None,
         probe: Probe,
-        trouble: Callable[[bytes, int], None],
+        trouble: Callable[[bytes, int, Name], None],
         small_max: int,
         frame_bytes: int,
         vigil: Vigil | None = None,
@@ -145,14 +145,20 @@ class Planner:
         looked at again."""
         self.draft.dirs.clear()
 
-    def retry(self, path: bytes) -> None:
-        """A path that was in trouble is looked at again, with its directory."""
-        directory, _, name = path.rpartition(b"/")
+    def retry(self, path: bytes, place: Name | None) -> None:
+        """A path that was in trouble is looked at again, with its directory. place: see Troubles;
+        None: it is looked for by its path."""
+        if place is None:
+            directory, _, name = path.rpartition(b"/")
+            found = self.journal.inode(directory, self.root.identity.ino)
+            if found is None:
+                return
+            place = found, name
         now = time.monotonic()
-        ino = self.journal.inode(directory, self.root.identity.ino)
-        if ino is not None and name:
-            self.dirty.add(ino, name, Touch.DATA | Touch.NAME | Touch.TREE, now)
-        own = self.journal.inode(path, self.root.identity.ino)
+        own = self.journal.occupant(*place) if place[1] else place[0]
+        above = self.watch.place(place[0]) if self.watch and not place[1] else place
+        if above is not None and above[1]:
+            self.dirty.add(*above, Touch.DATA | Touch.NAME | Touch.TREE, now)
         if own is not None and (self.watch is None or self.watch.known(own)):
             self.dirty.add_dir(own, False, now)
 
@@ -311,7 +317,8 @@ class Planner:
         if status == errno.EXDEV:
             self._mounted(self._mount_on(visit.path), True)
             return
-        self.trouble(visit.path, status)
+        known = self.watch is not None and self.watch.known(visit.ino)
+        self.trouble(visit.path, status, (visit.ino, b"") if known else (visit.parent, visit.name))
         # Its own mode, owner and times are told by the one above.
         seen = batch.stat_names(self.root.fd, self.root.dev, visit.above, [visit.name])
         own = None if seen.status else listing.find(seen.entries, visit.name)
@@ -363,7 +370,7 @@ class Planner:
             if where is not None and where[0]:
                 self.dirty.add(*where, Touch.NAME | Touch.TREE, time.monotonic())
             if answer.status not in (0, errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                self.trouble(path, answer.status)
+                self.trouble(path, answer.status, (work.ino, b""))
             return None
         for name in names:
             child = self.watch.child(work.ino, name)

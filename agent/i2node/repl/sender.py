@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from i2node.errors import PeerLost
+from i2node.fs.sweep import Name
 from i2node.fs.tree import Root
 from i2node.model import Entry, Kind, Verdict
 from i2node.mover import batch, listing
@@ -65,9 +66,10 @@ class Sender:
     """One stream's sending side; `submit` and `settle` are for the planner.
 
     window and pace: see Line. again(dir, name, sent) is told of names that changed while they were
-    read; sent: as they were, no older than when they were asked for. trouble(path, status) of those
-    that cannot be read; strayed(path) of those that were read from another directory than was
-    meant, and went under that path; took(dir, name, seconds) of how long a large one was read.
+    read; sent: as they were, no older than when they were asked for. trouble is told of those that
+    cannot be read, see Troubles.unreadable; strayed(path) of those that were read from another
+    directory than was meant, and went under that path; took(dir, name, seconds) of how long a large
+    one was read.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class Sender:
         window: int,
         pace: Callable[[int], None],
         again: Callable[[int, bytes, bool], None],
-        trouble: Callable[[bytes, int], None],
+        trouble: Callable[[bytes, int, Name], None],
         strayed: Callable[[bytes], None],
         took: Callable[[int, bytes, float], None],
     ) -> None:
@@ -363,7 +365,7 @@ class Sender:
             elif entry.status in GONE:
                 self.again(owner, entry.name, False)
             else:
-                self.trouble(join(path, entry.name), entry.status)
+                self.trouble(join(path, entry.name), entry.status, (owner, entry.name))
         self.journal.put(owner, entries)
         for entry in joined:
             self._unlinked(owner, entry)
@@ -442,7 +444,7 @@ class Sender:
             self.journal.put(item.dir, unsettled(entry))
             self.again(item.dir, entry.name, True)
         elif entry.status:
-            self.trouble(item.path, entry.status)
+            self.trouble(item.path, entry.status, (item.dir, entry.name))
         else:
             self.journal.put(item.dir, known(entry._replace(verdict=Verdict.SAME)))
             if entry.nlink > 1 and (entry.ino != item.entry.ino or item.entry.nlink < 2):

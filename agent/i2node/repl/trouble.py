@@ -14,7 +14,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
 
+from i2node.fs.sweep import Name
 from i2node.fs.touch import Work
 from i2node.fs.tree import remedy_for
 from i2node.model import show
@@ -35,13 +38,19 @@ told, until it is looked for again."""
 SHOWN = 10
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kept:
+    problem: PathProblem
+    place: Name | None
+
+
 class Troubles:
     """Of one rule. wake() is called when there is something to `settle`."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
         self._lock = threading.Lock()
-        self._problems: dict[bytes, PathProblem] = {}
+        self._problems: dict[bytes, _Kept] = {}
         self._beyond: set[int] = set()  # hashes of paths that are counted and not kept
         self._count = 0
         self._faults: deque[Fault] = deque()
@@ -51,7 +60,8 @@ class Troubles:
 
     # ------------------------------------------------------------------ told, by any thread
 
-    def problem(self, path: bytes, cause: str, remedy: str) -> None:
+    def problem(self, path: bytes, cause: str, remedy: str, place: Name | None = None) -> None:
+        """place: where it is met again, whatever its path is by then."""
         with self._lock:
             if path not in self._problems:
                 self._count += hash(path) not in self._beyond
@@ -62,10 +72,11 @@ class Troubles:
                     if len(self._beyond) < TOLD_APART:
                         self._beyond.add(hash(path))
                     return
-            self._problems[path] = PathProblem(show(path), cause, remedy)
+            self._problems[path] = _Kept(PathProblem(show(path), cause, remedy), place)
 
-    def unreadable(self, path: bytes, status: int) -> None:
-        self.problem(path, f"cannot be read: {os.strerror(status)}", remedy_for(status))
+    def unreadable(self, path: bytes, status: int, place: Name) -> None:
+        """place: its directory and its name there, or a directory and nothing: that one."""
+        self.problem(path, f"cannot be read: {os.strerror(status)}", remedy_for(status), place)
 
     def faulted(self, faults: list[Fault]) -> None:
         """Steps that the target could not do."""
@@ -85,12 +96,13 @@ class Troubles:
 
     def shown(self) -> Problems:
         with self._lock:
-            return Problems(self._count, tuple(list(self._problems.values())[:SHOWN]))
+            first = islice(self._problems.values(), SHOWN)
+            return Problems(self._count, tuple(kept.problem for kept in first))
 
     def kept(self) -> Problems:
         """With all that are kept."""
         with self._lock:
-            return Problems(self._count, tuple(self._problems.values()))
+            return Problems(self._count, tuple(k.problem for k in self._problems.values()))
 
     # ------------------------------------------------------------------ by the planning thread
 
@@ -146,15 +158,15 @@ class Troubles:
             tried, beyond = dict(self._problems), self._count - len(self._problems)
             self._beyond.clear()
         # First dirty, then forgiven: in between it must not look as if all were well.
-        for path in tried:
-            planner.retry(path)
+        for path, kept in tried.items():
+            planner.retry(path, kept.place)
         if beyond:
             planner.retry_all()
         planner.retry_doubts()
         with self._lock:
             # What was told meanwhile stays.
-            for path, problem in tried.items():
-                if self._problems.get(path) is problem:
+            for path, kept in tried.items():
+                if self._problems.get(path) is kept:
                     del self._problems[path]
                     self._count -= 1
             self._count -= beyond
