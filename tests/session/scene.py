@@ -33,10 +33,10 @@ class Scene:
         report = self.hosts.report()
         return report is not None and report.in_flight > 0
 
-    def written_down(self) -> bool:
-        """Everything has been looked at, and waits for the wire."""
+    def written_down(self, beyond: int = 0) -> bool:
+        """Everything has been looked at, and waits for the wire, more than so much of it."""
         report = self.hosts.report()
-        return report is not None and report.in_flight > 0 and report.dirty == 0
+        return report is not None and report.in_flight > beyond and report.dirty == 0
 
     def connected(self) -> bool:
         report = self.hosts.report()

@@ -52,6 +52,29 @@ def test_a_problem_ends_with_its_cause(scene: Scene) -> None:
     assert scene.problems() == 0
 
 
+def test_a_problem_stays_though_its_directory_moves_before_it_is_told(scene: Scene) -> None:
+    scene.deeds.make(scene.source / "d")
+    scene.deeds.write(scene.source / "d" / "f", 100)
+    scene.equal()
+    over = scene.hosts.place / "over"
+    over.write_text("")
+    subprocess.run(["mount", "--bind", over, scene.target / "d" / "f"], check=True)
+    try:
+        scene.hosts.relay.pause()
+        scene.deeds.write(scene.source / "d" / "f", 100)
+        until("the change was not taken up", scene.written_down)
+        before = scene.hosts.report().in_flight
+        scene.deeds.move(scene.source / "d", scene.source / "e")
+        until("the move was not taken up", lambda: scene.written_down(before))
+        scene.hosts.relay.resume()
+        until("no problem was told", lambda: scene.problems() > 0)
+        until("it did not move", lambda: (scene.target / "e" / "f").exists())
+    finally:
+        subprocess.run(["umount", *scene.target.glob("[de]/f")], check=True)
+    scene.equal()
+    assert scene.problems() == 0
+
+
 def test_a_comparison_that_was_interrupted_is_still_owed(scene: Scene) -> None:
     """The session that began it has said to the target which state the two have in common."""
     scene.deeds.write(scene.source / "f", 9000)

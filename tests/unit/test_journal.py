@@ -242,7 +242,8 @@ def test_doubt_is_settled_in_order(journal: Journal) -> None:
     journal.doubt(BIG, b"two", 11)
     journal.doubt(1, b"one again", 12)
     journal.settle(11)
-    assert journal.doubts() == [(1, b"one again")]
+    assert journal.doubts() == [(1, b"one")]
+    assert (journal.doubted(b"one"), journal.doubted(b"one again")) == ([1], [])
     journal.settle(12)
     assert journal.doubts() == []
     assert journal.all_doubt == ""
@@ -321,6 +322,7 @@ from i2node.repl.journal import Journal
 journal = Journal(Path(sys.argv[1]))
 for n in range(10**9):
     for ino in range(1, 9):
+        journal.undoubt(ino)
         journal.doubt(ino, b"%d" % n, n)
     journal.set("n", b"%d" % n)
     journal.commit()
@@ -523,7 +525,8 @@ class Reopened(RuleBasedStateMachine):
     @rule(ino=inos, path=name, seq=st.integers(0, 9))
     def doubt(self, ino: int, path: bytes, seq: int) -> None:
         self.journal.doubt(ino, path, seq)
-        self.now["doubt"][ino] = (path, max(seq, self.now["doubt"].get(ino, (b"", 0))[1]))
+        first, before = self.now["doubt"].get(ino, (path, 0))
+        self.now["doubt"][ino] = (first, max(seq, before))
 
     @rule(seq=st.integers(0, 9))
     def settle(self, seq: int) -> None:

@@ -138,8 +138,10 @@ class Belief:
         now = time.monotonic()
         directory, _, name = path.rpartition(b"/")
         while True:
-            ino = self.journal.inode(directory, self.root.identity.ino)
-            if ino is not None:
+            # What had this path when it was sent may have moved since, and another come there.
+            there = self.journal.inode(directory, self.root.identity.ino)
+            those = set(self.journal.doubted(directory)) | ({there} if there is not None else set())
+            for ino in those or {ino for ino, _ in self.journal.doubts()}:
                 self.in_doubt.add(ino)
                 self.journal.doubt(ino, directory, UNTIL_ASKED)
                 if name:

@@ -36,7 +36,8 @@ class Doubts(Database):
 
     def doubt(self, ino: int, path: bytes, seq: int) -> None:
         """The target may or may not hold in this directory what its listing says, until it has
-        acknowledged seq. path: where the target has it, for asking it."""
+        acknowledged seq. path: where the target has it. Of one that is in doubt already the earlier
+        path stays, under which it was sent what may fail yet."""
         self.doubt_many({ino: path}, seq)
 
     def doubt_many(self, dirs: Mapping[int, bytes], seq: int) -> None:
@@ -44,7 +45,7 @@ class Doubts(Database):
         with self._writing("writing") as db:
             db.executemany(
                 "INSERT INTO doubt VALUES(?, ?, ?) ON CONFLICT(dir) DO UPDATE "
-                "SET path=excluded.path, seq=max(seq, excluded.seq)",
+                "SET seq=max(seq, excluded.seq)",
                 [(signed(ino), path, seq) for ino, path in dirs.items()],
             )
 
@@ -119,6 +120,12 @@ class Doubts(Database):
         with self._using("reading") as db:
             rows = db.execute("SELECT dir, path FROM doubt ORDER BY seq, dir")
             return [(unsigned(dir), bytes(path)) for dir, path in rows]
+
+    def doubted(self, path: bytes) -> list[int]:
+        """The directories in doubt that the target had at a path when they came to be so."""
+        with self._using("reading") as db:
+            rows = db.execute("SELECT dir FROM doubt WHERE path=?", (path,))
+            return [unsigned(dir) for (dir,) in rows]
 
     def doubt_all(self, reason: str) -> None:
         """Nothing that is kept here is to be relied on until `trust`."""
