@@ -64,7 +64,7 @@ class Config:
     """auto, fanotify or inotify: what tells of changes; auto takes the best one that works."""
     sweep_s: float = _number(30.0, 0.05, 3600.0)
     """What raises no event is looked for this often: files that are mapped, open for writing, or
-    written to under a name outside the rule."""
+    written to under a name outside the rule, and directories beyond the limit of watches."""
     slow_sweep_s: float = _number(3600.0, 1.0, 604800.0)
     """Within this time every directory is compared again, whatever was seen of it."""
     log_level: str = field(default="info", metadata={"choices": tuple(LEVELS)})

@@ -298,6 +298,30 @@ def test_what_cannot_be_watched_is_swept_bit_by_bit(root: Path) -> None:
     assert looked_at[2] | looked_at[4] == set(range(1000, 1100)) - {1050}
 
 
+def test_what_cannot_be_watched_is_swept_no_faster_than_it_is_looked_at(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the bound is what that takes."""
+    monkeypatch.setattr(treewatch, "SWEPT_AT_ONCE", 30)
+    now, dirty, ino = [0.0], Dirty(), root.stat().st_ino
+    watch = InotifyWatch(ino, dirty, sweep=30.0, clock=lambda: now[0])
+    watch.placed(1, ino, 0, b"", watch.mark())
+    assert watch.statistics().unwatched_s is None
+    for number in range(100):
+        watch.placed(-1, 1000 + number, ino, b"%d" % number, watch.mark())
+    bounds, looked_at = [], []
+    for now[0] in (30.0, 60.0, 70.0, 80.0, 90.0, 100.0, 110.0, 140.0, 141.0, 142.0, 143.0, 144.0):
+        watch._look_after()
+        bounds.append(watch.statistics().unwatched_s)
+        if now[0] >= 70.0:  # nobody took anything until then
+            works = dirty.take(1000, now[0] + 1.0)
+            looked_at.append(len([work for work in works if work.names is None]))
+    watch.close()
+    assert looked_at == [30, 30, 30, 10, 0, 30, 30, 30, 10, 0]
+    assert bounds[:7] == [60.0, 60.0, 80.0, 100.0, 120.0, 140.0, 160.0]
+    assert bounds[7:] == [160.0] * 4 + [68.0]
+
+
 def test_a_lost_root_is_told(root: Path) -> None:
     moved = Source(root)
     moved.begin()

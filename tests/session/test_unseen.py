@@ -20,7 +20,14 @@ from ends import CONFIG, Hosts, until
 from nursery import Nursery
 
 import tmpfs
+from i2node.config import Config
+from i2node.fs.coalesce import Dirty
+from i2node.fs.inotify import InotifyWatch
+from i2node.fs.pathset import PathSet
+from i2node.fs.tree import Root
+from i2node.repl.journal import Journal
 from i2node.repl.report import RuleReport
+from i2node.repl.vigil import Vigil
 
 pytestmark = [
     pytest.mark.root,
@@ -387,6 +394,30 @@ def test_the_status_says_the_bound(scene: Scene) -> None:
     scene.follow(sweep=0.5)
     watch = scene.report().watch
     assert watch.max_undetected_s is not None and 0.5 <= watch.max_undetected_s < 60
+
+
+def test_the_bound_is_not_less_than_what_the_sweep_of_the_unwatched_takes(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    root, dirty = Root(os.fsencode(tmp_path)), Dirty()
+    journal = Journal(tmp_path / "state" / "index.db")
+    paths = PathSet(root.path, [b"state"])
+    watch = InotifyWatch(root.identity.ino, dirty, paths, sweep=500.0)
+    watch.placed(1, root.identity.ino, 0, b"", watch.mark())
+    vigil = Vigil(root, journal, paths, dirty, watch, Config(sweep_s=1.0), lambda: True)
+    vigil._sees_all = True
+    vigil._remounted()
+    vigil._run_sweep()
+    while not vigil._outside.counted:
+        vigil._count()
+    bound = vigil.reports().max_undetected_s
+    assert bound is not None and bound < 500.0
+    watch.placed(-1, (tmp_path / "d").stat().st_ino, root.identity.ino, b"d", watch.mark())
+    assert vigil.reports().max_undetected_s == 1000.0
+    vigil.start()
+    vigil.close()
+    watch.close()
+    journal.close()
+    root.close()
 
 
 def test_the_bound_where_an_overlay_writes_below_the_root(scene: Scene) -> None:

@@ -121,6 +121,12 @@ class Dirty:
                 entry.since = min(entry.since, self.under_way)
             self._changed.notify_all()
 
+    def whole(self, inos: Iterable[int]) -> set[int]:
+        """Those of these directories that are to be looked at as a whole, and were not handed out
+        yet."""
+        with self._changed:
+            return {ino for ino in inos if ino in self._dirs and self._dirs[ino].whole}
+
     def put_back(self, work: Work, now: float) -> None:
         """Work that could not be done yet. It keeps its age, and is held back like any other that
         comes again."""

@@ -29,8 +29,10 @@ _WHY = {
 }
 
 
-def watch_tree(root: Root, dirty: Dirty, paths: PathSet, wanted: str = AUTO) -> Watch:
-    """A watch of the tree below root, not started. wanted: one of ENGINES.
+def watch_tree(
+    root: Root, dirty: Dirty, paths: PathSet, wanted: str = AUTO, sweep: float = 30.0
+) -> Watch:
+    """A watch of the tree below root, not started. wanted: one of ENGINES. sweep: see TreeWatch.
 
     Raises SessionError where the wanted one is not to be had.
     """
@@ -49,6 +51,6 @@ def watch_tree(root: Root, dirty: Dirty, paths: PathSet, wanted: str = AUTO) -> 
                 raise SessionError(instead, "set watch to auto") from error
     from i2node.fs.inotify import InotifyWatch
 
-    watch = InotifyWatch(root.identity.ino, dirty, paths, rescan)
+    watch = InotifyWatch(root.identity.ino, dirty, paths, rescan, sweep)
     watch.instead = instead
     return watch

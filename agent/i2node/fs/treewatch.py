@@ -13,6 +13,7 @@ nothing else, beside the live work; only what it finds is looked at (`rescan.py`
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import threading
@@ -49,6 +50,9 @@ _PLAIN = 0x400  # the masks of one name are below it, but for ISDIR
 INBOX = 64 << 20
 """Bytes of events that are read and not taken in yet, some half a million; beyond, they wait in the
 kernel's queue, and that overflows."""
+SWEPT_AT_ONCE = 4096
+"""Directories that are not watched and wait to be looked at; beyond, the sweep waits too."""
+ASKED_S = 0.1  # at most so often it is asked how many do
 GRACE = 2.0  # seconds until a directory whose place is taken or empty is given up
 
 
@@ -129,7 +133,10 @@ class TreeWatch(Watch):
         self._count = 0  # of directories moved; what `mark` gives
         self._swept = clock()  # when the sweep of those that are not watched began
         self._unswept: list[int] = []  # of those, still to come
-        self._sweeping = 0  # how many there were
+        self._sweeping = 0  # how many there were; 0 when all were looked at
+        self._given: set[int] = set()  # those that wait to be looked at
+        self._asked = -math.inf  # when that was last found out
+        self._took = 0.0  # the last sweep, in seconds
         self._told: set[int] = set()  # directories whose own entry this batch has as dirty
         self._renames: list[tuple[Place, Place]] = []  # of this batch, from where to where
         self._unsure: dict[int, tuple[float, Place]] = {}  # deadline, place when it became so
@@ -263,6 +270,8 @@ class TreeWatch(Watch):
         with self._lock:
             watched, known = self._watched(), len(self._tree)
             overflows = self._overflows
+            under_way = self._clock() - self._swept if self._sweeping else 0.0
+            period = max(self._sweep, self._took, under_way)
         rescan = self._rescan
         return WatchStatus(
             engine=self.engine,
@@ -272,6 +281,7 @@ class TreeWatch(Watch):
             lost_since=rescan.since if rescan is not None else None,
             queue=self._dirty.count(),
             instead=self.instead,
+            unwatched_s=2 * period if watched < known else None,
             unplaced_s=None if self._unplaced is None else self._clock() - self._unplaced,
         )
 
@@ -338,7 +348,12 @@ class TreeWatch(Watch):
     def _patience(self) -> float | None:
         """How long to wait for events, in seconds."""
         with self._lock:
-            return 0.5 if self._unsure or self._watched() < len(self._tree) else None
+            if self._given and self._unswept:
+                return ASKED_S
+            return 0.5 if self._unsure or self._sweeping or not self._watches_all() else None
+
+    def _watches_all(self) -> bool:
+        return self._watched() == len(self._tree)
 
     def _wake_up(self) -> None:
         with self._arrived:
@@ -369,21 +384,26 @@ class TreeWatch(Watch):
             self._sweep_on(now)
 
     def _sweep_on(self, now: float) -> None:
-        """Those that are not watched come one after the other, so that what is told of the others
-        does not wait behind all of them."""
+        """Those that are not watched come one after the other, and no faster than they are looked
+        at, so that what is told of the others does not wait behind all of them."""
         elapsed = now - self._swept
-        if not self._unswept and elapsed >= self._sweep:
-            self._unswept = self._tree.unwatched() if self._watched() < len(self._tree) else []
+        if self._given and now >= self._asked + ASKED_S:
+            self._given, self._asked = self._dirty.whole(self._given), now
+        if self._sweeping and not self._unswept and not self._given:
+            self._sweeping, self._took = 0, elapsed
+        if not self._sweeping and elapsed >= self._sweep:
+            self._unswept = [] if self._watches_all() else self._tree.unwatched()
             self._sweeping, self._swept = len(self._unswept), now
             elapsed = 0.0
         part = elapsed / self._sweep if elapsed < self._sweep else 1.0
         left = self._sweeping - int(self._sweeping * part)
         self._told.clear()
         own: Touches = []
-        while len(self._unswept) > left:
+        while len(self._unswept) > left and len(self._given) < SWEPT_AT_ONCE:
             ino = self._unswept.pop()
             if ino in self._tree and not self._covers(ino):
                 self._dirty.add_dir(ino, False, now)
+                self._given.add(ino)
                 self._touch_own(ino, own)
         if own:
             self._dirty.add_all(own, now)

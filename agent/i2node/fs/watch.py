@@ -34,7 +34,8 @@ class WatchStatus:
     events were lost. lost_since: what happened since then, in seconds since 1970, is still being
     searched for after that; None when all is known. queue: dirty names and directories not handed
     out yet. unplaced_s: so many seconds ago a file was last written to of which the kernel did not
-    tell which it is; None: that did not happen.
+    tell which it is; None: that did not happen. unwatched_s: seconds that may lie between two looks
+    at a directory that raises no events, by what the last two took; None: there is none.
     """
 
     engine: str
@@ -45,6 +46,7 @@ class WatchStatus:
     queue: int
     instead: str = ""
     unplaced_s: float | None = None
+    unwatched_s: float | None = None
 
 
 class Watch(ABC):

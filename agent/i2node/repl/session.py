@@ -311,7 +311,8 @@ class Session:
     def _plan(self, binding: Binding, sender: Sender, remote: Remote) -> Planner:
         root, journal = binding.root, binding.journal
         if self._watch is None and not self.options.once:
-            self._watch = watch_tree(root, self._dirty, self.paths, self.config.watch)
+            asked = self.config.watch, self.config.sweep_s
+            self._watch = watch_tree(root, self._dirty, self.paths, *asked)
             self._watch.start()
             those = (root, journal, self.paths, self._dirty, self._watch)
             self._vigil = Vigil(*those, self.config, lambda: self._state == State.REPLICATION)

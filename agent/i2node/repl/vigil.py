@@ -107,6 +107,8 @@ class Vigil:
             bound = None
         elif self._outside.many or self._overlaid or not self._sees_all or unplaced:
             bound = slow
+        if bound is not None and watch.unwatched_s is not None:
+            bound = max(bound, watch.unwatched_s)
         return WatchReport(
             watch.engine,
             watch.coverage,
