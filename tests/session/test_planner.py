@@ -317,7 +317,7 @@ def test_deletes_that_cannot_be_checked_are_told_and_left(tmp_path: Path) -> Non
     (tmp_path / "a").mkdir()
     root = Root(os.fsencode(tmp_path))
     journal = Journal(tmp_path / "state" / "index.db")
-    told: list[tuple[bytes, int]] = []
+    told: list[tuple[object, ...]] = []
     sink, dirty, paths = Kept(journal), Dirty(), PathSet(root.path, [b"state"])
     planner = Planner(
         root, journal, sink, paths, dirty, None, _asked, lambda *what: told.append(what), 9, 9
@@ -333,7 +333,7 @@ def test_deletes_that_cannot_be_checked_are_told_and_left(tmp_path: Path) -> Non
         return [batch.step_at(step, 0)[0] for step in sink.sent[-1].before]
 
     assert delete(b"n" * 300) == []
-    assert told == [(b"n" * 300, errno.EINVAL)]
+    assert told == [(b"n" * 300, errno.EINVAL, (number, b""))]
     assert dirty.count() == 0
     (tmp_path / "a").rename(tmp_path / "b")
     (tmp_path / "a").mkdir()
