@@ -389,7 +389,7 @@ struct i2_event {
                        * directory, 0: outside */
     uint64_t what;    /* fanotify: inode number of the directory it happened to, 0: not told, or no directory */
     uint64_t to;      /* FAN_RENAME: inode number of the directory it went to, 0: outside */
-    uint32_t cookie;  /* inotify: joins the halves of a move */
+    uint32_t cookie;  /* inotify: joins the halves of a move; fanotify, of an overflow: errno */
     uint32_t name_len; /* 0: it happened to the directory itself */
     uint32_t other_len; /* FAN_RENAME: of the name there */
     uint32_t pad;

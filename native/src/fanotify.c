@@ -60,7 +60,7 @@ struct view {
     size_t sets;
     char top[PATH_MAX]; /* path of root; its length 1 for "/" */
     size_t top_len;
-    int lost; /* a directory could not be asked for: what happened there is not known */
+    int lost; /* why events are: the errno of asking for a directory, EOVERFLOW of the queue */
 };
 
 /* As the kernel lays it out. */
@@ -163,7 +163,8 @@ static int64_t ask(const struct view *v, const struct handle *h, uint64_t *ino)
 static int is_gone(struct view *v, int64_t error)
 {
     const int gone = error == -ESTALE || error == -ENOENT || error == -ENOTDIR;
-    v->lost |= error && !gone;
+    if (error && !gone && !v->lost)
+        v->lost = (int)-error;
     return error != 0;
 }
 
@@ -273,7 +274,7 @@ static void take(struct view *v, struct i2_fold *fold, uint64_t mask, const stru
     const int moves = (mask & (FAN_RENAME | FAN_MOVED_TO)) != 0, dir = (mask & FAN_ONDIR) != 0;
     struct i2_event e = {.mask = (uint32_t)mask, .name_len = t->name_len, .other_len = t->other_len};
     if (mask & FAN_Q_OVERFLOW) {
-        v->lost = 1;
+        v->lost = EOVERFLOW;
         return;
     }
     if (!t->dir.bytes && t->self.bytes && mask & (FAN_MODIFY | FAN_CLOSE_WRITE)) {
@@ -337,7 +338,7 @@ int64_t i2_fanotify(int group, int root, const uint8_t *excluded, size_t exclude
     }
     if (v.lost) {
         /* There is room: what was read is half of what there was. */
-        const struct i2_event e = {.mask = FAN_Q_OVERFLOW};
+        const struct i2_event e = {.mask = FAN_Q_OVERFLOW, .cookie = (uint32_t)v.lost};
         i2_fold_add(&fold, &e, NOTHING, NOTHING, 1);
     }
     i2_fold_end(&fold);

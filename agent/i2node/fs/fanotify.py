@@ -86,7 +86,7 @@ class FanotifyWatch(TreeWatch):
     def _translate(self, event: Event, touches: Touches) -> None:
         mask = event.mask
         if mask & OVERFLOW:
-            self._overflow()
+            self._overflow(event.cookie)
         elif mask & _RENAME:
             self._renamed(event, touches)
         elif not event.name:

@@ -13,6 +13,8 @@ nothing else, beside the live work; only what it finds is looked at (`rescan.py`
 
 from __future__ import annotations
 
+import errno
+import logging
 import math
 import os
 import select
@@ -23,6 +25,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import ClassVar
 
+from i2node import log
 from i2node.errors import I2Error, SessionError
 from i2node.fs.coalesce import Dirty
 from i2node.fs.dirtree import DirTree
@@ -32,6 +35,8 @@ from i2node.fs.rescan import Moment, Rescan
 from i2node.fs.touch import Touch
 from i2node.fs.watch import Watch, WatchStatus
 from i2node.mover.events import Event, decode
+
+_log = logging.getLogger(__name__)
 
 Touches = list[tuple[int, bytes, int]]
 
@@ -431,9 +436,19 @@ class TreeWatch(Watch):
             self._root_lost = why
             self._dirty.wake()
 
-    def _overflow(self) -> None:
-        """Events were lost."""
+    def _overflow(self, error: int = errno.EOVERFLOW) -> None:
+        """Events were lost: the kernel's queue was full, or what they told of could not be asked
+        for."""
         self._overflows += 1
+        if self._rescan is None or self._rescan.since is None:
+            log.event(
+                *(_log, logging.WARNING, "events-lost"),
+                engine=self.engine,
+                cause=os.strerror(error),
+                remedy=f"raise fs.{self.engine}.max_queued_events"
+                if error == errno.EOVERFLOW
+                else "what changed is searched for",
+            )
         if self._rescan is None:
             self._look_at_all()
         else:

@@ -26,8 +26,9 @@ class Event(NamedTuple):
 
     where: with inotify the watch descriptor, with fanotify the directory's inode number, 0 for one
     outside. mask: the IN_ or FAN_ bits of all that was folded into this event; lost events are
-    IN_Q_OVERFLOW (FAN_Q_OVERFLOW). cookie: inotify's, joins the two halves of a move. what, to,
-    other: fanotify's: the inode number of the directory that it happened to (0: not told, or no
+    IN_Q_OVERFLOW (FAN_Q_OVERFLOW). cookie: inotify's, joins the two halves of a move; fanotify's,
+    why events were lost: EOVERFLOW, or the errno of asking for a directory. what, to, other:
+    fanotify's: the inode number of the directory that it happened to (0: not told, or no
     directory), and of a FAN_RENAME the directory and the name it went to (0: outside). FAN_MODIFY
     of b"" is fanotify's too: some file in that directory was written to, or of 0 some file at all.
     """
