@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/fanotify.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "fold.h"
@@ -26,6 +27,7 @@
 #define INFO_OLD 10
 #define INFO_NEW 12
 
+#define TRIES 50
 #define READ_MAX 65536u
 #define READ_MIN 4096u /* more than the longest event: two names, three handles */
 
@@ -139,8 +141,16 @@ static int open_handle(const struct view *v, const struct handle *h, int flags)
         return -EINVAL;
     u.head.handle_bytes = h->len, u.head.handle_type = h->type;
     memcpy(u.head.f_handle, h->bytes, h->len);
-    int fd = open_by_handle_at(v->root, &u.head, flags | O_PATH | O_CLOEXEC);
-    return fd < 0 ? -errno : fd;
+    for (int tries = 0;; tries++) {
+        const struct timespec moment = {.tv_nsec = 1000000};
+        int fd = open_by_handle_at(v->root, &u.head, flags | O_PATH | O_CLOEXEC);
+        if (fd >= 0)
+            return fd;
+        /* Also said where the number of what is gone is being given to something new, for that moment. */
+        if (errno != ENOMEM || tries == TRIES)
+            return -errno;
+        nanosleep(&moment, NULL);
+    }
 }
 
 /* Inode number of a directory, 0 where it is outside. 0 or -errno: ESTALE when it is gone. */

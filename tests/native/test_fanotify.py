@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -272,3 +273,27 @@ def drained(group: Group) -> list[Event]:
     while events := group.drain():
         told += events
     return told
+
+
+CHURN = """
+import os, sys
+for n in range(4000):
+    path = f"{sys.argv[1]}/{n % 3}"
+    os.mkdir(path)
+    os.mkdir(path + "/below")
+    os.rmdir(path + "/below")
+    os.rmdir(path)
+"""
+
+
+def test_numbers_that_are_given_away_at_once_are_no_loss(group: Group, top: Path) -> None:
+    """While one is, the kernel has no other word for it than that memory is lacking."""
+    busy = []
+    for name in ("one", "two", "three"):
+        (top / name).mkdir()
+        busy.append(subprocess.Popen([sys.executable, "-c", CHURN, top / name]))
+    lost: list[Event] = []
+    while any(one.poll() is None for one in busy):
+        lost += (e for e in group.drain() if e.mask & OVERFLOW)
+    assert [one.returncode for one in busy] == [0, 0, 0]
+    assert lost == []
