@@ -91,6 +91,19 @@ def test_a_directory_that_becomes_whole_is_as_old_as_its_first_touch() -> None:
     assert [(work.names, work.since) for work in dirty.take(9, 12.0)[1:]] == [(None, 11.0)]
 
 
+def test_what_is_written_to_often_is_one_step_of_several_writes() -> None:
+    """Sixteen times a second, say, which is slower than the shortest interval."""
+    dirty, taken, written = Dirty(), [], 0
+    for step in range(10_000):
+        now = step * 0.001
+        if step % 62 == 0:
+            dirty.add(1, b"log", Touch.DATA | Touch.WRITING, now)
+            written += 1
+        taken += [now for _ in dirty.take(9, now)]
+    assert len(taken) < written / 2
+    assert max(b - a for a, b in pairwise(taken)) <= LONGEST + CLOSING
+
+
 def test_a_hot_name_waits_and_its_interval_doubles_then_decays() -> None:
     dirty = Dirty()
     now, gaps, last = 0.0, [], 0.0

@@ -9,6 +9,9 @@ from i2node.fs.touch import WAITS, Touch
 
 SHORTEST = 0.020
 LONGEST = 0.640
+OFTEN = 0.250
+"""What stays open and is handed out again so soon is held back longer: many small steps cost more
+than they bring, be there a little time between them."""
 CLOSING = 0.010
 """How long a name that is being written waits for its close: a small file is closed by then, and is
 not sent half written and then once more."""
@@ -79,7 +82,7 @@ class Heat:
             pass
         elif interval:
             quiet = now - taken
-            if quiet <= 2 * interval:
+            if quiet <= max(2 * interval, OFTEN if touch & WAITS == _WRITING else 0.0):
                 interval = min(2 * interval, LONGEST)
             else:
                 while interval > SHORTEST and quiet > 2 * interval:
