@@ -17,7 +17,7 @@ import pytest
 from follower import DEADLINE, Source, own_entry
 
 from i2node.errors import SessionError
-from i2node.fs import inotify, treewatch
+from i2node.fs import inotify, treewatch, unwatched
 from i2node.fs.coalesce import Dirty
 from i2node.fs.inotify import InotifyWatch
 from i2node.fs.touch import Touch
@@ -302,7 +302,7 @@ def test_what_cannot_be_watched_is_swept_no_faster_than_it_is_looked_at(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And the bound is what that takes."""
-    monkeypatch.setattr(treewatch, "SWEPT_AT_ONCE", 30)
+    monkeypatch.setattr(unwatched, "AT_ONCE", 30)
     now, dirty, ino = [0.0], Dirty(), root.stat().st_ino
     watch = InotifyWatch(ino, dirty, sweep=30.0, clock=lambda: now[0])
     watch.placed(1, ino, 0, b"", watch.mark())

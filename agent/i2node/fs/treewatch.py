@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import math
 import os
 import select
 import threading
@@ -33,6 +32,7 @@ from i2node.fs.halves import Place
 from i2node.fs.pathset import PathSet
 from i2node.fs.rescan import Moment, Rescan
 from i2node.fs.touch import Touch
+from i2node.fs.unwatched import Unwatched
 from i2node.fs.watch import Watch, WatchStatus
 from i2node.mover.events import Event, decode
 
@@ -55,9 +55,6 @@ _PLAIN = 0x400  # the masks of one name are below it, but for ISDIR
 INBOX = 64 << 20
 """Bytes of events that are read and not taken in yet, some half a million; beyond, they wait in the
 kernel's queue, and that overflows."""
-SWEPT_AT_ONCE = 4096
-"""Directories that are not watched and wait to be looked at; beyond, the sweep waits too."""
-ASKED_S = 0.1  # at most so often it is asked how many do
 GRACE = 2.0  # seconds until a directory whose place is taken or empty is given up
 
 
@@ -116,7 +113,6 @@ class TreeWatch(Watch):
         self._dirty = dirty
         self._excludes = excludes if excludes else None
         self._rescan = rescan
-        self._sweep = sweep
         self._clock = clock
         self._threads: list[threading.Thread] = []
         self._closed = False
@@ -136,12 +132,7 @@ class TreeWatch(Watch):
         self._heard = Moment.now()  # what happened until then was told
         self._unplaced: float | None = None  # when something was written, nobody knows where
         self._count = 0  # of directories moved; what `mark` gives
-        self._swept = clock()  # when the sweep of those that are not watched began
-        self._unswept: list[int] = []  # of those, still to come
-        self._sweeping = 0  # how many there were; 0 when all were looked at
-        self._given: set[int] = set()  # those that wait to be looked at
-        self._asked = -math.inf  # when that was last found out
-        self._took = 0.0  # the last sweep, in seconds
+        self._unwatched = Unwatched(sweep, clock())
         self._told: set[int] = set()  # directories whose own entry this batch has as dirty
         self._renames: list[tuple[Place, Place]] = []  # of this batch, from where to where
         self._unsure: dict[int, tuple[float, Place]] = {}  # deadline, place when it became so
@@ -275,8 +266,7 @@ class TreeWatch(Watch):
         with self._lock:
             watched, known = self._watched(), len(self._tree)
             overflows = self._overflows
-            under_way = self._clock() - self._swept if self._sweeping else 0.0
-            period = max(self._sweep, self._took, under_way)
+            period = self._unwatched.period(self._clock())
         rescan = self._rescan
         return WatchStatus(
             engine=self.engine,
@@ -353,9 +343,9 @@ class TreeWatch(Watch):
     def _patience(self) -> float | None:
         """How long to wait for events, in seconds."""
         with self._lock:
-            if self._given and self._unswept:
-                return ASKED_S
-            return 0.5 if self._unsure or self._sweeping or not self._watches_all() else None
+            if (patience := self._unwatched.patience()) is not None:
+                return patience
+            return 0.5 if self._unsure or not self._watches_all() else None
 
     def _watches_all(self) -> bool:
         return self._watched() == len(self._tree)
@@ -386,32 +376,18 @@ class TreeWatch(Watch):
                     self._forget(ino)
                     # Should it stand there after all, it is found.
                     self._dirty.add(*place, NAME | TREE, now)
-            self._sweep_on(now)
+            self._told.clear()
+            own: Touches = []
+            for ino in self._unwatched.due(now, self._all_unwatched, self._dirty.whole):
+                if ino in self._tree and not self._covers(ino):
+                    self._dirty.add_dir(ino, False, now)
+                    self._unwatched.waits(ino)
+                    self._touch_own(ino, own)
+            if own:
+                self._dirty.add_all(own, now)
 
-    def _sweep_on(self, now: float) -> None:
-        """Those that are not watched come one after the other, and no faster than they are looked
-        at, so that what is told of the others does not wait behind all of them."""
-        elapsed = now - self._swept
-        if self._given and now >= self._asked + ASKED_S:
-            self._given, self._asked = self._dirty.whole(self._given), now
-        if self._sweeping and not self._unswept and not self._given:
-            self._sweeping, self._took = 0, elapsed
-        if not self._sweeping and elapsed >= self._sweep:
-            self._unswept = [] if self._watches_all() else self._tree.unwatched()
-            self._sweeping, self._swept = len(self._unswept), now
-            elapsed = 0.0
-        part = elapsed / self._sweep if elapsed < self._sweep else 1.0
-        left = self._sweeping - int(self._sweeping * part)
-        self._told.clear()
-        own: Touches = []
-        while len(self._unswept) > left and len(self._given) < SWEPT_AT_ONCE:
-            ino = self._unswept.pop()
-            if ino in self._tree and not self._covers(ino):
-                self._dirty.add_dir(ino, False, now)
-                self._given.add(ino)
-                self._touch_own(ino, own)
-        if own:
-            self._dirty.add_all(own, now)
+    def _all_unwatched(self) -> list[int]:
+        return [] if self._watches_all() else self._tree.unwatched()
 
     # ------------------------------------------------------------------------ beliefs
 
