@@ -146,8 +146,9 @@ static int open_handle(const struct view *v, const struct handle *h, int flags)
         int fd = open_by_handle_at(v->root, &u.head, flags | O_PATH | O_CLOEXEC);
         if (fd >= 0)
             return fd;
-        /* Also said where the number of what is gone is being given to something new, for that moment. */
-        if (errno != ENOMEM || tries == TRIES)
+        /* Also said where the number of what is gone is being given to something new, for that moment.
+         * Where it lasts memory is lacking, and the queue does not wait for each event of it. */
+        if (errno != ENOMEM || tries == TRIES || v->lost)
             return -errno;
         nanosleep(&moment, NULL);
     }

@@ -40,9 +40,6 @@ from i2node.repl.plan import (
     tombstone,
 )
 
-Places = list[tuple[int, bytes]]
-"""Directory and name of each."""
-
 
 class Emitter:
     """Drafts one round; visit(v) is told of directories that are to be listed with all below;
@@ -350,7 +347,7 @@ class Emitter:
                 if (place := self._place(ino)) is not None:
                     self.dirty.add(*place, Touch.ATTR, time.monotonic())
 
-    def _own_meta(self, ino: int, path: bytes, own: Entry | None, places: Places) -> bool:
+    def _own_meta(self, ino: int, path: bytes, own: Entry | None, places: list[Name]) -> bool:
         """That of one, which was seen as own. False: it does not get them, for now."""
         if own is None or (own.ino, own.kind) != (ino, Kind.DIR) or own.flags & MOUNT:
             # It moved or went, and perhaps another stands there since, be it a file that has its

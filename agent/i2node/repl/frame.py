@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from i2node.fs.sweep import Name
 from i2node.net.wire import FRAME_MAX
 from i2node.repl.journal import Journal
 from i2node.repl.line import Line
 from i2node.repl.remote import FLUSH, STEPS
-
-Name = tuple[int, bytes]
-"""Directory, and name in it."""
 
 
 class Frame:

@@ -66,11 +66,14 @@ class Moves:
             paths = self.journal.paths({ino for ino, _ in missed}, self.root)
             gone = {ino for ino, path in paths.items() if path is None}
             self._missed = missed = {p: since for p, since in missed.items() if p[0] not in gone}
-        for work in works if missed else ():
-            names = work.names or [name for ino, name in missed if ino == work.ino]
-            for place in ((work.ino, name) for name in names):
-                if (since := missed.pop(place, None)) is not None:
-                    self._looked_for[place] = since
+        if not missed:
+            return
+        places = [(work.ino, name) for work in works for name in work.names or ()]
+        if whole := {work.ino for work in works if not work.names}:
+            places += [place for place in missed if place[0] in whole]
+        for place in places:
+            if (since := missed.pop(place, None)) is not None:
+                self._looked_for[place] = since
 
     def dirs_of(self, one: Compared) -> bool:
         """Renames directories that the target holds under other names: before anything takes
