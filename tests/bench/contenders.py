@@ -64,7 +64,9 @@ class Ours:
         if not self._paired:
             code = subprocess.check_output(self._words("target", "code"), text=True).strip()
             subprocess.run(
-                self._words("source", "pair", listen, "--code", code),
+                self._words("source", "pair", listen),
+                input=code,
+                text=True,
                 check=True,
                 capture_output=True,
             )

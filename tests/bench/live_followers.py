@@ -121,15 +121,15 @@ class Ours(_Pair):
         code = subprocess.check_output(
             self._ring.inside("target", *self._words("target", "code")), text=True
         )
-        pairing = self._words("source", "pair", place, "--code", code.strip())
-        subprocess.run(self._ring.inside("source", *pairing), check=True, capture_output=True)
+        pairing = self._ring.inside("source", *self._words("source", "pair", place))
+        subprocess.run(pairing, input=code, text=True, check=True, capture_output=True)
         words = self._words("source", "mirror", source, f"{place}:{target}", "--json")
         self._source = self._run("source", *words)
         until("the first pass", self.in_sync, 1800)
 
     def status(self) -> RuleReport | None:
         """The report of its rule; None while there is none."""
-        reports = rpc.ask(self._homes["source"] / "var" / "run")
+        reports = rpc.status(self._homes["source"] / "var" / "run")
         return reports[0] if len(reports) == 1 and reports[0].rule else None
 
     def in_sync(self) -> bool:

@@ -82,7 +82,7 @@ def mapped(stage: Stage) -> Figures:
         figures: Figures = {"seen after s": since(began, arrived)}
         if isinstance(stage.follower, Ours) and (report := stage.follower.status()):
             bound = report.watch.max_undetected_s
-            figures["bound in the status s"] = "none" if bound is None else bound
+            figures["bound in the status s"] = "none" if bound is None else round(bound, 1)
         return {**figures, **cost(before, stage.use())}
 
 
