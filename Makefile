@@ -1,19 +1,23 @@
 # make demo    two nodes on this machine, a mirror, live changes, a proof   (SRC= DST= KEEP=1)
 # make test    all tests                                                   (ARGS= for pytest)
 # make check   format, lint, types, warnings and sanitizers of the C code
+# make fuzz    every decoder of what others send, SECONDS=60 each (DECODERS= for some of those in Python)
 # make bench   against rsync, as root        (CASES= RUNS=), into tests/bench/RESULTS.md
+# make fidelity  what is kept of each attribute, beside rsync, as root, into tests/e2e/FIDELITY.md
 # make bench-live    against lsyncd and Syncthing, as root (CASES= RUNS=), into tests/bench/LIVE.md
+# make faults        every fault on real kernels, as root (SECONDS= SEED=), into tests/faults/FAULTS.md
 # make venv    .venv with the package, editable, and what the tests need
 
 VENV ?= .venv
 RUNS ?= 3
+SECONDS ?= 60
 BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 C_SOURCES := $(wildcard native/src/*.c)
 C_HEADERS := $(wildcard native/include/*.h native/src/*.h)
 
-.PHONY: demo test check bench bench-live venv native-check clean
+.PHONY: demo test check fuzz bench bench-live fidelity faults venv native-check clean
 
 demo: venv
 	@$(BIN)/python tests/e2e/demo.py $(if $(SRC),--source '$(SRC)') $(if $(DST),--target '$(DST)') \
@@ -29,7 +33,13 @@ check: venv native-check
 	$(BIN)/mypy
 
 native-check: venv
-	$(MAKE) -j$(shell nproc) --output-sync=target -C tests/native PYTHON='$(abspath $(BIN)/python)'
+	$(MAKE) -j$(shell nproc) --output-sync=target -C tests/native SECONDS=6 PYTHON='$(abspath $(BIN)/python)'
+
+# A crash stands in build/ when it is over, and belongs into the corpus once it is mended.
+fuzz: venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check 'atheris>=3'
+	$(MAKE) -C tests/native fuzz SECONDS=$(SECONDS) PYTHON='$(abspath $(BIN)/python)'
+	$(BIN)/python tests/fuzz/run.py $(SECONDS) build/fuzz $(DECODERS)
 
 bench: venv
 	$(BIN)/python tests/bench/run.py --runs $(RUNS) --results tests/bench/results.json $(CASES)
@@ -38,6 +48,15 @@ bench: venv
 bench-live: venv
 	$(BIN)/python tests/bench/live.py --runs $(RUNS) --results tests/bench/live.json $(CASES)
 	$(BIN)/python tests/bench/live_results.py tests/bench/live.json >tests/bench/LIVE.md
+
+fidelity: venv
+	$(BIN)/python tests/e2e/fidelity.py >tests/e2e/FIDELITY.md.new
+	mv tests/e2e/FIDELITY.md.new tests/e2e/FIDELITY.md
+
+faults: venv
+	$(BIN)/python tests/faults/campaign.py --seconds $(or $(SECONDS),900) --seed $(or $(SEED),1) \
+		>tests/faults/FAULTS.md.new
+	mv tests/faults/FAULTS.md.new tests/faults/FAULTS.md
 
 venv: $(VENV)/.installed $(VENV)/.built
 

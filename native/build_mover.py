@@ -8,16 +8,16 @@ HERE = Path(__file__).parent
 
 
 def cdef() -> str:
-    """The part of mover.h that cffi reads."""
-    text = (HERE / "include" / "mover.h").read_text()
-    return text.split("/* cdef begin */", 1)[1].split("/* cdef end */", 1)[0]
+    """The parts of the headers that cffi reads."""
+    texts = ((HERE / "include" / name).read_text() for name in ("mover.h", "shelf.h"))
+    return "".join(t.split("/* cdef begin */", 1)[1].split("/* cdef end */", 1)[0] for t in texts)
 
 
 ffi = FFI()
 ffi.cdef(cdef())
 ffi.set_source(
     "i2node.mover._mover",
-    '#include "mover.h"',
+    '#include "mover.h"\n#include "shelf.h"',
     include_dirs=["native/include", "native/src"],
     sources=sorted(f"native/src/{p.name}" for p in (HERE / "src").glob("*.c")),
     depends=sorted(f"native/{p.parent.name}/{p.name}" for p in HERE.glob("*/*.h")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,16 @@ pytest.register_assert_rewrite("scene", "way")
 if settings().deadline is not None:
     settings.register_profile("any-machine", deadline=None)
     settings.load_profile("any-machine")
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was() -> Iterator[None]:
+    """Whoever starts the package's log in a test keeps it from no later one."""
+    root = logging.getLogger("i2node")
+    level, propagate, handlers = root.level, root.propagate, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.propagate, root.handlers[:] = propagate, handlers
 
 
 @pytest.fixture(params=["disk", "tmpfs"])

@@ -18,15 +18,17 @@ MAKERS = {
 
 
 @contextmanager
-def disk(kind: str, place: Path, options: str = "", mib: int = 512) -> Iterator[Path]:
-    """A fresh one, mounted below place; skips where that cannot be."""
+def disk(
+    kind: str, place: Path, options: str = "", mib: int = 512, make: tuple[str, ...] = ()
+) -> Iterator[Path]:
+    """A fresh one, mounted below place; skips where that cannot be. make: words for its maker."""
     image, mount = place / f"{kind}.image", place / kind
     with open(image, "wb") as file:
         os.truncate(file.fileno(), mib << 20)
     mount.mkdir()
     words = ["mount", "-o", ",".join(filter(None, ["loop", options])), str(image), str(mount)]
     try:
-        made = subprocess.run([*MAKERS[kind], str(image)], check=False, capture_output=True)
+        made = subprocess.run([*MAKERS[kind], *make, str(image)], check=False, capture_output=True)
         if made.returncode or subprocess.run(words, check=False, capture_output=True).returncode:
             pytest.skip(f"no {kind} here")
         try:

@@ -1,8 +1,9 @@
 """The configuration of a node: `i2node.toml`, typed, its defaults in one place.
 
 Precedence: command line, i2node.toml, `i2port.conf` (the port alone), the defaults below. An
-unknown key or a wrong value is an error that names file, key and what was expected. Paths, owners
-and limits of single rules are not here: they belong to the rule.
+unknown key or a wrong value is an error that names file, key and what was expected. Paths and
+owners of single rules are not here: they belong to the rule. Their brakes are: they protect this
+node from the rule's source.
 """
 
 from __future__ import annotations
@@ -28,6 +29,16 @@ MIB = 1024 * KIB
 
 def _number(default: float, low: float, high: float) -> Any:
     return field(default=default, metadata={"low": low, "high": high})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a rule may lose at its target within `window_s` seconds: `floor` entries, or `share`
+    percent of what it holds where that is more. window_s 0: anything."""
+
+    floor: int
+    share: float
+    window_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +69,15 @@ class Config:
     checkpoint_s: float = _number(3.0, 0.05, 60.0)
     """How long a target under load may hold what it applied before it makes it durable and
     acknowledges it; when nothing more comes it does so at once."""
+    brake_floor: int = _number(1000, 0, 10**12)
+    """A target holds back what would take more entries than these away from a rule, ..."""
+    brake_share: float = _number(25.0, 0.0, 100.0)
+    """... and more than so many percent of those that the rule holds, ..."""
+    brake_window_s: float = _number(3600.0, 0.0, 604800.0)
+    """... within this time. 0: it holds back nothing."""
+    brakes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Other values for single rules: by rule, or by the root of its target, any of floor, share and
+    window_s."""
     heartbeat_s: float = _number(5.0, 0.5, 300.0)
     """A silent connection is tested this often, and given up after three times as long."""
     watch: str = field(default="auto", metadata={"choices": ENGINES})
@@ -80,6 +100,11 @@ class Config:
         """Where the configuration is read from unless another file is named."""
         return self.etc / "i2node.toml"
 
+    def limits(self, rule: str, root: str) -> Limits:
+        """What a rule may lose that has this root here."""
+        general = {part: getattr(self, f"brake_{part}") for part in _LIMITS}
+        return Limits(**general | dict(self.brakes.get(root, {})) | dict(self.brakes.get(rule, {})))
+
     @classmethod
     def load(cls, home: Path | None, file: Path | None = None) -> Config:
         """Reads the configuration of a home (None: the system's own directories).
@@ -94,6 +119,9 @@ class Config:
         path = file or config.file
         text = _text(path, must=file is not None)
         return config if text is None else replace(config, **_parse(path, text))
+
+
+_LIMITS = tuple(item.name for item in fields(Limits))
 
 
 def _text(path: Path, must: bool) -> str | None:
@@ -134,8 +162,28 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
     for key, value in table.items():
         if key not in known:
             raise UsageError(f"{path}: unknown key {key!r}", _suggestion(key, list(known)))
+        if key == "brakes":
+            values[key] = _brakes(f"{path}: {key}", value)
+            continue
         values[key] = _checked(f"{path}: {key}", str(known[key].type), known[key].metadata, value)
     return values
+
+
+def _brakes(where: str, value: object) -> dict[str, dict[str, Any]]:
+    known = {item.name: item for item in fields(Config)}
+    rules = value if isinstance(value, dict) else {"": value}
+    found: dict[str, dict[str, Any]] = {}
+    for rule, table in rules.items():
+        of = f"{where}.{rule}" if rule else where
+        if not rule or not isinstance(table, dict):
+            raise _wrong(of, table, 'a table such as {"/backup/mail" = {floor = 5000}}')
+        found[rule.rstrip("/") or "/"] = limits = {}
+        for part, number in table.items():
+            if part not in _LIMITS:
+                raise UsageError(f"{of}: unknown key {part!r}", _suggestion(part, list(_LIMITS)))
+            of_all = known[f"brake_{part}"]
+            limits[part] = _checked(f"{of}.{part}", str(of_all.type), of_all.metadata, number)
+    return found
 
 
 def _suggestion(key: str, known: list[str]) -> str:

@@ -5,7 +5,8 @@
     ├── SessionError       this connection or this attempt; retried with backoff (exit 4)
     │   ├── PeerLost       connection cut, silent, or not to be had
     │   ├── TargetFault    the target's disk: full, read-only, failing
-    │   └── ProtocolError  the peer said what the protocol does not allow
+    │   ├── ProtocolError  the peer said what the protocol does not allow
+    │   └── NoAnswer       a process of this host did not say what it was asked
     └── Halt               a person decides; never retried
         ├── UsageError     bad arguments or configuration             (exit 2)
         ├── SafetyStop     a safety rule holds: wrong root, foreign target   (exit 3)
@@ -62,6 +63,12 @@ class ProtocolError(SessionError):
     code = "protocol"
 
 
+class NoAnswer(SessionError):
+    """A process of this host, asked through its status socket, said nothing of use."""
+
+    code = "no-answer"
+
+
 class Halt(I2Error):
     """Stops until a person decides."""
 
@@ -87,3 +94,13 @@ class Refused(Halt):
 
     code = "refused"
     exit_status = 4
+
+
+def of_code(code: str, cause: str, remedy: str = "") -> I2Error:
+    """The error that another process told of; one of another version may be just an I2Error."""
+    kinds = [I2Error]
+    for kind in kinds:
+        if kind.code == code:
+            return kind(cause, remedy)
+        kinds += kind.__subclasses__()
+    return I2Error(cause, remedy)

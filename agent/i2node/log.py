@@ -10,8 +10,11 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import threading
+import time
 import traceback
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TextIO
 
@@ -115,3 +118,44 @@ def event(logger: logging.Logger, level: int, name: str, /, **fields: object) ->
     failed = level >= logging.ERROR and sys.exc_info()[0] is not None
     text = line(name, fields)
     logger.log(level, text, extra={"fields": fields}, exc_info=failed, stacklevel=2)
+
+
+class Seldom:
+    """Events that others bring about, as often as they like: of each of them a few lines a minute,
+    of all together not many, so that nobody fills a disk. What was left unsaid is counted in the
+    next line. `clock` gives seconds. Safe to use from several threads."""
+
+    SPAN, ALL, KEPT = 60.0, 120, 1024
+
+    def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
+        self._logger = logger
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._said: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self._since, self._all, self._unsaid = -self.SPAN, 0, 0
+
+    def event(self, level: int, name: str, /, who: str, most: int = 1, **fields: object) -> None:
+        """Logs as `event` does, where there were fewer than `most` lines because of `who` in the
+        last minute."""
+        with self._lock:
+            if not self._worth(who, most):
+                self._unsaid += 1
+                return
+            unsaid, self._unsaid = self._unsaid, 0
+        event(self._logger, level, name, **fields, **({"unsaid": unsaid} if unsaid else {}))
+
+    def _worth(self, who: str, most: int) -> bool:
+        now = self._clock()
+        if now - self._since >= self.SPAN:
+            self._since, self._all = now, 0
+        since, said = self._said.get(who, (now, 0))
+        if now - since >= self.SPAN:
+            since, said = now, 0
+        if said >= most or self._all >= self.ALL:
+            return False
+        self._all += 1
+        self._said[who] = (since, said + 1)
+        self._said.move_to_end(who)
+        if len(self._said) > self.KEPT:
+            self._said.popitem(last=False)
+        return True

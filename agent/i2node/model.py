@@ -128,7 +128,8 @@ class MirrorOptions:
     excludes are absolute, relative to source, or patterns (fs.pathset). check `strict` compares
     content where `quick` trusts size and times. compress is "auto", "off" or a zstd level.
     secret_key is mixed into the keys of the data streams. bwlimit is a plan (net.throttle), ""
-    is no limit. adopt takes over a target directory that is not empty and not this rule's.
+    is no limit. adopt takes over a target directory that is not empty and not this rule's. require
+    names attributes (fs.trials) that the target must not lose.
     """
 
     source: Path
@@ -141,3 +142,4 @@ class MirrorOptions:
     secret_key: bytes | None = field(default=None, repr=False)
     bwlimit: str = ""
     adopt: bool = False
+    require: tuple[str, ...] = ()

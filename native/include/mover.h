@@ -72,7 +72,8 @@ struct i2_entry {
 /* Compares two listings. Writes the changed entries to out, a section behind the other, each
  * section a packed listing: used[s] bytes in section s. NEW, RETYPED, DATA, META and SWAPPED carry
  * the new entry (attrs replaced by the old one's where the kind is the same, content too where also
- * the size is, else zero, so that a later read can tell whether anything differs); GONE carries the
+ * the size is and nothing tells of other holes, else zero, so that a later read can tell whether anything
+ * differs); GONE carries the
  * old one. Entries of which either is I2_PROBED are compared by kind, size, mtime, mode, uid, gid, rdev,
  * and by attrs and content where both sides know them; others also by ino, ctime, nlink; an I2_RACY
  * old entry is never SAME. Of a directory size and nlink are not compared, of a symlink mode is not;
@@ -176,7 +177,8 @@ struct i2_step {
     uint16_t flags;     /* I2_STEP_.. */
     uint32_t path_len;  /* path relative to the root; no leading, trailing, doubled '/', no "." or ".." part */
     uint32_t other_len; /* symlink target, or the second path of LINK, RENAME, EXCHANGE */
-    uint32_t xattr_len; /* records {u16 name_len, u16 zero, u32 value_len, name, value}, sorted by name */
+    uint32_t xattr_len; /* records {u16 name_len, u16 zero, u32 value_len, name, value}, sorted by name;
+                         * "i2node.inode": {u32 flags, u32 project} (chattr(1)), where either is not 0 */
     uint32_t data_len;  /* content of FILE and WRITE */
     uint32_t mode;
     uint32_t uid;
@@ -196,7 +198,7 @@ struct i2_step {
 #define I2_PUT_FILE 2 /* a whole small file, replaces what is there */
 #define I2_PUT_LINK 3 /* a symlink, replaces */
 #define I2_PUT_NODE 4 /* device, fifo, socket, replaces */
-#define I2_LINK 5     /* path becomes another name of other, replaces */
+#define I2_LINK 5     /* path becomes another name of other, replaces; see I2_AT_LINKS */
 #define I2_SET_META 6 /* mode, owner, times, extended attributes of what is there */
 #define I2_RENAME 7   /* path becomes other, replaces (what is in the way of a directory is removed) */
 #define I2_EXCHANGE 8 /* path and other change places */
@@ -253,17 +255,22 @@ struct i2_group {
  * In these two a file that changed since the entry was made keeps the entry's size, mtime and ctime,
  * in the step too, and is I2_RACY, EAGAIN when size or mtime moved: what was read is not what is there now;
  * ESTALE, without a step: another file is.
+ * shelf: see shelf.h; may be -1.
  * Returns bytes written to out, or -errno for a trouble that is not one entry's. */
-int64_t i2_pack(int root, uint64_t dev, uint8_t *groups, size_t groups_len, int mode, uint64_t small_max,
-                int tries, int threads, uint8_t *out, size_t cap);
+int64_t i2_pack(int root, uint64_t dev, int shelf, uint8_t *groups, size_t groups_len, int mode,
+                uint64_t small_max, int tries, int threads, uint8_t *out, size_t cap);
 #define I2_PACK_ALL 0
 #define I2_PACK_META 1
 #define I2_PACK_STAGED 2
 
 /* Fills attrs of all entries and, with content != 0, content of regular files, of groups; for
- * probes and compare. Status as in i2_pack. */
-int64_t i2_digest_files(int root, uint64_t dev, uint8_t *groups, size_t groups_len, int content,
-                        int threads);
+ * probes and compare. Status and shelf as in i2_pack. */
+int64_t i2_digest_files(int root, uint64_t dev, int shelf, uint8_t *groups, size_t groups_len,
+                        int content, int threads);
+
+/* The extended attributes of an open file or directory, as the records of a step: bytes, or -errno,
+ * -ENOTSUP where the file system has none, -ENOBUFS where they are longer than cap. */
+int64_t i2_attributes(int fd, int shelf, uint8_t *out, size_t cap);
 
 /* What became of a step that could not be done. */
 struct i2_fault {
@@ -282,29 +289,48 @@ struct i2_fault {
 #define I2_AT_NAME 8   /* giving it its final name */
 #define I2_AT_REMOVE 9
 #define I2_AT_CHECK 10 /* content does not have the digest it should have, or a delta's old file is another */
+#define I2_AT_DISK 12  /* what was written is not on disk, and counts as written the next time: it must come anew */
+#define I2_AT_LINKS 11 /* no fault: the step is done, but the two names are those of a second file from here
+                        * on, since the first has as many as it can have (EMLINK) */
+#define I2_AT_ASIDE 13 /* something is to be kept aside, and there is no shelf; fatal */
+
+/* What a call may lose, and what it gained and lost. A name counts one, a directory with all below it, and
+ * so does a regular file of 4 KiB or more that is replaced or cut to less than half its size. */
+struct i2_budget {
+    uint64_t spare;  /* in: lost and shrunk may be so much more than gained, at no time more */
+    uint64_t gained; /* out: names that came new */
+    uint64_t lost;   /* out: names that went */
+    uint64_t shrunk; /* out: files that were cut */
+    uint64_t wanted; /* out: the spare that the step would need which was refused for lack of it, or, of
+                      * a directory, how far it was counted; else 0 */
+};
 
 /* Applies steps beneath root, in order. stage: directory on the same file system for staged files and
  * for names in passing. A file appears under its final name only whole, with its metadata; a directory
  * that is made is built in the stage, where that hands on what the parent does, and appears with all that
  * is put in it up to the next step of another kind than MAKE_DIR and PUT. A fault of
  * one path is noted and the next step done; ENOSPC, EDQUOT, EROFS, EIO, EMFILE, ENOMEM stop at that
- * step (fatal), what was before it is done, and the same payload can be applied again.
+ * step (fatal), what was before it is done, and the same payload can be applied again. So does a step that
+ * the budget (may be NULL) has no room for: nothing of it is done, its status is ECANCELED.
  * OWNER, MODE, XATTR, TIMES faults leave the file in place with what could be set.
  * flags: I2_APPLY_NO_OWNER: the process may not chown, do not try.
+ * shelf: see shelf.h; may be -1.
  * Returns the number of steps gone through, with or without a fault: fewer than there are after a fatal
  * one; *faults in: room, out: noted (never more than room; the rest
  * is lost but counted in *more, except that a fatal one takes the last place). -EINVAL: the payload is not sound, nothing was done. */
-int64_t i2_apply(int root, int stage, const uint8_t *steps, size_t len, int flags,
-                 struct i2_fault *fault, uint64_t *faults, uint64_t *more);
+int64_t i2_apply(int root, int stage, int shelf, const uint8_t *steps, size_t len, int flags,
+                 struct i2_budget *budget, struct i2_fault *fault, uint64_t *faults, uint64_t *more);
 #define I2_APPLY_NO_OWNER 1
 #define I2_APPLY_VERIFY 2 /* contents with a digest are checked against it; a staged file is read back */
+#define I2_APPLY_ASIDE 4 /* what is refused: see shelf.h */
+#define I2_APPLY_LOSE 8
 
 /* After a crash, before anything else: does what stands in a journal of the stage (".redo" at the end of its
- * name), if doing so had begun, or takes it away. flags as of i2_apply. Returns 1: done, the
+ * name), if doing so had begun, or takes it away. shelf and flags as of i2_apply. Returns 1: done, the
  * file is new and durable; 0: taken away: nothing had been done, or the old file is there no more;
  * -errno: could not be done now, the journal stays. path: where the file is, *path_len 0 when unknown or
  * longer than cap. */
-int64_t i2_redo(int root, int stage, const uint8_t *name, size_t len, int flags, uint8_t *path,
+int64_t i2_redo(int root, int stage, int shelf, const uint8_t *name, size_t len, int flags, uint8_t *path,
                 size_t cap, uint64_t *path_len);
 
 /* Opens a regular file beneath root for reading, following no link. Returns a descriptor, the caller's,
@@ -313,6 +339,11 @@ int64_t i2_open(int root, uint64_t dev, const uint8_t *path, size_t len);
 
 /* How many of these bytes of a file are in the page cache, in whole pages; -errno where nobody tells. */
 int64_t i2_cached(int fd, uint64_t at, uint64_t len);
+
+/* Takes off an open directory what keeps names from coming into it: immutable, append-only, of one
+ * project. Gives what i2_lock_dir gives back; both -errno. */
+int64_t i2_unlock_dir(int fd);
+int64_t i2_lock_dir(int fd, uint32_t flags);
 
 /* syncfs(2): returns when the file system that fd is on has everything on disk. 0 or -errno. */
 int64_t i2_sync(int fd);

@@ -1,6 +1,7 @@
 /* Applying steps: i2_apply, the directories it holds, the faults it notes. */
 #define _GNU_SOURCE
 #include "apply.h"
+#include "aside.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -28,7 +29,9 @@ int i2_is_fatal(int err)
 void i2_fault(struct i2_site *site, int what, int err)
 {
     /* A value too large for the file system is ENOSPC as well; i2_meta tells it apart by E2BIG. */
-    int fatal = i2_is_fatal(err) || site->torn;
+    if (site->unwritten) what = I2_AT_DISK;
+    int fatal = i2_is_fatal(err) || site->torn || site->braked || what == I2_AT_DISK ||
+                what == I2_AT_ASIDE;
     if (fatal) site->fatal = 1;
     if (site->noted == site->room) {
         site->more++;
@@ -69,7 +72,7 @@ int i2_parent(struct i2_site *site, const uint8_t *path, size_t len, struct i2_h
         if (h->fd < 0 ? oldest->fd >= 0 : oldest->fd >= 0 && h->used < oldest->used) oldest = h;
     }
     struct statx self;
-    int fd = i2_fresh_open(site, path, parent_len), fresh = fd != I2_NOT_FRESH;
+    int fresh = 0, fd = i2_fresh_open(site, path, parent_len, &fresh);
     if (!fresh) fd = i2_open_dir(&site->k, site->root, site->dev, path, parent_len, &self);
     if (fd < 0) return fd;
     if (!fresh && self.stx_ino == site->stage_ino) {
@@ -112,37 +115,41 @@ static unsigned read_umask(void)
     return mask;
 }
 
-/* A stage that stands in the root itself has a name there, and no step may touch what has it. */
-static void find_stage(struct i2_site *site)
+/* A stage or shelf that stands in the root itself has a name there, and no step may touch what has it. */
+static void find_name(const struct i2_site *site, int dir, char out[I2_NAME_LIMIT + 1])
 {
-    struct stat above, root, st;
+    struct stat above, root, own, st;
     char link[40], path[PATH_MAX];
-    site->stage_name[0] = 0;
-    if (fstatat(site->stage, "..", &above, 0) < 0 || fstat(site->root, &root) < 0) return;
+    out[0] = 0;
+    if (fstatat(dir, "..", &above, 0) < 0 || fstat(site->root, &root) < 0 || fstat(dir, &own) < 0) return;
     if (above.st_ino != root.st_ino || above.st_dev != root.st_dev) return;
-    snprintf(link, sizeof link, "/proc/self/fd/%d", site->stage);
+    snprintf(link, sizeof link, "/proc/self/fd/%d", dir);
     ssize_t n = readlink(link, path, sizeof path - 1);
     if (n <= 0) return;
     path[n] = 0;
     const char *name = strrchr(path, '/');
     if (!name || strlen(name + 1) > I2_NAME_LIMIT) return;
-    if (fstatat(site->root, name + 1, &st, AT_SYMLINK_NOFOLLOW) < 0 || st.st_ino != site->stage_ino)
-        return;
-    strcpy(site->stage_name, name + 1);
+    if (fstatat(site->root, name + 1, &st, AT_SYMLINK_NOFOLLOW) < 0 || st.st_ino != own.st_ino) return;
+    strcpy(out, name + 1);
 }
 
-/* Whether a path is that of the stage, or leads into it. */
-static int is_staged(const struct i2_site *site, const uint8_t *path, size_t len)
+/* Whether a path is this name in the root, or leads into it. */
+static int leads_to(const char *name, const uint8_t *path, size_t len)
 {
-    size_t n = strlen(site->stage_name);
-    return n && len >= n && !memcmp(path, site->stage_name, n) && (len == n || path[n] == '/');
+    size_t n = strlen(name);
+    return n && len >= n && !memcmp(path, name, n) && (len == n || path[n] == '/');
 }
 
-static int touches_stage(const struct i2_site *site, const struct i2_step *s)
+static int is_ours(const struct i2_site *site, const uint8_t *path, size_t len)
 {
-    if (is_staged(site, i2_step_path(s), s->path_len)) return 1;
+    return leads_to(site->stage_name, path, len) || leads_to(site->shelf_name, path, len);
+}
+
+static int touches_ours(const struct i2_site *site, const struct i2_step *s)
+{
+    if (is_ours(site, i2_step_path(s), s->path_len)) return 1;
     int paths = s->op == I2_LINK || s->op == I2_RENAME || s->op == I2_EXCHANGE;
-    return paths && is_staged(site, i2_step_other(s), s->other_len);
+    return paths && is_ours(site, i2_step_other(s), s->other_len);
 }
 
 int i2_site_open(struct i2_site *site)
@@ -152,10 +159,11 @@ int i2_site_open(struct i2_site *site)
     if (!S_ISDIR(root.st_mode) || !S_ISDIR(stage.st_mode)) return -ENOTDIR;
     site->dev = root.st_dev;
     site->stage_ino = root.st_ino == stage.st_ino || root.st_dev != stage.st_dev ? 0 : stage.st_ino;
-    site->privileged = geteuid() == 0;
     site->umask = read_umask();
+    site->shelf_empty = i2_aside_is_empty(site->shelf);
     site->no_fresh = !site->stage_ino;
-    find_stage(site);
+    find_name(site, site->stage, site->stage_name);
+    if (site->shelf >= 0) find_name(site, site->shelf, site->shelf_name);
     site->staged = site->source = -1;
     for (int i = 0; i < I2_HELD; i++) site->held[i].fd = -1;
     return 0;
@@ -163,27 +171,31 @@ int i2_site_open(struct i2_site *site)
 
 void i2_site_close(struct i2_site *site)
 {
+    i2_lock_again(site);
     i2_let_go_staged(site);
     i2_let_go_source(site);
     i2_let_go_held(site);
     free(site->buffer);
 }
 
-int64_t i2_apply(int root, int stage, const uint8_t *steps, size_t len, int flags,
-                 struct i2_fault *fault, uint64_t *faults, uint64_t *more)
+int64_t i2_apply(int root, int stage, int shelf, const uint8_t *steps, size_t len, int flags,
+                 struct i2_budget *budget, struct i2_fault *fault, uint64_t *faults, uint64_t *more)
 {
     struct i2_site site;
     struct i2_fresh fresh[I2_FRESH];
     memset(&site, 0, sizeof site);
     site.root = root;
     site.stage = stage;
+    site.shelf = shelf;
     site.steps = steps;
     site.len = len;
     site.fresh = fresh;
     site.flags = flags;
+    site.budget = budget;
     site.fault = fault;
     site.room = *faults;
     *faults = *more = 0;
+    if (budget) *budget = (struct i2_budget){.spare = budget->spare};
     int64_t n = i2_steps_check(steps, len);
     if (n < 0) return n;
     int err = i2_site_open(&site);
@@ -199,8 +211,9 @@ int64_t i2_apply(int root, int stage, const uint8_t *steps, size_t len, int flag
         uint64_t told = site.noted + site.more;
         /* Only these leave the names alone, so that the old file stays the one that was opened. */
         if (s->op != I2_WRITE && s->op != I2_COPY && s->op != I2_HOLE) i2_let_go_source(&site);
-        if (touches_stage(&site, s)) i2_fault(&site, I2_AT_OPEN, -EPERM);
+        if (touches_ours(&site, s)) i2_fault(&site, I2_AT_OPEN, -EPERM);
         else ops[s->op](&site, s);
+        i2_lock_again(&site);
         faulted = site.noted + site.more != told;
         if (site.stale) i2_let_go_held(&site);
         if (site.fatal) continue;

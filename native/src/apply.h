@@ -1,10 +1,12 @@
 /* Changing the target: what the parts of i2_apply share.
  *
  * apply.c walks through the steps; put.c makes files, links and nodes; meta.c gives them owner,
- * mode, attributes and times; names.c moves and removes; fresh.c builds new directories where nobody
- * sees them, if heirs.c allows; remove.c takes trees down; stage.c builds large files, range.c copies
- * between them, direct.c writes them past the page cache, redo.c changes them in place. Every path is
- * resolved from the held root, everything in passing stands in the stage. */
+ * mode, attributes and times; names.c moves and removes; twin.c parts a file of too many names;
+ * fresh.c builds new directories where nobody sees them, if heirs.c allows; remove.c takes trees
+ * down; budget.c counts what is lost, and refuses what would be too much; stage.c builds large files,
+ * range.c copies between them, direct.c writes them past the page cache, redo.c changes them in place;
+ * lock.c opens up what takes no change, and closes it again. Every path is resolved from the held root,
+ * everything in passing stands in the stage. */
 #ifndef I2_APPLY_H
 #define I2_APPLY_H
 
@@ -16,6 +18,7 @@
 #define I2_FRESH 128
 #define I2_STAGE_NAME 40
 #define I2_BUFFER (1u << 20)
+#define I2_OPENED 4
 
 /* A directory of the target kept open while steps go to it. */
 struct i2_held {
@@ -26,8 +29,19 @@ struct i2_held {
     /* What a new file in it is given, which the first one tells. */
     int bare; /* no extended attributes: 1, 0, -1 not known yet */
     uint32_t uid, gid;
-    int fresh; /* nobody sees it yet: it stands in the stage */
+    int fresh; /* nobody sees it yet: it stands in the stage; the top it is below, from 1 */
     int alike; /* of i2_heirs_alike: 1, 0, -1 not known yet */
+};
+
+/* What a step costs the budget. */
+struct i2_toll {
+    uint64_t gained, lost, shrunk;
+};
+
+/* What was opened up for the step at hand, and the flags it has again behind it. */
+struct i2_opened {
+    int fd;
+    uint32_t flags;
 };
 
 /* A directory that was made in the stage and has its name still to get; what is below it is in it. */
@@ -40,6 +54,7 @@ struct i2_fresh {
     uint32_t index;
     uint64_t noted, more;
     struct i2_fault last;
+    struct i2_toll paid; /* for it and in it */
 };
 
 /* What a directory hands on to what is made in it; all zero where it is nothing. */
@@ -50,15 +65,20 @@ struct i2_heirs {
 
 struct i2_site {
     struct i2_kernel k;
-    int root, stage, flags, privileged;
+    int root, stage, shelf, flags;
+    int shelf_empty; /* nothing is aside of any file */
+    int fine_times;  /* the file system was seen to keep nanoseconds */
     unsigned umask;
     uint64_t dev, stage_ino; /* stage_ino 0: the stage is the root itself */
-    char stage_name[I2_NAME_LIMIT + 1]; /* where it stands in the root, else empty */
+    /* where the stage and the shelf stand in the root, else empty */
+    char stage_name[I2_NAME_LIMIT + 1], shelf_name[I2_NAME_LIMIT + 1];
     struct i2_held held[I2_HELD];
     uint64_t ticks;
     int stale; /* i2_forget was called */
     /* what the file system was found not to have */
     int no_tmpfile, no_empty_link, no_clone, no_range, no_direct;
+    int unwritten; /* what was written before the step at hand is not on disk: I2_AT_DISK */
+    int waits; /* 1: what replaces a file is durable before it does; -1: not of itself; 0: not known */
     uint64_t unique, uniques;
     /* the staged file and the old file that the last step used */
     int staged, source;
@@ -72,6 +92,8 @@ struct i2_site {
     const uint8_t *steps;
     size_t len, at;
     uint32_t index;
+    struct i2_opened opened[I2_OPENED];
+    int opened_n;
     int torn; /* the step at hand left a file half changed: a fault of it is fatal */
     /* directories not seen yet */
     struct i2_fresh *fresh; /* I2_FRESH of them */
@@ -80,6 +102,10 @@ struct i2_site {
     int run_filled; /* something is put behind it */
     struct i2_heirs heirs; /* the stage's */
     int heirs_known;
+    /* losses */
+    struct i2_budget *budget; /* NULL: nothing is counted */
+    uint64_t unlinked;
+    int braked; /* the step at hand was refused */
     /* faults */
     int fatal;
     struct i2_fault *fault;
@@ -107,16 +133,66 @@ void i2_let_go_held(struct i2_site *site);
 void i2_unique_name(struct i2_site *site, char out[I2_STAGE_NAME]);
 
 /* remove.c: takes name in dir away, a directory with all below it; not there is fine. Never crosses a
- * mount, never follows a link. 0 or -errno; on an error part of a tree may be gone. */
+ * mount, never follows a link. 0 or -errno; on an error part of a tree may be gone. site->unlinked counts
+ * the names that went. */
 int i2_remove(struct i2_site *site, int dir, const char *name);
 
-/* Clears the immutable and append-only flags of name in dir and of dir. 1: something was cleared, so
- * that what failed with EPERM is worth another try. */
-int i2_unlock(struct i2_site *site, int dir, const char *name);
+/* The same if the budget allows it, of which what went is taken; -ECANCELED: it does not. */
+int i2_remove_within(struct i2_site *site, int dir, const char *name);
 
-/* put.c: gives what stands in the stage as `staged` its final name, in place of whatever is there.
- * 0 or -errno, then `staged` is still there. */
-int i2_place(struct i2_site *site, const struct i2_held *held, const char *name, const char *staged);
+/* How many names a directory has below it, bounded: more than most is told as most + 1. What cannot be
+ * looked into counts as empty. */
+uint64_t i2_count_below(struct i2_site *site, int dir, const char *name, uint64_t most);
+
+/* budget.c: 0, or -ECANCELED where the budget does not allow that. */
+int i2_may(struct i2_site *site, const struct i2_toll *toll);
+
+/* It was done; held: where, or NULL. */
+void i2_paid(struct i2_site *site, const struct i2_held *held, const struct i2_toll *toll);
+
+/* It was undone. */
+void i2_paid_back(struct i2_site *site, const struct i2_toll *toll);
+
+/* A name came new in held. */
+void i2_gained(struct i2_site *site, const struct i2_held *held);
+
+/* What it costs to replace what stands at name in dir, if anything, by something of `size` bytes (0: no
+ * regular file); and whether the budget allows it: 0 or -ECANCELED. */
+int i2_toll_of(struct i2_site *site, int dir, const char *name, uint64_t size, struct i2_toll *toll);
+
+/* What may be lost still. */
+uint64_t i2_spare(const struct i2_site *site);
+
+/* Whether that is cutting a file. */
+int i2_is_shrunk(const struct stat *old, uint64_t size);
+
+/* lock.c: what took no change or no name, so that a step failed with err, takes it now: name in dir, and
+ * dir. 1: worth another try. What stays of the two is as it was when the step is through. */
+int i2_unlock(struct i2_site *site, int err, int dir, const char *name, int stays);
+#define I2_DOOMED 0    /* neither */
+#define I2_DIR_STAYS 1 /* the directory */
+#define I2_STAYS 2     /* both */
+
+/* Takes flags off what is open, or held with O_PATH; again: it has them again when the step is through.
+ * 1: it had some. */
+int i2_open_up(struct i2_site *site, int fd, uint32_t flags, int again);
+
+/* The step is through. */
+void i2_lock_again(struct i2_site *site);
+
+/* Gives what is open, or held with O_PATH, these flags as well, of I2_INODE_LOCKS: the last thing done to
+ * it. Notes a fault. */
+void i2_lock(struct i2_site *site, int fd, uint32_t flags);
+
+/* put.c: gives what stands in the stage as `staged` its final name, in place of whatever is there. size:
+ * of a regular file. 0 or -errno, then `staged` is still there. */
+int i2_place(struct i2_site *site, const struct i2_held *held, const char *name, const char *staged,
+             uint64_t size);
+
+/* Makes the content of a file durable that is about to take another one's name; 0 or -errno. */
+int i2_last(struct i2_site *site, int fd);
+/* The same of the file that is name in dir, where there is a file that is other in over. */
+int i2_last_at(struct i2_site *site, int dir, const char *name, int over, const char *other);
 
 /* fresh.c: MAKE_DIR of a name in held. 1: it is made, or was, in the stage; 0: to be made in place. */
 int i2_fresh_make(struct i2_site *site, const struct i2_step *s, struct i2_held *held,
@@ -125,8 +201,8 @@ int i2_fresh_make(struct i2_site *site, const struct i2_step *s, struct i2_held 
 /* Whether fresh directories can stay what they are when the step is done. */
 int i2_fresh_stays(const struct i2_site *site, const struct i2_step *s);
 
-/* Opens a directory that is fresh or below one; I2_NOT_FRESH or -errno. */
-int i2_fresh_open(struct i2_site *site, const uint8_t *path, size_t len);
+/* Opens a directory that is fresh or below one, *top as in i2_held; I2_NOT_FRESH or -errno. */
+int i2_fresh_open(struct i2_site *site, const uint8_t *path, size_t len, int *top);
 #define I2_NOT_FRESH (-4096) /* no errno */
 
 /* Gives fresh directories their names. 1: not all could be given theirs; the site is back at the step
@@ -137,8 +213,9 @@ int i2_fresh_publish(struct i2_site *site);
 int i2_heirs_alike(struct i2_site *site, struct i2_held *held);
 
 /* meta.c: owner, mode, attributes and times of the step, in this order, as far as they differ from
- * *now. path_only: fd was opened with O_PATH. bare: it has no extended attributes. Notes faults. */
-void i2_meta(struct i2_site *site, int fd, int path_only, const struct i2_step *s,
+ * *now. path_only: fd was opened with O_PATH. bare: it has no extended attributes. Notes faults. Returns
+ * what is left to be done when it has its name: the flags for i2_lock. */
+uint32_t i2_meta(struct i2_site *site, int fd, int path_only, const struct i2_step *s,
              const struct statx *now, int bare);
 
 /* The ops. Each notes its own faults. */
@@ -179,8 +256,8 @@ int i2_unstage(struct i2_site *site, uint64_t id);
  * *what, or site->fatal. */
 int i2_finish_staged(struct i2_site *site, const struct i2_step *s, int *what);
 
-/* Whether st is the file that the source means. */
-int i2_is_meant(const struct i2_step *s, const struct stat *st);
+/* Whether an open file, with its stat, is the one that the source means. */
+int i2_is_meant(struct i2_site *site, const struct i2_step *s, int fd, const struct stat *st);
 
 /* Opens a regular file and nothing else: opening a device or a pipe can do something already. */
 int i2_open_regular(struct i2_site *site, int dir, const char *name, int flags);
@@ -200,6 +277,10 @@ int i2_redo_build(struct i2_site *site, int *what);
 
 /* Does what STAGED does with the journal that is site->staged; 0 or -errno with *what, or site->fatal. */
 int i2_redo_staged(struct i2_site *site, const struct i2_step *s, int *what);
+
+/* twin.c: makes name in held, one of many names of a regular file, a file of its own, equal in all but
+ * that. 0 or -errno: EMLINK for another kind. */
+int i2_twin(struct i2_site *site, const struct i2_held *held, const char *name);
 
 /* range.c: makes all of `to` a clone of `from`; 0 or -errno. */
 int i2_clone(struct i2_site *site, int from, int to);

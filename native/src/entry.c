@@ -60,14 +60,23 @@ static uint8_t judge(const struct i2_entry *o, const struct i2_entry *n)
     return !differs ? I2_SAME : n->kind == I2_FILE ? I2_DATA : I2_META;
 }
 
+static int has_holes(const struct i2_entry *e) { return e->size >= 4096 && e->blocks <= (e->size - 1) / 512; }
+
 static int section(const struct i2_entry *e, uint64_t small_max)
 {
     if (e->kind == I2_DIR)
         return I2_IN_DIRS;
     if (e->nlink > 1)
         return I2_IN_LINKED;
-    int holes = e->size >= 4096 && e->blocks <= (e->size - 1) / 512;
-    return e->kind == I2_FILE && (e->size > small_max || holes) ? I2_IN_LARGE : I2_IN_BULK;
+    return e->kind == I2_FILE && (e->size > small_max || has_holes(e)) ? I2_IN_LARGE : I2_IN_BULK;
+}
+
+/* Whether the content of the old one says all of the new one's: zeros may have become a hole. */
+static int says_content(const struct i2_entry *o, const struct i2_entry *n)
+{
+    if (o->size != n->size) return 0;
+    if ((o->flags | n->flags) & I2_PROBED || o->blocks == n->blocks) return 1;
+    return !has_holes(o) && !has_holes(n);
 }
 
 /* One step of the walk along both listings: the entry of the smaller name on its side, or both. */
@@ -134,9 +143,9 @@ int64_t i2_diff(const uint8_t *old, size_t old_len, const uint8_t *now, size_t n
             e->status = 0;
         if (o && n && o->kind == n->kind) {
             /* The reader of the file takes these for what the target holds. A content digest says
-             * nothing of a trailing zero block's length, so it holds for one size only. */
+             * nothing of a trailing zero block's length, so it holds for one size only, nor of holes. */
             e->attrs = o->attrs;
-            if (o->size == n->size)
+            if (says_content(o, n))
                 memcpy(e->content, o->content, 16);
             else
                 memset(e->content, 0, 16);

@@ -48,17 +48,18 @@ int i2_fresh_stays(const struct i2_site *site, const struct i2_step *s)
     return !top_within(site, i2_step_path(s), s->path_len);
 }
 
-int i2_fresh_open(struct i2_site *site, const uint8_t *path, size_t len)
+int i2_fresh_open(struct i2_site *site, const uint8_t *path, size_t len, int *top)
 {
     for (int i = 0; i < site->fresh_n; i++) {
         const struct i2_fresh *f = &site->fresh[i];
         if (!is_within(path, len, f->path, f->len)) continue;
-        int top = i2_open_in(&site->k, site->stage, f->staged, O_RDONLY | O_DIRECTORY | O_NOATIME);
-        if (top < 0 || len == f->len) return top;
+        *top = i + 1;
+        int at = i2_open_in(&site->k, site->stage, f->staged, O_RDONLY | O_DIRECTORY | O_NOATIME);
+        if (at < 0 || len == f->len) return at;
         struct statx self;
         size_t rest = f->len + 1;
-        int fd = i2_open_dir(&site->k, top, site->dev, path + rest, len - rest, &self);
-        close(top);
+        int fd = i2_open_dir(&site->k, at, site->dev, path + rest, len - rest, &self);
+        close(at);
         return fd;
     }
     return I2_NOT_FRESH;
@@ -101,6 +102,7 @@ int i2_fresh_make(struct i2_site *site, const struct i2_step *s, struct i2_held 
     i2_unique_name(site, f->staged);
     if (mkdirat(site->stage, f->staged, mode) < 0) return 0;
     site->fresh_n++;
+    i2_gained(site, &(struct i2_held){.fresh = site->fresh_n});
     return 1;
 }
 
@@ -110,7 +112,7 @@ static int name_top(struct i2_site *site, const struct i2_fresh *f)
     struct i2_held *held;
     char name[I2_NAME_LIMIT + 1];
     int err = i2_parent(site, f->path, f->len, &held, name);
-    for (int again = 0; !err;) {
+    while (!err) {
         /* Without the flag an empty directory would be replaced, and nothing else. */
         int plain = site->no_noreplace;
         if (plain ? renameat(site->stage, f->staged, held->fd, name) == 0
@@ -119,9 +121,6 @@ static int name_top(struct i2_site *site, const struct i2_fresh *f)
         err = -errno;
         if (!plain && (err == -EINVAL || err == -ENOSYS)) {
             site->no_noreplace = 1;
-            err = 0;
-        } else if (err == -EPERM && !again && i2_unlock(site, held->fd, ".")) {
-            again = 1;
             err = 0;
         }
     }
@@ -141,8 +140,12 @@ int i2_fresh_publish(struct i2_site *site)
     site->no_fresh = 1;
     i2_let_go_held(site);
     /* What cannot be taken away stays in the stage, as after a crash. */
-    for (; i < n; i++) i2_remove(site, site->stage, site->fresh[i].staged);
-    site->fatal = 0;
+    for (; i < n; i++) {
+        i2_remove(site, site->stage, site->fresh[i].staged);
+        i2_paid_back(site, &site->fresh[i].paid);
+    }
+    if (site->budget) site->budget->wanted = 0;
+    site->fatal = site->braked = 0;
     site->at = back->at;
     site->index = back->index;
     site->noted = back->noted;

@@ -40,7 +40,9 @@ static int read_heirs(const struct i2_site *site, int fd, struct i2_heirs *h)
     if (!is_attr_absent(fd, "system.posix_acl_default")) return 0;
     /* Mounted with grpid every directory hands its group on. Who may chown sets it afterwards. */
     if (site->flags & I2_APPLY_NO_OWNER) h->gid = st.st_gid;
-    if (ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0) h->flags = flags & HANDED_ON;
+    if (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0) flags = 0;
+    if (flags & FS_IMMUTABLE_FL) return 0; /* it takes no name */
+    h->flags = flags & HANDED_ON;
     if (ioctl(fd, FS_IOC_FSGETXATTR, &x) == 0) {
         h->xflags = x.fsx_xflags & ~(unsigned)OWN;
         h->extsize = x.fsx_extsize;

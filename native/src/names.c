@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "apply.h"
+#include "aside.h"
 
 /* The held parents of a step's two paths; notes the fault. */
 struct pair {
@@ -45,11 +46,15 @@ void i2_do_make_dir(struct i2_site *site, const struct i2_step *s)
     mode_t mode = 0700 | (s->mode & 01777);
     if (i2_fresh_make(site, s, held, name, mode)) return;
     for (int again = 0;; again = 1) {
-        if (mkdirat(held->fd, name, mode) == 0) return;
-        if (errno != EPERM || again || !i2_unlock(site, held->fd, ".")) break;
+        if (mkdirat(held->fd, name, mode) == 0) {
+            i2_gained(site, held);
+            return;
+        }
+        err = -errno;
+        if (again || !i2_unlock(site, err, held->fd, ".", I2_DIR_STAYS)) break;
     }
-    if (errno != EEXIST) {
-        i2_fault(site, I2_AT_CREATE, -errno);
+    if (err != -EEXIST) {
+        i2_fault(site, I2_AT_CREATE, err);
         return;
     }
     if (stat_of(held->fd, name, &st) == 0 && S_ISDIR(st.st_mode)) {
@@ -62,33 +67,56 @@ void i2_do_make_dir(struct i2_site *site, const struct i2_step *s)
         i2_fault(site, I2_AT_CREATE, -errno);
         return;
     }
-    err = i2_place(site, held, name, staged);
+    err = i2_place(site, held, name, staged, 0);
     if (!err) return;
     i2_fault(site, I2_AT_NAME, err);
     unlinkat(site->stage, staged, AT_REMOVEDIR);
 }
 
+/* The new name is taken already: by the same file, or by what is to be replaced. */
+static int link_over(struct i2_site *site, const struct pair *p)
+{
+    struct stat have, want;
+    char staged[I2_STAGE_NAME];
+    int err = stat_of(p->to->fd, p->to_name, &want);
+    if (err) return err;
+    if (stat_of(p->from->fd, p->from_name, &have) == 0 && have.st_ino == want.st_ino &&
+        have.st_dev == want.st_dev)
+        return 0;
+    i2_unique_name(site, staged);
+    if (linkat(p->to->fd, p->to_name, site->stage, staged, 0) < 0) return -errno;
+    err = i2_last_at(site, site->stage, staged, p->from->fd, p->from_name);
+    if (!err) err = i2_place(site, p->from, p->from_name, staged, (uint64_t)want.st_size);
+    if (err) unlinkat(site->stage, staged, 0);
+    return err;
+}
+
+/* One name more, in place of whatever has it; 0 or -errno. */
+static int link_name(struct i2_site *site, const struct pair *p)
+{
+    for (int again = 0;; again = 1) {
+        int err = linkat(p->to->fd, p->to_name, p->from->fd, p->from_name, 0) < 0 ? -errno : 0;
+        if (!err) i2_gained(site, p->from);
+        if (err == -EEXIST) err = link_over(site, p);
+        /* An immutable file takes no more names, and no more does an immutable directory. */
+        if (again || !(i2_unlock(site, err, p->from->fd, ".", I2_DIR_STAYS) |
+                       i2_unlock(site, err, p->to->fd, p->to_name, I2_STAYS)))
+            return err;
+    }
+}
+
 void i2_do_link(struct i2_site *site, const struct i2_step *s)
 {
     struct pair p; /* from is the new name, to the one that is there */
-    struct stat have, want;
-    char staged[I2_STAGE_NAME];
     if (parents(site, s, &p)) return;
-    for (int again = 0;; again = 1) {
-        if (linkat(p.to->fd, p.to_name, p.from->fd, p.from_name, 0) == 0) return;
-        /* An immutable file takes no more names. */
-        if (errno != EPERM || again || !i2_unlock(site, p.to->fd, p.to_name)) break;
-    }
-    int err = -errno;
-    if (err == -EEXIST) {
-        err = stat_of(p.to->fd, p.to_name, &want);
-        if (!err && stat_of(p.from->fd, p.from_name, &have) == 0 && have.st_ino == want.st_ino &&
-            have.st_dev == want.st_dev)
-            return;
-        i2_unique_name(site, staged);
-        if (!err && linkat(p.to->fd, p.to_name, site->stage, staged, 0) < 0) err = -errno;
-        else if (!err && (err = i2_place(site, p.from, p.from_name, staged)))
-            unlinkat(site->stage, staged, 0);
+    int err = link_name(site, &p);
+    if (err == -EMLINK) {
+        /* As many names as the file system lets a file have: those that come are names of a second
+         * one, which begins with the name that they are linked to, and is as the first one was. */
+        i2_lock_again(site);
+        int split = i2_twin(site, p.to, p.to_name);
+        if (split && split != -EMLINK) err = split;
+        if (!split && !(err = link_name(site, &p))) i2_fault(site, I2_AT_LINKS, -EMLINK);
     }
     if (err) i2_fault(site, I2_AT_NAME, err);
 }
@@ -105,8 +133,12 @@ static int move_over(struct i2_site *site, const struct pair *p)
     i2_forget(site);
     i2_unique_name(site, aside);
     if (renameat(p->to->fd, p->to_name, site->stage, aside) < 0) return -errno;
-    if (renameat(p->from->fd, p->from_name, p->to->fd, p->to_name) < 0) {
-        err = -errno;
+    for (int again = 0;; again = 1) {
+        err = renameat(p->from->fd, p->from_name, p->to->fd, p->to_name) < 0 ? -errno : 0;
+        /* Of another project: so may be what would have to go back. */
+        if (again || !i2_unlock(site, err, p->to->fd, ".", I2_DIR_STAYS)) break;
+    }
+    if (err) {
         renameat(site->stage, aside, p->to->fd, p->to_name);
         return err;
     }
@@ -115,27 +147,50 @@ static int move_over(struct i2_site *site, const struct pair *p)
     return 0;
 }
 
+/* What it costs that one name takes the place of something; all of that, also where the name comes from
+ * within. */
+static int toll_of_rename(struct i2_site *site, const struct pair *p, const struct stat *was,
+                          struct i2_toll *toll)
+{
+    struct stat over;
+    *toll = (struct i2_toll){0};
+    if (!site->budget || stat_of(p->to->fd, p->to_name, &over)) return 0;
+    int one = over.st_ino == was->st_ino && over.st_dev == was->st_dev;
+    if (one && p->from == p->to && !strcmp(p->from_name, p->to_name)) return 0;
+    uint64_t size = S_ISREG(was->st_mode) ? (uint64_t)was->st_size : 0;
+    int err = one ? 0 : i2_toll_of(site, p->to->fd, p->to_name, size, toll);
+    toll->lost++;
+    return err ? err : i2_may(site, toll);
+}
+
 void i2_do_rename(struct i2_site *site, const struct i2_step *s)
 {
     struct pair p;
+    struct i2_toll toll;
     struct stat was, is;
     if (parents(site, s, &p)) return;
     int err = stat_of(p.from->fd, p.from_name, &was);
     if (!err && is_stage(site, &was)) err = -EPERM;
+    if (!err) err = toll_of_rename(site, &p, &was, &toll);
+    if (!err) err = i2_last_at(site, p.from->fd, p.from_name, p.to->fd, p.to_name);
+    char key[I2_ASIDE_NAME];
+    i2_aside_doom(site, p.to->fd, p.to_name, key);
     for (int again = 0; !err; again = 1) {
         err = renameat(p.from->fd, p.from_name, p.to->fd, p.to_name) < 0 ? -errno : 0;
+        if (!err) i2_aside_drop(site, key);
         if (!err) break;
         if (err == -ENOTEMPTY || err == -EEXIST || err == -ENOTDIR || err == -EISDIR)
             err = move_over(site, &p);
-        if ((err == -EPERM || err == -EACCES) && !again &&
-            (i2_unlock(site, p.from->fd, p.from_name) | i2_unlock(site, p.to->fd, p.to_name)))
-            err = 0;
-        else break;
+        if (again || !(i2_unlock(site, err, p.from->fd, p.from_name, I2_STAYS) |
+                       i2_unlock(site, err, p.to->fd, p.to_name, I2_DIR_STAYS)))
+            break;
+        err = 0;
     }
     if (err) {
         i2_fault(site, I2_AT_NAME, err);
         return;
     }
+    i2_paid(site, p.to, &toll);
     if (S_ISDIR(was.st_mode)) {
         i2_forget(site);
     } else if (was.st_nlink > 1 && stat_of(p.from->fd, p.from_name, &is) == 0 &&
@@ -172,13 +227,15 @@ void i2_do_exchange(struct i2_site *site, const struct i2_step *s)
     int err = stat_of(p.from->fd, p.from_name, &a);
     if (!err) err = stat_of(p.to->fd, p.to_name, &b);
     if (!err && (is_stage(site, &a) || is_stage(site, &b))) err = -EPERM;
+    if (!err) err = i2_last_at(site, p.from->fd, p.from_name, p.to->fd, p.to_name);
+    if (!err) err = i2_last_at(site, p.to->fd, p.to_name, p.from->fd, p.from_name);
     for (int again = 0; !err; again = 1) {
         err = renameat2(p.from->fd, p.from_name, p.to->fd, p.to_name, RENAME_EXCHANGE) < 0 ? -errno : 0;
         if (err == -EINVAL || err == -ENOSYS) err = swap_by_stage(site, &p);
-        if ((err == -EPERM || err == -EACCES) && !again &&
-            (i2_unlock(site, p.from->fd, p.from_name) | i2_unlock(site, p.to->fd, p.to_name)))
-            err = 0;
-        else break;
+        if (again || !(i2_unlock(site, err, p.from->fd, p.from_name, I2_STAYS) |
+                       i2_unlock(site, err, p.to->fd, p.to_name, I2_STAYS)))
+            break;
+        err = 0;
     }
     if (err) i2_fault(site, I2_AT_NAME, err);
     else if (S_ISDIR(a.st_mode) || S_ISDIR(b.st_mode)) i2_forget(site);
@@ -194,7 +251,7 @@ void i2_do_remove(struct i2_site *site, const struct i2_step *s)
     if (err == -ENOENT || err == -ENOTDIR) return;
     if (!err) {
         what = I2_AT_REMOVE;
-        err = i2_remove(site, held->fd, name);
+        err = i2_remove_within(site, held->fd, name);
     }
     if (err) i2_fault(site, what, err);
 }

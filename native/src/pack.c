@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "aside.h"
 #include "crew.h"
 #include "pack.h"
 
@@ -19,13 +20,19 @@
 
 /* ------------------------------------------------------------------------------ attributes ---- */
 
-/* Reads the attributes; *flags gets I2_STEP_NO_XATTR where the file system has none. */
+/* Reads the attributes, and what is aside; *flags gets I2_STEP_NO_XATTR where the file system has none. */
 static int read_xattrs(struct i2_reader *r, const struct i2_bearer *of, int *flags)
 {
     int err = i2_xattr_read(of, &r->xattrs);
     *flags = err == -ENOTSUP ? I2_STEP_NO_XATTR : 0;
     if (err == -ENOTSUP) err = 0;
     if (err) r->xattrs.len = 0;
+    r->aside.len = 0;
+    if (err || r->hall->shelf < 0) return err;
+    err = of->fd >= 0 ? i2_aside_read(r->hall->shelf, of->fd, "", AT_EMPTY_PATH, &r->aside)
+                      : i2_aside_read(r->hall->shelf, AT_FDCWD, of->path, 0, &r->aside);
+    if (!err) err = i2_aside_lay(&r->aside, &r->xattrs);
+    if (r->xattrs.len) *flags = 0;
     return err;
 }
 
@@ -65,8 +72,10 @@ static int restat(struct i2_reader *r, const struct i2_entry *e, int fd, const c
     if (err) return err;
     *now = *e;
     i2_entry_fill(now, &stx, racy_after);
+    uint8_t stands = now->kind;
+    i2_aside_lay_stat(&r->aside, now);
     /* Another kind: what was asked for is gone; what came instead is another walk's to tell. */
-    if (now->kind != e->kind) return -ENOENT;
+    if (now->kind != e->kind && stands != e->kind) return -ENOENT;
     if (now->kind != I2_DIR && i2_statx_dev(&stx) != r->hall->dev) return -EXDEV;
     return 0;
 }
@@ -158,7 +167,7 @@ static int digest_file(struct i2_reader *r, struct i2_job *j, int fd)
         int settled = same(e, &now);
         *e = now;
         if (!settled && i + 1 < r->hall->tries) continue;
-        memcpy(e->content, content, 16);
+        if (e->kind == I2_FILE) memcpy(e->content, content, 16);
         if (!settled) e->flags |= I2_RACY;
         return settled ? 0 : -EAGAIN;
     }
@@ -198,7 +207,7 @@ static int pack_closed(struct i2_reader *r, struct i2_job *j, const char *name)
     for (int i = 0;; i++) {
         struct i2_entry now;
         int64_t racy_after = i2_racy_after();
-        r->xattrs.len = 0;
+        r->xattrs.len = r->aside.len = 0;
         if (e->kind == I2_SYMLINK) {
             ssize_t n = readlinkat(r->dir, name, r->target, sizeof r->target);
             if (n < 0) return errno == EINVAL ? -ENOENT : -errno;
@@ -356,6 +365,7 @@ static int64_t read_all(struct i2_hall *h, uint8_t *groups, size_t len, int thre
         i2_crew(read_jobs, readers, sizeof *readers, hands);
         for (int i = 0; i < hands; i++) {
             free(readers[i].xattrs.p);
+            free(readers[i].aside.p);
             free(readers[i].hashed.p);
             i2_reading_free(&readers[i].reading);
         }
@@ -368,20 +378,36 @@ static int64_t read_all(struct i2_hall *h, uint8_t *groups, size_t len, int thre
     return used;
 }
 
-int64_t i2_pack(int root, uint64_t dev, uint8_t *groups, size_t groups_len, int mode, uint64_t small_max,
-                int tries, int threads, uint8_t *out, size_t cap)
+int64_t i2_pack(int root, uint64_t dev, int shelf, uint8_t *groups, size_t groups_len, int mode,
+                uint64_t small_max, int tries, int threads, uint8_t *out, size_t cap)
 {
     if (mode < I2_PACK_ALL || mode > I2_PACK_STAGED || (uintptr_t)out % 8) return -EINVAL;
     if (small_max > INT32_MAX) small_max = INT32_MAX; /* a step's data_len and length have 32 bits */
-    struct i2_hall h = {.root = root, .dev = dev, .mode = mode, .small_max = small_max,
+    struct i2_hall h = {.root = root, .dev = dev, .shelf = shelf, .mode = mode, .small_max = small_max,
                         .tries = tries < 1 ? 1 : tries, .out = out, .cap = cap & ~(size_t)7};
     return read_all(&h, groups, groups_len, threads);
 }
 
-int64_t i2_digest_files(int root, uint64_t dev, uint8_t *groups, size_t groups_len, int content,
-                        int threads)
+int64_t i2_digest_files(int root, uint64_t dev, int shelf, uint8_t *groups, size_t groups_len,
+                        int content, int threads)
 {
-    struct i2_hall h = {.root = root, .dev = dev, .mode = DIGEST, .content = content, .tries = 5};
+    struct i2_hall h = {.root = root, .dev = dev, .shelf = shelf, .mode = DIGEST, .content = content, .tries = 5};
     int64_t n = read_all(&h, groups, groups_len, threads);
     return n < 0 ? n : 0;
+}
+
+int64_t i2_attributes(int fd, int shelf, uint8_t *out, size_t cap)
+{
+    const struct i2_bearer of = {.fd = fd};
+    struct i2_bytes records = {0}, aside = {0};
+    int64_t n = i2_xattr_read(&of, &records);
+    if (shelf >= 0 && (!n || n == -ENOTSUP)) {
+        n = i2_aside_read(shelf, fd, "", AT_EMPTY_PATH, &aside);
+        if (!n) n = i2_aside_lay(&aside, &records);
+    }
+    if (!n) n = records.len > cap ? -ENOBUFS : (int64_t)records.len;
+    if (n > 0) memcpy(out, records.p, (size_t)n);
+    free(records.p);
+    free(aside.p);
+    return n;
 }

@@ -31,6 +31,7 @@ struct i2_job {
 /* What all threads share. */
 struct i2_hall {
     int root, mode, tries, content;
+    int shelf; /* -1: nothing is aside */
     uint64_t dev, small_max;
     uint8_t *out;
     size_t cap, n;
@@ -46,6 +47,7 @@ struct i2_reader {
     struct i2_kernel k;
     int dir; /* of the job at hand */
     struct i2_bytes xattrs, hashed;
+    struct i2_bytes aside; /* of the entry at hand */
     char target[PATH_MAX];
     size_t target_len;
     struct i2_reading reading;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "apply.h"
+#include "aside.h"
 #include "content.h"
 #include "xattr.h"
 
@@ -56,15 +57,27 @@ static int swap_in(struct i2_site *site, const struct i2_held *held, const char 
     return 0;
 }
 
-int i2_place(struct i2_site *site, const struct i2_held *held, const char *name, const char *staged)
+int i2_place(struct i2_site *site, const struct i2_held *held, const char *name, const char *staged,
+             uint64_t size)
 {
-    for (int again = 0;; again = 1) {
-        if (renameat(site->stage, staged, held->fd, name) == 0) return 0;
-        int err = -errno;
+    struct i2_toll toll;
+    char key[I2_ASIDE_NAME];
+    int err = i2_toll_of(site, held->fd, name, size, &toll);
+    i2_aside_doom(site, held->fd, name, key);
+    for (int again = 0; !err; again = 1) {
+        if (renameat(site->stage, staged, held->fd, name) == 0) {
+            i2_aside_drop(site, key);
+            break;
+        }
+        err = -errno;
         if (err == -EISDIR || err == -ENOTDIR || err == -ENOTEMPTY || err == -EEXIST)
             err = swap_in(site, held, name, staged);
-        if ((err != -EPERM && err != -EACCES) || again || !i2_unlock(site, held->fd, name)) return err;
+        if (!err) break;
+        if (again || !i2_unlock(site, err, held->fd, name, I2_DIR_STAYS)) return err;
+        err = 0;
     }
+    if (!err) i2_paid(site, held, &toll);
+    return err;
 }
 
 /* ---------------------------------------------------------------------------- a file ---------- */
@@ -91,8 +104,9 @@ static int begin(struct i2_site *site, struct i2_held *held, const char *name, s
         d->fd = openat(held->fd, ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, mode);
         if (d->fd >= 0) return 0;
         /* ENOENT: the held directory was removed. EISDIR: a kernel that does not know the flag. */
-        if (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL) site->no_tmpfile = 1;
-        else if (errno != EPERM || again || !i2_unlock(site, held->fd, ".")) return -errno;
+        int err = -errno;
+        if (err == -EOPNOTSUPP || err == -EISDIR || err == -EINVAL) site->no_tmpfile = 1;
+        else if (again || !i2_unlock(site, err, held->fd, ".", I2_DIR_STAYS)) return err;
     }
     i2_unique_name(site, d->staged);
     d->fd = openat(site->stage, d->staged, NEW_FILE, mode);
@@ -134,19 +148,30 @@ static int link_to(struct i2_site *site, int fd, int dir, const char *name)
     return linkat(AT_FDCWD, path, dir, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
 }
 
+static int link_to_stage(struct i2_site *site, struct draft *d)
+{
+    i2_unique_name(site, d->staged);
+    int err = link_to(site, d->fd, site->stage, d->staged);
+    if (err) d->staged[0] = 0;
+    return err;
+}
+
 static int give_name(struct i2_site *site, const struct i2_held *held, struct draft *d,
-                     const char *name)
+                     const char *name, uint64_t size)
 {
     int err = 0;
-    if (d->named) return 0;
-    if (!d->staged[0]) {
+    for (int again = 0; !d->named && !d->staged[0]; again = 1) {
         err = link_to(site, d->fd, held->fd, name);
-        if (err != -EEXIST) return err;
-        i2_unique_name(site, d->staged);
-        err = link_to(site, d->fd, site->stage, d->staged);
-        if (err) d->staged[0] = 0;
+        if (!err) break;
+        if (err == -EEXIST) err = link_to_stage(site, d);
+        if (err && (again || !i2_unlock(site, err, held->fd, ".", I2_DIR_STAYS))) return err;
     }
-    return err ? err : i2_place(site, held, name, d->staged);
+    if (!d->staged[0]) {
+        i2_gained(site, held);
+        return 0;
+    }
+    err = i2_last(site, d->fd);
+    return err ? err : i2_place(site, held, name, d->staged, size);
 }
 
 static int is_right(const struct i2_step *s)
@@ -187,10 +212,11 @@ void i2_do_put_file(struct i2_site *site, const struct i2_step *s)
     int what = I2_AT_WRITE;
     if (!err) {
         err = begun(site, held, &d, mode, &now);
-        if (!err) i2_meta(site, d.fd, 0, s, &now, !d.staged[0] && held->bare == 1);
+        uint32_t locks = err ? 0 : i2_meta(site, d.fd, 0, s, &now, !d.staged[0] && held->bare == 1);
         if (!err && !site->fatal) {
             what = I2_AT_NAME;
-            err = give_name(site, held, &d, name);
+            err = give_name(site, held, &d, name, s->size);
+            if (!err) i2_lock(site, d.fd, locks);
         }
     }
     if (err) i2_fault(site, what, err);
@@ -214,7 +240,8 @@ static void dress_and_place(struct i2_site *site, const struct i2_step *s, const
     if (!err) {
         i2_meta(site, fd, 1, s, &now, 0);
         what = I2_AT_NAME;
-        if (!site->fatal && staged[0]) err = i2_place(site, held, name, staged);
+        if (!site->fatal && staged[0]) err = i2_place(site, held, name, staged, 0);
+        else if (!site->fatal) i2_gained(site, held);
     }
     if (fd >= 0) close(fd);
     if (err) i2_fault(site, what, err);
@@ -253,7 +280,10 @@ void i2_do_put_node(struct i2_site *site, const struct i2_step *s)
     mode_t type = types[s->kind] | 0600;
     dev_t rdev = s->kind == I2_CHR || s->kind == I2_BLK ? (dev_t)s->rdev : 0;
     if (!held->fresh || mknodat(held->fd, name, type, rdev) < 0) i2_unique_name(site, staged);
-    if (staged[0] && mknodat(site->stage, staged, type, rdev) < 0)
-        i2_fault(site, I2_AT_CREATE, -errno);
+    err = staged[0] && mknodat(site->stage, staged, type, rdev) < 0 ? -errno : 0;
+    /* An empty file stands for what may not be made: the rest is kept aside. */
+    if (err && (site->flags & I2_APPLY_ASIDE) && i2_aside_takes(site, err))
+        err = mknodat(site->stage, staged, S_IFREG | 0600, 0) < 0 ? -errno : 0;
+    if (err) i2_fault(site, I2_AT_CREATE, err);
     else dress_and_place(site, s, held, name, staged);
 }

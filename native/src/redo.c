@@ -25,6 +25,7 @@
 #include "apply.h"
 #include "blake3.h"
 #include "content.h"
+#include "inode.h"
 
 /* From how many bytes on disk it pays: three times the disk is waited for, and a copy of less is
  * written in that time. */
@@ -222,6 +223,16 @@ static int play(struct journal *j, int fd, uint64_t limit)
     return err;
 }
 
+/* Opens up an immutable or append-only file; the step says what it is to have of that, or leaves it. */
+static int open_up(struct i2_site *site, int dir, const char *name, const struct i2_step *at)
+{
+    int fd = i2_open_regular(site, dir, name, O_RDONLY);
+    if (fd < 0) return 0;
+    int done = i2_open_up(site, fd, I2_INODE_LOCKS, at->flags & I2_STEP_NO_XATTR);
+    close(fd);
+    return done;
+}
+
 /* Opens the very file that STAGE saw, if it stands at the path. -ESTALE: another one does. */
 static int open_old(struct journal *j, const struct i2_step *at, int flags, struct i2_entry *e)
 {
@@ -232,7 +243,7 @@ static int open_old(struct journal *j, const struct i2_step *at, int flags, stru
     int err = i2_parent(site, i2_step_path(at), at->path_len, &held, name);
     if (err) return err;
     int fd = i2_open_regular(site, held->fd, name, flags);
-    if (fd == -EPERM && flags != O_RDONLY && i2_unlock(site, held->fd, name))
+    if (fd == -EPERM && flags != O_RDONLY && open_up(site, held->fd, name, at))
         fd = i2_open_regular(site, held->fd, name, flags);
     i2_let_go_held(site); /* the path may be the journal's, which does not last */
     if (fd < 0) return fd;
@@ -241,7 +252,7 @@ static int open_old(struct journal *j, const struct i2_step *at, int flags, stru
     /* Once it is sealed, what differs from what STAGE saw may be our doing. */
     if (!err && !j->last) {
         if (fstat(fd, &st) < 0) err = -errno;
-        else if (!i2_is_meant(j->first, &st)) err = -ESTALE;
+        else if (!i2_is_meant(site, j->first, fd, &st)) err = -ESTALE;
     }
     if (!err) return fd;
     close(fd);
@@ -329,7 +340,7 @@ static int patch(struct journal *j, int fd, const struct i2_step *s, int *torn)
     if (!err) err = i2_statx(&j->site->k, fd, "", AT_EMPTY_PATH, &now);
     if (err) return err;
     now.stx_mtime.tv_nsec = UINT32_MAX; /* writing moved it */
-    i2_meta(j->site, fd, 0, s, &now, 0);
+    i2_lock(j->site, fd, i2_meta(j->site, fd, 0, s, &now, 0));
     return fsync(fd) < 0 ? -errno : 0;
 }
 
@@ -376,17 +387,30 @@ static int is_gone(int err)
     return err == -ENOENT || err == -ENOTDIR || err == -ESTALE || err == -EXDEV || err == -ELOOP;
 }
 
+/* What it costs to change the open old file in place. */
+static int toll_of_patch(struct journal *j, int fd, const struct i2_step *s, struct i2_toll *toll)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0) return -errno;
+    toll->shrunk = i2_is_shrunk(&st, s->size);
+    return i2_may(j->site, toll);
+}
+
 /* Does what the sound journal says, s being its STAGED step. 0 or -errno with *what, or site->fatal. */
 static int settle(struct journal *j, const struct i2_step *s, int *what)
 {
     int torn = j->last != NULL;
     *what = I2_AT_WRITE;
+    struct i2_toll toll = {0};
     int fd = open_in_place(j, s);
     int err = fd < 0 ? fd : 0;
+    if (!err && !torn) err = toll_of_patch(j, fd, s, &toll);
     if (!err && !torn) err = seal(j, s);
+    /* Sealed, it is done, however long that takes. */
+    if (!err) i2_paid(j->site, NULL, &toll);
     if (!err) err = patch(j, fd, s, &torn);
     if (fd >= 0) close(fd);
-    if (!err || i2_is_fatal(err)) return err;
+    if (!err || i2_is_fatal(err) || j->site->braked) return err;
     err = build(j, s->size, what);
     if (!err) err = i2_finish_staged(j->site, s, what);
     /* A torn file under its name: nothing else may be done before it is whole, whatever the reason. */
@@ -415,8 +439,8 @@ static int is_ours(int fd)
     return S_ISREG(st.st_mode) && st.st_uid == geteuid() && st.st_nlink == 1 && !(st.st_mode & 077);
 }
 
-int64_t i2_redo(int root, int stage, const uint8_t *name, size_t len, int flags, uint8_t *path,
-                size_t cap, uint64_t *path_len)
+int64_t i2_redo(int root, int stage, int shelf, const uint8_t *name, size_t len, int flags,
+                uint8_t *path, size_t cap, uint64_t *path_len)
 {
     struct i2_fault fault = {0};
     struct i2_site site;
@@ -429,6 +453,7 @@ int64_t i2_redo(int root, int stage, const uint8_t *name, size_t len, int flags,
     memset(&site, 0, sizeof site);
     site.root = root;
     site.stage = stage;
+    site.shelf = shelf;
     site.flags = flags;
     site.fault = &fault;
     site.room = 1;
@@ -446,6 +471,7 @@ int64_t i2_redo(int root, int stage, const uint8_t *name, size_t len, int flags,
     }
     if (!err) err = j.last && !strcmp(file, right) ? settle(&j, s, &what) : -EBADMSG;
     if (err) i2_fault(&site, what, err);
+    i2_lock_again(&site);
     /* Done, or never to be done. */
     if (!site.fatal) unlinkat(stage, file, 0);
     if (err && !site.fatal && !strcmp(file, right)) i2_unstage(&site, s->stage);

@@ -5,14 +5,13 @@
  * we came from. */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "apply.h"
+#include "aside.h"
 #include "xattr.h"
 
 #define OPEN_LEVELS 32
@@ -45,37 +44,20 @@ struct descent {
     uint8_t *dents;
 };
 
-static int clear_flags(int fd)
+/* unlinkat, once more when flags were in the way; not there is fine. stays: of i2_unlock. */
+static int unlink_at(struct i2_site *site, int dir, const char *name, int how, int stays)
 {
-    int flags; /* the kernel takes an int, whatever the macro's type says */
-    if (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0) return 0;
-    if (!(flags & (FS_IMMUTABLE_FL | FS_APPEND_FL))) return 0;
-    flags &= ~(FS_IMMUTABLE_FL | FS_APPEND_FL);
-    return ioctl(fd, FS_IOC_SETFLAGS, &flags) == 0;
-}
-
-int i2_unlock(struct i2_site *site, int dir, const char *name)
-{
-    struct stat st;
-    if (!site->privileged) return 0;
-    int done = clear_flags(dir);
-    if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0) return done;
-    /* Opening anything else could wake a device or wait for a pipe, and none of them has flags. */
-    if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)) return done;
-    int fd = i2_open_in(&site->k, dir, name, O_RDONLY | O_NONBLOCK);
-    if (fd < 0) return done;
-    done |= clear_flags(fd);
-    close(fd);
-    return done;
-}
-
-/* unlinkat, once more when flags were in the way; not there is fine. */
-static int unlink_at(struct i2_site *site, int dir, const char *name, int how)
-{
+    char key[I2_ASIDE_NAME];
+    i2_aside_doom(site, dir, name, key);
     for (int again = 0;; again = 1) {
-        if (unlinkat(dir, name, how) == 0 || errno == ENOENT) return 0;
+        if (unlinkat(dir, name, how) == 0) {
+            site->unlinked++;
+            i2_aside_drop(site, key);
+            return 0;
+        }
+        if (errno == ENOENT) return 0;
         int err = -errno;
-        if ((err != -EPERM && err != -EACCES) || again || !i2_unlock(site, dir, name)) return err;
+        if (again || !i2_unlock(site, err, dir, name, stays)) return err;
     }
 }
 
@@ -128,6 +110,23 @@ static int above(struct descent *d, int base)
     return up->fd = fd;
 }
 
+/* Leaves the deepest level. */
+static void climb(struct descent *d)
+{
+    struct level *l = &d->levels[--d->depth];
+    close(l->fd);
+    d->names.len = l->name;
+}
+
+static void give_back(struct descent *d)
+{
+    for (size_t i = 0; i < d->depth; i++)
+        if (d->levels[i].fd >= 0) close(d->levels[i].fd);
+    free(d->levels);
+    free(d->names.p);
+    free(d->dents);
+}
+
 /* The deepest level is read to its end: removes it. */
 static int pop(struct i2_site *site, struct descent *d, int base)
 {
@@ -135,7 +134,7 @@ static int pop(struct i2_site *site, struct descent *d, int base)
     int dir = above(d, base);
     if (dir < 0) return dir;
     const char *name = (const char *)d->names.p + l->name;
-    int err = unlink_at(site, dir, name, AT_REMOVEDIR);
+    int err = unlink_at(site, dir, name, AT_REMOVEDIR, d->depth == 1 ? I2_DIR_STAYS : I2_DOOMED);
     if ((err == -ENOTEMPTY || err == -EEXIST) && l->progress && l->passes++ < PASSES) {
         /* Removing moved the reading position past a name (tmpfs), or one came new. */
         l->progress = 0;
@@ -143,9 +142,7 @@ static int pop(struct i2_site *site, struct descent *d, int base)
         return 0;
     }
     if (err) return err;
-    close(l->fd);
-    d->names.len = l->name;
-    d->depth--;
+    climb(d);
     if (d->depth) d->levels[d->depth - 1].progress = 1;
     return 0;
 }
@@ -166,8 +163,8 @@ static int clear_level(struct i2_site *site, struct descent *d)
             const char *name = e->name;
             if (name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]))) continue;
             int err = -EISDIR;
-            if (e->type != DT_DIR) err = unlink_at(site, l->fd, name, 0);
-            if (err == -EISDIR) err = unlink_at(site, l->fd, name, AT_REMOVEDIR);
+            if (e->type != DT_DIR) err = unlink_at(site, l->fd, name, 0, I2_DOOMED);
+            if (err == -EISDIR) err = unlink_at(site, l->fd, name, AT_REMOVEDIR, I2_DOOMED);
             if (err == -ENOTEMPTY || err == -EEXIST) {
                 l->off = e->off;
                 return push(site, d, l->fd, name);
@@ -186,24 +183,79 @@ static int remove_tree(struct i2_site *site, int dir, const char *name)
         err = clear_level(site, &d);
         if (err == 1) err = pop(site, &d, dir);
     }
-    for (size_t i = 0; i < d.depth; i++)
-        if (d.levels[i].fd >= 0) close(d.levels[i].fd);
-    free(d.levels);
-    free(d.names.p);
-    free(d.dents);
+    give_back(&d);
     return err;
+}
+
+/* Counts what the deepest level holds until it meets a directory, which becomes the deepest; 1 at the
+ * end of the level, 0 or -errno. */
+static int count_level(struct i2_site *site, struct descent *d, uint64_t most, uint64_t *n)
+{
+    struct level *l = &d->levels[d->depth - 1];
+    if (lseek(l->fd, l->off, SEEK_SET) < 0) return -errno;
+    while (*n <= most) {
+        long got = syscall(SYS_getdents64, l->fd, d->dents, DENTS_SIZE);
+        if (got <= 0) return got < 0 ? -errno : 1;
+        for (long at = 0; at < got && *n <= most;) {
+            const struct dirent64 *e = (const struct dirent64 *)(d->dents + at);
+            at += e->length;
+            const char *name = e->name;
+            if (name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]))) continue;
+            ++*n;
+            if (e->type != DT_DIR && e->type != DT_UNKNOWN) continue;
+            l->off = e->off;
+            if (push(site, d, l->fd, name) == 0) return 0;
+            l = &d->levels[d->depth - 1];
+        }
+    }
+    return 1;
+}
+
+uint64_t i2_count_below(struct i2_site *site, int dir, const char *name, uint64_t most)
+{
+    struct descent d = {.dents = malloc(DENTS_SIZE)};
+    uint64_t n = 0;
+    int err = d.dents ? push(site, &d, dir, name) : -ENOMEM;
+    while (!err && d.depth && n <= most) {
+        int ended = count_level(site, &d, most, &n);
+        if (!ended) continue;
+        int up = above(&d, dir);
+        err = up < 0 ? up : 0;
+        climb(&d);
+    }
+    give_back(&d);
+    return n;
+}
+
+/* Takes away what stat says is there, for i2_remove and its like; within: if the budget allows it. */
+static int take_away(struct i2_site *site, int dir, const char *name, const struct stat *st, int within)
+{
+    struct i2_toll one = {.lost = 1};
+    int err = within ? i2_may(site, &one) : 0;
+    if (!err) err = S_ISDIR(st->st_mode) ? -EISDIR : unlink_at(site, dir, name, 0, I2_DIR_STAYS);
+    if (err != -EISDIR) return err;
+    if (st->st_ino == site->stage_ino && st->st_dev == site->dev) return -EBUSY;
+    i2_forget(site);
+    err = unlink_at(site, dir, name, AT_REMOVEDIR, I2_DIR_STAYS);
+    if (err != -ENOTEMPTY && err != -EEXIST) return err;
+    if (within && site->budget) one.lost += i2_count_below(site, dir, name, i2_spare(site));
+    err = within ? i2_may(site, &one) : 0;
+    return err ? err : remove_tree(site, dir, name);
 }
 
 int i2_remove(struct i2_site *site, int dir, const char *name)
 {
     struct stat st;
-    int err = -EISDIR;
     if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0) return errno == ENOENT ? 0 : -errno;
-    if (!S_ISDIR(st.st_mode)) err = unlink_at(site, dir, name, 0);
-    if (err != -EISDIR) return err;
-    if (st.st_ino == site->stage_ino && st.st_dev == site->dev) return -EBUSY;
-    i2_forget(site);
-    err = unlink_at(site, dir, name, AT_REMOVEDIR);
-    if (err == -ENOTEMPTY || err == -EEXIST) err = remove_tree(site, dir, name);
+    return take_away(site, dir, name, &st, 0);
+}
+
+int i2_remove_within(struct i2_site *site, int dir, const char *name)
+{
+    struct stat st;
+    uint64_t before = site->unlinked;
+    if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0) return errno == ENOENT ? 0 : -errno;
+    int err = take_away(site, dir, name, &st, 1);
+    i2_paid(site, NULL, &(struct i2_toll){.lost = site->unlinked - before});
     return err;
 }

@@ -4,10 +4,12 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "apply.h"
+#include "aside.h"
 #include "content.h"
 
 void i2_staged_name(uint64_t id, int redo, char out[I2_STAGE_NAME])
@@ -114,11 +116,17 @@ static int staged(struct i2_site *site, const struct i2_step *s)
     return fd < 0 ? -1 : fd;
 }
 
-int i2_is_meant(const struct i2_step *s, const struct stat *st)
+int i2_is_meant(struct i2_site *site, const struct i2_step *s, int fd, const struct stat *st)
 {
     if (s->op == I2_STAGE && (uint64_t)st->st_size != s->size) return 0;
-    if (st->st_mtim.tv_sec != s->mtime_s) return 0;
-    return st->st_mtim.tv_nsec == (long)s->mtime_ns || !st->st_mtim.tv_nsec;
+    if (st->st_mtim.tv_sec == s->mtime_s && st->st_mtim.tv_nsec == (long)s->mtime_ns) return 1;
+    if (st->st_mtim.tv_sec == s->mtime_s && !st->st_mtim.tv_nsec) return 1;
+    if (site->shelf < 0 || site->shelf_empty) return 0;
+    struct i2_bytes aside = {0};
+    struct i2_entry e = {.mtime_s = st->st_mtim.tv_sec, .mtime_ns = (uint32_t)st->st_mtim.tv_nsec};
+    if (!i2_aside_read(site->shelf, fd, "", AT_EMPTY_PATH, &aside)) i2_aside_lay_stat(&aside, &e);
+    free(aside.p);
+    return e.mtime_s == s->mtime_s && e.mtime_ns == s->mtime_ns;
 }
 
 int i2_open_regular(struct i2_site *site, int dir, const char *name, int flags)
@@ -149,7 +157,7 @@ static int source(struct i2_site *site, const struct i2_step *s, struct stat *st
     }
     if (!*err && fstat(site->source, st) < 0) *err = -errno;
     if (!*err && !S_ISREG(st->st_mode)) *err = -ESTALE;
-    if (!*err && !i2_is_meant(s, st)) {
+    if (!*err && !i2_is_meant(site, s, site->source, st)) {
         *what = I2_AT_CHECK;
         *err = -ESTALE;
     }
@@ -281,11 +289,14 @@ int i2_finish_staged(struct i2_site *site, const struct i2_step *s, int *what)
     if (err) return err;
     /* Writing moved the times; what statx said of them before is no news. */
     now.stx_mtime.tv_nsec = UINT32_MAX;
-    i2_meta(site, fd, 0, s, &now, 0);
+    uint32_t locks = i2_meta(site, fd, 0, s, &now, 0);
     if (site->fatal) return 0;
     *what = I2_AT_NAME;
     i2_staged_name(s->stage, 0, from);
-    return i2_place(site, held, name, from);
+    err = i2_last_at(site, site->stage, from, held->fd, name);
+    if (!err) err = i2_place(site, held, name, from, s->size);
+    if (!err) i2_lock(site, fd, locks);
+    return err;
 }
 
 void i2_do_staged(struct i2_site *site, const struct i2_step *s)

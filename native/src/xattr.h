@@ -1,6 +1,7 @@
 /* Extended attributes as records: {u16 name_len, u16 zero, u32 value_len, name, value}, sorted by
  * name, packed without padding. All namespaces that the kernel shows; POSIX ACLs come along as
- * system.posix_acl_access and system.posix_acl_default. */
+ * system.posix_acl_access and system.posix_acl_default, file flags and project as one of our own
+ * (inode.h). */
 #ifndef I2_XATTR_H
 #define I2_XATTR_H
 
@@ -21,9 +22,11 @@ int i2_bytes_room(struct i2_bytes *b, size_t more);
 
 /* Whose attributes: an open file, or a path. `follow` 0 takes a symlink at its end for itself. */
 struct i2_bearer {
-    int fd; /* -1: by path */
+    int fd; /* of a regular file or a directory; -1: by path */
     const char *path;
     int follow;
+    /* Where flags that lock the inode are noted instead of being set; NULL: they are set. */
+    uint32_t *locks;
 };
 
 /* Writes the records of all attributes to out (emptied first). An attribute that goes away meanwhile
@@ -32,8 +35,17 @@ int i2_xattr_read(const struct i2_bearer *of, struct i2_bytes *out);
 
 /* Makes the attributes be the records: sets those that differ, removes those not listed, except
  * security.selinux, which is the target's policy's when the source has none. bare: the bearer
- * is known to have none. Does what it can and returns 0 or the first -errno. */
-int i2_xattr_apply(const struct i2_bearer *of, const uint8_t *records, size_t len, int bare);
+ * is known to have none. Does what it can and returns 0 or the first -errno. aside, where it is given,
+ * gets what was refused, which is no error then; see aside.h. */
+int i2_xattr_apply(const struct i2_bearer *of, const uint8_t *records, size_t len, int bare,
+                   struct i2_bytes *aside);
+#define I2_ASIDE_OWN "i2node."
+#define I2_ASIDE_STAT "i2node.stat"
+#define I2_ASIDE_FLAGS "i2node.flags"
+
+/* Whether err says that a file system, or the rights of the process, do not allow a thing for good;
+ * -E2BIG is that there is no room for attributes. */
+int i2_xattr_refuses(int err);
 
 /* 1: the bearer has attributes besides security.selinux. 0: none, or no telling. */
 int i2_xattr_any(const struct i2_bearer *of);

@@ -42,9 +42,12 @@ def command(home: Path, *words: object) -> list[str]:
     return [sys.executable, "-m", "i2node", "--home", str(home), *map(str, words)]
 
 
-def answer(home: Path, *words: object) -> str:
-    """What a command prints; Failed with what it says when it does not succeed."""
-    done = subprocess.run(command(home, *words), capture_output=True, text=True, check=False)
+def answer(home: Path, *words: object, said: str = "") -> str:
+    """What a command prints when that is said to it; Failed with what it says when it does not
+    succeed."""
+    done = subprocess.run(
+        command(home, *words), input=said, capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         raise Failed(
             f"i2node {words[0]}: exit status {done.returncode}\n{done.stderr}{done.stdout}"
@@ -226,10 +229,7 @@ def demo(area: Path, given_source: Path | None, given_target: Path | None, keep:
     words = ("agent", "--listen", f"127.0.0.1:{port}", "--allow-root", target.parent)
     with process(command(there, *words), area / "agent.log") as agent:
         wait_for("the target's agent", lambda: answers(port), agent)
-        say(
-            f"target agent on port {port}; "
-            + answer(here, "pair", f"127.0.0.1:{port}", "--code", code)
-        )
+        say(f"target agent on port {port}; " + answer(here, "pair", f"127.0.0.1:{port}", said=code))
         say(f"mirror {source} -> {place}")
         begin = time.monotonic()
         mirror_words = command(here, "mirror", source, place, "--json")

@@ -130,6 +130,13 @@ class Host:
         (self.home / "etc").mkdir(exist_ok=True)
         (self.home / "etc" / "i2node.toml").write_text(text)
 
+    def told(self, code: str) -> Path:
+        """A file of this host's owner that holds a code."""
+        path = self._area / f"{self.name}-code"
+        path.touch(mode=0o600)
+        path.write_text(code)
+        return path
+
     def start(self, *words: object) -> Program:
         program = Program(self.words(*words), self._area / f"{self.name}-{next(_serial)}")
         self.programs.append(program)
@@ -145,7 +152,7 @@ class Host:
 
     def status(self) -> RuleReport | None:
         """The report of the one rule that runs here."""
-        reports = rpc.ask(self.home / "var" / "run")
+        reports = rpc.status(self.home / "var" / "run")
         return reports[0] if len(reports) == 1 else None
 
 
@@ -242,8 +249,9 @@ class Hosts:
         return agent
 
     def pair(self) -> None:
-        code = self.target.run("code").out.read_text().strip()
-        self.source.run("pair", f"{self.target.address}:{self.port}", "--code", code)
+        code = self.target.run("code").out.read_text()
+        place = f"{self.target.address}:{self.port}"
+        self.source.run("pair", place, "--code-file", self.source.told(code))
 
     def place(self, path: Path) -> str:
         """The path as a target of `mirror`."""

@@ -113,6 +113,7 @@ def test_options_of_the_way_change_nothing_of_what_arrives(hosts, trees, words):
 def test_compression_and_a_secret_key(hosts, trees, tmp_path):
     (trees.source / "text").write_bytes(b"the same line again\n" * 100_000)
     key = tmp_path / "key"
+    key.touch(mode=0o600)
     key.write_text("a secret of the rule\n")
     sealed = hosts.once(trees.source, trees.target, "--secret-key-file", key).last("done")
     assert sealed["bytes_sent"] < 200_000

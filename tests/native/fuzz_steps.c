@@ -8,9 +8,11 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -51,10 +53,26 @@ static int drop(const char *path, const struct stat *st, int type, struct FTW *a
     return at->level ? remove(path) : 0;
 }
 
+/* Opens up what a payload made immutable or append-only. */
+static int open_up(const char *path, const struct stat *st, int type, struct FTW *at)
+{
+    unsigned none = 0;
+    (void)type, (void)at;
+    if (!S_ISREG(st->st_mode) && !S_ISDIR(st->st_mode)) return 0;
+    int fd = open(path, O_RDONLY | O_NOFOLLOW);
+    if (fd >= 0) {
+        if (ioctl(fd, FS_IOC_GETFLAGS, &none) == 0) none &= ~(unsigned)(FS_IMMUTABLE_FL | FS_APPEND_FL);
+        ioctl(fd, FS_IOC_SETFLAGS, &none);
+        close(fd);
+    }
+    return 0;
+}
+
 static void empty(const char *name)
 {
     char path[300];
     snprintf(path, sizeof path, "%s/%s", place, name);
+    if (nftw(path, open_up, 16, FTW_PHYS | FTW_MOUNT)) abort();
     if (nftw(path, drop, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT)) abort();
 }
 
@@ -77,7 +95,9 @@ static void check_outside(void)
 static const char *const paths[] = {"a", "b", "c", "a/b", "a/c", "b/a", "a/b/c", "c/outside/canary",
                                     "a/outside", "b/canary", "", "../outside/canary", "a/..", "a//b"};
 static const char *const targets[] = {"../outside", "..", "/", "a", "canary", "../outside/canary"};
-static const char attrs[] = "\x06\0\0\0\x01\0\0\0user.ax\x09\0\0\0\0\0\0\0trusted.b";
+#define INODE 28 /* bytes of the first record, whose flags come with the input */
+static const char attrs[] = "\x0c\0\0\0\x08\0\0\0i2node.inode\0\0\0\0\0\0\0\0"
+                            "\x06\0\0\0\x01\0\0\0user.ax\x09\0\0\0\0\0\0\0trusted.b";
 
 static size_t step_at(uint8_t *out, const uint8_t *in)
 {
@@ -100,7 +120,8 @@ static size_t step_at(uint8_t *out, const uint8_t *in)
         s.mode = in[3] | (in[4] & 15u) << 8;
         s.uid = in[3] & 3;
         s.mtime_s = -(int64_t)(in[4] & 1); /* few, so that a basis is met now and then */
-        if (in[5] & 1) s.xattr_len = in[5] & 2 ? 15 : sizeof attrs - 1;
+        if (in[5] & 1) s.xattr_len = in[5] & 2 ? 15 : sizeof attrs - 1 - INODE;
+        if (in[5] & 4) s.xattr_len += INODE;
         if (in[5] & 8 && !s.xattr_len) s.flags |= I2_STEP_NO_XATTR;
     }
     if (s.op == I2_PUT_FILE || s.op == I2_WRITE) s.data_len = in[6] % 40;
@@ -122,7 +143,12 @@ static size_t step_at(uint8_t *out, const uint8_t *in)
     p += s.path_len;
     memcpy(p, other, s.other_len);
     p += s.other_len;
-    memcpy(p, attrs, s.xattr_len);
+    if (in[5] & 4 && s.xattr_len) {
+        memcpy(p, attrs, s.xattr_len);
+        p[INODE - 8] = in[7] & 0xf8;
+    } else {
+        memcpy(p, attrs + INODE, s.xattr_len);
+    }
     return s.length;
 }
 
@@ -144,11 +170,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     if (size % 8 == 7 && used) payload[(data[size - 1] * 131u + data[size - 2]) % used] = data[size - 3];
 
+    /* Mostly none, so that most is done. */
+    struct i2_budget budget = {.spare = size % 5 ? UINT64_MAX : size % 3};
+    uint64_t spare = budget.spare;
     struct i2_fault faults[4];
     uint64_t noted = 4, more = 0;
     int64_t sound = i2_steps_check(payload, used);
-    int64_t done = i2_apply(root, stage, payload, used, 0, faults, &noted, &more);
+    int64_t done = i2_apply(root, stage, -1, payload, used, 0, &budget, faults, &noted, &more);
     if (sound < 0 ? done >= 0 : done > sound || done < 0) abort();
+    if (budget.lost + budget.shrunk > budget.gained && budget.lost + budget.shrunk - budget.gained > spare) abort();
+    if (budget.wanted && done == sound) abort();
     for (uint64_t i = 0; i < noted; i++)
         if (faults[i].step >= sound || faults[i].status <= 0) abort();
     free(payload);

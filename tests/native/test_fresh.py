@@ -151,8 +151,16 @@ any_step = st.one_of(
 )
 
 
+def assert_counted(steps: list[bytes], more: int, done: batch.Applied) -> None:
+    """What was told to be gained and lost is by how much there is more. What moves out of what it
+    replaces is counted with that."""
+    moves = (batch.step_at(one, 0) for one in steps)
+    out = any(op == Op.RENAME and path.startswith(other + b"/") for op, path, other in moves)
+    assert more == done.gained - done.lost or (out and more > done.gained - done.lost)
+
+
 def in_three_ways(place: Path, steps: list[bytes], room: int, before: list[bytes]) -> None:
-    """At once, at once with nothing fresh, and each step by itself."""
+    """At once, at once with nothing fresh, and each step by itself; what is gained and lost too."""
     payload = b"".join(steps)
     found = []
     for way in range(3):
@@ -162,17 +170,21 @@ def in_three_ways(place: Path, steps: list[bytes], room: int, before: list[bytes
         if way == 1:
             # What is made in the stage would not be what is made in place: nothing is.
             no_dump(made.stage)
+        had = len(shown(made.root))
         if way < 2:
-            applied = batch.apply(*made.fds, payload, room=room)
+            applied = batch.apply(*made.fds, payload, room=room, spare=1 << 60)
         else:
-            faults = []
+            faults, gained, lost = [], 0, 0
             for i, one in enumerate(steps):
-                for f in batch.apply(*made.fds, one).faults:
-                    faults.append(replace(f, step=i))
+                each = batch.apply(*made.fds, one, spare=1 << 60)
+                faults += [replace(f, step=i) for f in each.faults]
+                gained, lost = gained + each.gained, lost + each.lost
             more = max(0, len(faults) - room)
-            applied = batch.Applied(len(steps), faults[:room], more)
+            applied = batch.Applied(len(steps), faults[:room], more, gained, lost)
         assert os.listdir(made.stage) == []
-        found.append((told(applied), shown(made.root)))
+        after = shown(made.root)
+        assert_counted(steps, len(after) - had, applied)
+        found.append((told(applied), applied.gained, applied.lost, after))
         made.close()
         shutil.rmtree(made.root.parent)
     assert found[0] == found[1] == found[2]

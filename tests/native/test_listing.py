@@ -104,8 +104,18 @@ def section(e: Entry) -> str:
         return "dirs"
     if e.nlink > 1:
         return "linked"
-    holes = e.size >= 4096 and e.blocks * 512 < e.size
-    return "large" if e.kind is Kind.FILE and (e.size > SMALL or holes) else "bulk"
+    return "large" if e.kind is Kind.FILE and (e.size > SMALL or holed(e)) else "bulk"
+
+
+def holed(e: Entry) -> bool:
+    return e.size >= 4096 and e.blocks * 512 < e.size
+
+
+def says_content(o: Entry, n: Entry) -> bool:
+    """Whether what the old one's digest says is all there is to say of the new one."""
+    probed = (o.flags | n.flags) & PROBED
+    as_many = bool(probed) or o.blocks == n.blocks or not (holed(o) or holed(n))
+    return o.size == n.size and as_many
 
 
 def model_diff(old: dict[bytes, Entry], now: dict[bytes, Entry]) -> dict[str, list[Entry]]:
@@ -120,7 +130,7 @@ def model_diff(old: dict[bytes, Entry], now: dict[bytes, Entry]) -> dict[str, li
         else:
             changed = n._replace(verdict=judge(o, n))
             if o.kind is n.kind:
-                content = o.content if o.size == n.size else bytes(16)
+                content = o.content if says_content(o, n) else bytes(16)
                 changed = changed._replace(attrs=o.attrs, content=content)
         if changed.verdict is not Verdict.SAME:
             out[section(changed)].append(changed)
@@ -368,6 +378,20 @@ def test_a_mount_over_a_directory_hides_it() -> None:
     assert over_file is not None
     (got,) = listing.entries(over_file.dirs)
     assert got.verdict is Verdict.RETYPED
+
+
+def test_a_digest_says_nothing_of_holes() -> None:
+    """Zeros where a hole was, or the other way round: the digest is the same."""
+    for before, after, known in ((8, 16, False), (16, 8, False), (8, 8, True), (16, 24, True)):
+        held = entry(size=8192, mtime_ns=5, blocks=before, content=D16[1])
+        changes = listing.diff(
+            listing.encode(held),
+            listing.encode(held._replace(mtime_ns=6, blocks=after, content=bytes(16))),
+            SMALL,
+        )
+        assert changes is not None
+        (got,) = [*listing.entries(changes.bulk), *listing.entries(changes.large)]
+        assert (got.content == D16[1]) is known
 
 
 def test_a_known_content_is_not_taken_for_the_targets() -> None:

@@ -17,6 +17,7 @@ from i2node.mover.batch import Op
 
 ENTRY = struct.Struct("<IHBBIIIIQQQqIHHqqQQ16s")
 SMALL = 1 << 20
+Shelves = tuple[int, int]
 
 
 def acl(*entries: tuple[int, int, int]) -> bytes:
@@ -177,8 +178,12 @@ def nasty(root: Path) -> None:
 class Copier:
     """Walks, packs and applies, as a session does, but in one process and with nothing left out."""
 
-    def __init__(self, source: Path, target: Path, stage: Path, threads: int = 2) -> None:
+    def __init__(
+        self, source: Path, target: Path, stage: Path, threads: int = 2, shelves: Shelves = (-1, -1)
+    ) -> None:
+        """shelves: of the source and of the target."""
         self.threads = threads
+        self.shelves = shelves
         self.source = os.open(source, os.O_RDONLY | os.O_DIRECTORY)
         self.target = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
         self.stage = os.open(stage, os.O_RDONLY | os.O_DIRECTORY)
@@ -213,12 +218,15 @@ class Copier:
             small_max=SMALL,
             threads=self.threads,
             cap=cap,
+            shelf=self.shelves[0],
         )
         seen = [e for _, packed in batch.groups(buffer) for e in entries(packed)]
         return bytes(steps), seen
 
     def apply(self, payload: bytes, flags: int = 0) -> batch.Applied:
-        return batch.apply(self.target, self.stage, payload, flags=flags)
+        shelf = self.shelves[1]
+        flags |= batch.APPLY_ASIDE if shelf >= 0 else 0
+        return batch.apply(self.target, self.stage, payload, flags=flags, shelf=shelf)
 
     def copy(self) -> list[batch.Fault]:
         """Everything anew: directories, content, links, then the directories' metadata."""

@@ -15,9 +15,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from inodes import CARRIED, give
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD = -100
 _EXCHANGE = 2
+_KEEP_SIZE, _PUNCH = 1, 2
+SPARED = ("fence", "sworn")
+"""How names begin that are not chosen among: those of files that tell something of the mirror."""
 
 
 def digest(content: bytes) -> bytes:
@@ -43,7 +48,7 @@ class Deeds:
             directories.sort()
             for name in sorted(directories + files):
                 each = Path(path, name)
-                if kind(each.lstat().st_mode) and not name.startswith("fence"):
+                if kind(each.lstat().st_mode) and not name.startswith(SPARED):
                     found.append(each)
         return found
 
@@ -110,6 +115,18 @@ class Deeds:
             old = path.read_bytes()
             self.versions.add(digest(old[:size].ljust(size, b"\0")))
             os.truncate(path, size)
+
+    def punch(self, path: Path, at: int, size: int) -> None:
+        """Zeros in place of what is there, and no blocks for them."""
+        self._note("punch", path, at, size)
+        with suppress(OSError):
+            old = path.read_bytes()
+            at, end = min(at, len(old)), min(at + size, len(old))
+            self.versions.add(digest(old[:at] + bytes(end - at) + old[end:]))
+            fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+            span = (ctypes.c_long(at), ctypes.c_long(end - at))
+            _libc.fallocate(fd, _PUNCH | _KEEP_SIZE, *span)
+            os.close(fd)
 
     # ------------------------------------------------------------------ names
 
@@ -214,6 +231,12 @@ class Deeds:
                 os.removexattr(path, f"user.{name}", follow_symlinks=False)
             else:
                 os.setxattr(path, f"user.{name}", value, follow_symlinks=False)
+
+    def flags(self, path: Path, flags: int) -> None:
+        """As chattr(1) does; with the others that a mirror carries taken away."""
+        self._note("flags", path, flags)
+        with suppress(OSError):
+            give(path, flags, less=CARRIED & ~flags)
 
     def _note(self, deed: str, *arguments: object) -> None:
         shown = (

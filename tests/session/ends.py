@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from nursery import Child, Nursery
@@ -47,18 +49,28 @@ def select_pause(seconds: float) -> None:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    """One below those that the kernel gives to whoever asks for any: such a one would be another's
+    by the time that the agent is started again."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for port in random.SystemRandom().sample(range(max(1024, first - 16_384), first), 100):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError(f"no free port below {first}")
 
 
 class Hosts:
-    """`source` and `target` are the trees; both nodes may be down."""
+    """`source` and `target` are the trees; both nodes may be down. source: where it is to stand, if
+    not in place. patience: seconds that a quiet moment may take to come."""
 
-    def __init__(self, place: Path, nursery: Nursery, engine: str = "auto") -> None:
+    patience = PATIENCE_S
+
+    def __init__(
+        self, place: Path, nursery: Nursery, engine: str = "auto", source: Path | None = None
+    ) -> None:
         self.place = place
         self._config = CONFIG + f'watch = "{engine}"\n'
         self.nursery = nursery
-        self.source = place / "source"
+        self.source = source or place / "source"
         self.target = place / "rooms" / "target"
         self.outside = place / "rooms" / "outside"
         for directory in (self.source, self.target, self.outside):
@@ -129,7 +141,7 @@ class Hosts:
             child.kill()
 
     def report(self) -> RuleReport | None:
-        reports = rpc.ask(self.homes["here"] / "var" / "run")
+        reports = rpc.status(self.homes["here"] / "var" / "run")
         return reports[0] if reports else None
 
     def in_sync(self) -> bool:
@@ -155,8 +167,12 @@ class Hosts:
         (self.source / name).touch()
         fence = self.target / name
         try:
-            until("the fence did not arrive", lambda: os.path.lexists(fence) or not self._lives())
-            until("not in sync", self.in_sync)
+            until(
+                "the fence did not arrive",
+                lambda: os.path.lexists(fence) or not self._lives(),
+                self.patience,
+            )
+            until("not in sync", self.in_sync, self.patience)
         except NotSettledError as error:
             raise NotSettledError(f"{error}: {self.report()}\n{self.tail('here')}") from None
 

@@ -58,8 +58,20 @@ class Child:
         return self._fd >= 0 and not select.select([self._fd], [], [], 0)[0]
 
     def signal(self, number: int) -> None:
-        if self.alive():
-            os.kill(self.pid, number)
+        """SIGSTOP has stopped every thread when this returns: the first to take it is scheduled as
+        any other, and the rest run until then."""
+        if not self.alive():
+            return
+        os.kill(self.pid, number)
+        while number == signal.SIGSTOP and self.alive() and not self._stopped():
+            select.select([], [], [], 0.001)
+
+    def _stopped(self) -> bool:
+        try:
+            told = [(t / "stat").read_text() for t in Path(f"/proc/{self.pid}/task").iterdir()]
+        except OSError:
+            return False  # one that ended meanwhile
+        return all(line.rpartition(")")[2].split()[0] in "Tt" for line in told)
 
     def wait(self, seconds: float) -> int | None:
         """The exit status; None when it was killed. TimeoutError when it lives on."""

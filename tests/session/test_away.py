@@ -53,6 +53,7 @@ class Running:
         self.session = Session(Config.load(home), options, Identity.load(home / "etc"))
         self.names = self.wholes = self.most = 0
         self._take = self.session._dirty.take
+        # Nothing but who takes sees how much is taken at a time.
         self.session._dirty.take = self._counted  # type: ignore[method-assign]
         self._thread = threading.Thread(target=self.session.run)
         self._thread.start()
@@ -123,7 +124,8 @@ def heard_of(running: Running) -> None:
     watch, dirty = running.session._watch, running.session._dirty
     assert watch is not None
     watch.beat()
-    until("no mark came", lambda: any(stamp >= asked for _, stamp in tuple(dirty._marks)))
+    waiting = dirty._marks._waiting
+    until("no mark came", lambda: any(stamp >= asked for _, stamp in tuple(waiting)))
 
 
 def test_a_target_that_was_away_costs_files_not_events(hosts: Hosts, running: Running) -> None:
@@ -182,6 +184,7 @@ def test_a_watch_that_failed_is_begun_anew(hosts: Hosts, running: Running) -> No
     def no_memory() -> bytes:
         raise MemoryError
 
+    # An engine's own: what it fails by is nobody else's to know.
     failed._fetch = no_memory  # type: ignore[attr-defined]
     (hosts.source / "d1" / "f1").write_bytes(b"not told")
     until("no failure", lambda: failed.failure is not None)

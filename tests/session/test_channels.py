@@ -15,6 +15,7 @@ from i2node.errors import PeerLost, Refused
 from i2node.net.channel import Channel
 from i2node.net.identity import Identity
 from i2node.net.transport import connect
+from i2node.net.wire import Message
 
 
 def test_both_know_each_other(make_nodes: Callable[..., Nodes]) -> None:
@@ -169,6 +170,22 @@ def test_version_skew_names_both(make_nodes: Callable[..., Nodes]) -> None:
     mine, theirs = nodes.connect(protocol=(1, 3))
     assert mine.protocol == theirs.protocol == 1
     mine.close()
+
+
+def test_version_skew_is_told_when_the_peer_hung_up_before_the_keys(
+    make_nodes: Callable[..., Nodes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = make_nodes()
+    send = Channel.send
+
+    def late(channel: Channel, message: Message) -> None:
+        if channel.client and message["t"] == "keys":
+            until("the peer did not hang up", lambda: not channel.alive)
+        send(channel, message)
+
+    monkeypatch.setattr(Channel, "send", late)
+    with pytest.raises(Refused, match=r"protocol 1 to 1.*protocol 7 to 9"):
+        connect(HOST, nodes.port, nodes.client, protocol=(7, 9))
 
 
 def test_nobody_there(make_nodes: Callable[..., Nodes]) -> None:

@@ -167,7 +167,7 @@ def test_what_failed_leaves_nothing_to_compare_with(way: Way) -> None:
     lay(path, MIB, b"one")
     found = way.steps(b"f")
     next(found)
-    found.close()  # type: ignore[attr-defined]
+    found.close()
     for name in os.listdir(way.stage):
         (way.stage / name).unlink()
     lay(path, 2 * MIB, b"two")

@@ -142,6 +142,11 @@ def test_a_file_left_half_changed_is_whole_before_anybody_looks(
     with pytest.raises(TargetFault, match="half changed") as failed:
         opened(disk, tmp_path, 1)
     assert "free space" in failed.value.remedy
+    # Nor while the place where the journal is cannot be tried.
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    with pytest.raises(TargetFault, match="Read-only"):
+        opened(disk, tmp_path, 1)
+    subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
     if then == "agent":
         mend_all(Ledger(tmp_path / "ledger"), tmp_path, [disk])
     filler.unlink()

@@ -93,7 +93,9 @@ def test_of_what_is_appended_to_the_tail_is_read_and_sent(way: Way, log: Log) ->
 def test_a_growing_file_that_is_read_as_a_whole_is_read_once(way: Way, log: Log) -> None:
     """What comes behind the end while it is read makes it no other version."""
     log.add(3)
-    way.reader.hot.get(log.path.stat().st_ino).signature = None  # type: ignore[union-attr]
+    hot = way.reader.hot.get(log.path.stat().st_ino)
+    assert hot is not None
+    hot.signature = None
     size = log.path.stat().st_size
     for i, steps in enumerate(way.steps(b"f")):
         assert way.apply(steps) == []
@@ -369,7 +371,7 @@ def test_a_failed_reading_proves_nothing(way: Way, log: Log) -> None:
     log.add(5)
     found = way.steps(b"f")
     next(found)
-    found.close()  # type: ignore[attr-defined]
+    found.close()
     for name in os.listdir(way.stage):
         (way.stage / name).unlink()
     log.add(6)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ends import Hosts
+from ends import CONFIG, Hosts
 from nursery import Nursery
 
 from i2node.fs.coalesce import Dirty
@@ -38,6 +38,8 @@ def hosts() -> Iterator[Hosts]:
     nursery = Nursery()
     place = Path(tempfile.mkdtemp(prefix="i2node-leaving-", dir="/var/tmp"))
     made = Hosts(place, nursery, "inotify")
+    # All of it may go.
+    (made.homes["there"] / "etc" / "i2node.toml").write_text(CONFIG + "brake_window_s = 0\n")
     yield made
     made.close()
     nursery.close()

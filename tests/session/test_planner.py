@@ -7,6 +7,8 @@ import errno
 import os
 import shutil
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from i2node.fs.inotify import InotifyWatch
 from i2node.fs.pathset import PathSet
 from i2node.fs.touch import Touch, Work
 from i2node.fs.tree import Root
-from i2node.model import Entry, Kind
+from i2node.model import PROBED, Entry, Kind
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op
 from i2node.repl import trouble
@@ -44,6 +46,39 @@ class Kept:
 
     def arrive(self) -> None:
         pass
+
+
+class At:
+    """A planner of the tree in `top`, whose journal is in `state` below it. told: what the target
+    says of any directory; None: it is not to be asked."""
+
+    def __init__(self, top: Path, told: bytes | None) -> None:
+        self.root = Root(os.fsencode(top))
+        self.journal = Journal(top / "state" / "index.db")
+        self.sink, self.dirty = Kept(self.journal), Dirty()
+        paths = PathSet(self.root.path, [b"state"])
+        self.watch = InotifyWatch(self.root.identity.ino, self.dirty, paths)
+        probe: Callable[..., list[bytes | None]] = _asked if told is None else lambda *_: [told]
+        given = (self.root, self.journal, self.sink, paths, self.dirty, self.watch)
+        self.planner = Planner(*given, probe, _none, 9, 9)
+
+    def close(self) -> None:
+        for each in (self.watch, self.journal, self.root):
+            each.close()
+
+    def made(self) -> list[tuple[Op, bytes]]:
+        """What was sent before the content of files, each with its path."""
+        return [batch.step_at(step, 0)[:2] for work in self.sink.sent for step in work.before]
+
+
+Planned = Callable[..., At]
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Iterator[Planned]:
+    """Of the tree as it is then."""
+    with ExitStack() as held:
+        yield lambda told=None: held.enter_context(closing(At(tmp_path, told)))
 
 
 def test_the_times_of_a_directory_are_not_taken_from_the_one_that_replaced_it(
@@ -175,32 +210,27 @@ def test_work_for_a_directory_that_went_unseen_ends(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_is_new_is_made_once_though_the_one_above_is_visited_twice(
-    tmp_path: Path,
+    tmp_path: Path, planned: Planned
 ) -> None:
     """It is another directory than before, and not watched yet: each asks for a visit. What is in
     it was sent with the first; being made again would be taken for being empty."""
     (tmp_path / "top" / "new").mkdir(parents=True)
     (tmp_path / "top" / "new" / "f").write_bytes(b"f")
     (tmp_path / "top" / "old").mkdir()
-    root = Root(os.fsencode(tmp_path))
-    journal = Journal(tmp_path / "state" / "index.db")
-    paths, dirty, sink = PathSet(root.path, [b"state"]), Dirty(), Kept(journal)
-    watch = InotifyWatch(root.identity.ino, dirty, paths)
-    planner = Planner(root, journal, sink, paths, dirty, watch, _asked, _none, 9, 9)
-    top, old = (listed(root, path) for path in (b"top", b"top/old"))
-    journal.put(root.identity.ino, known(top._replace(name=b"top", ino=1, birth=1)))
-    Place(1, root.identity.ino, b"top", True).note(journal)
-    journal.put(1, known(old._replace(name=b"old", ino=2, birth=1)))
-    Place(2, 1, b"old", True).note(journal)
-    journal.replace(2, b"")
-    watch.placed(-1, root.identity.ino, 0, b"", watch.mark())
+    at = planned()
+    top, old = (listed(at.root, path) for path in (b"top", b"top/old"))
+    at.journal.put(at.root.identity.ino, known(top._replace(name=b"top", ino=1, birth=1)))
+    Place(1, at.root.identity.ino, b"top", True).note(at.journal)
+    at.journal.put(1, known(old._replace(name=b"old", ino=2, birth=1)))
+    Place(2, 1, b"old", True).note(at.journal)
+    at.journal.replace(2, b"")
+    at.watch.placed(-1, at.root.identity.ino, 0, b"", at.watch.mark())
     names = {b"top": Touch.NAME | Touch.TREE}
-    planner.live([Work(root.identity.ino, names, False, frozenset(names), 0.0)], lambda: False)
-    steps = [batch.step_at(step, 0)[:2] for work in sink.sent for step in work.before]
+    at.planner.live(
+        [Work(at.root.identity.ino, names, False, frozenset(names), 0.0)], lambda: False
+    )
+    steps = at.made()
     assert [step for step in steps if step[0] == Op.MAKE_DIR] == [(Op.MAKE_DIR, b"top/new")]
-    watch.close()
-    journal.close()
-    root.close()
 
 
 def listed(root: Root, path: bytes) -> Entry:
@@ -212,35 +242,30 @@ def _none(*_: object) -> None:
     raise AssertionError("no trouble is to be told")
 
 
-def test_a_directory_that_is_looked_at_twice_takes_another_in_once(tmp_path: Path) -> None:
+def test_a_directory_that_is_looked_at_twice_takes_another_in_once(
+    tmp_path: Path, planned: Planned
+) -> None:
     """Its own name is dirty, and all of it is: in the second look the one that came by a rename
     does not count as new, or what it lost on the way would stay at the target for ever."""
     (tmp_path / "a" / "b").mkdir(parents=True)
-    root = Root(os.fsencode(tmp_path))
-    journal = Journal(tmp_path / "state" / "index.db")
-    paths, dirty, sink = PathSet(root.path, [b"state"]), Dirty(), Kept(journal)
-    watch = InotifyWatch(root.identity.ino, dirty, paths)
-    planner = Planner(root, journal, sink, paths, dirty, watch, _asked, _none, 9, 9)
-    listed = batch.stat_names(root.fd, root.dev, b"a", [b"b"])
+    at = planned()
+    listed = batch.stat_names(at.root.fd, at.root.dev, b"a", [b"b"])
     above, moved = listing.decode(listed.own), next(listing.entries(listed.entries))
     for entry in (above._replace(name=b"a"), moved):
-        journal.put(root.identity.ino, known(entry))
-        Place(entry.ino, root.identity.ino, entry.name, True).note(journal)
-    journal.replace(above.ino, b"")
-    journal.put(moved.ino, known(above._replace(name=b"k", kind=Kind.FILE, ino=1)))
-    watch.placed(-1, root.identity.ino, 0, b"", watch.mark())
-    watch.placed(-1, above.ino, root.identity.ino, b"a", watch.mark())
+        at.journal.put(at.root.identity.ino, known(entry))
+        Place(entry.ino, at.root.identity.ino, entry.name, True).note(at.journal)
+    at.journal.replace(above.ino, b"")
+    at.journal.put(moved.ino, known(above._replace(name=b"k", kind=Kind.FILE, ino=1)))
+    at.watch.placed(-1, at.root.identity.ino, 0, b"", at.watch.mark())
+    at.watch.placed(-1, above.ino, at.root.identity.ino, b"a", at.watch.mark())
     own = {b"a": Touch.NAME | Touch.TREE}
     works = [
         Work(above.ino, None, False, frozenset(), 0.0),
-        Work(root.identity.ino, own, False, frozenset(own), 0.0),
+        Work(at.root.identity.ino, own, False, frozenset(own), 0.0),
     ]
-    planner.live(works, lambda: False)
-    steps = [batch.step_at(step, 0)[:2] for work in sink.sent for step in work.before]
+    at.planner.live(works, lambda: False)
+    steps = at.made()
     assert steps == [(Op.RENAME, b"b"), (Op.REMOVE, b"a/b/k")]
-    watch.close()
-    journal.close()
-    root.close()
 
 
 def test_what_is_in_the_way_of_a_rename_keeps_the_place_it_has_elsewhere(tmp_path: Path) -> None:
@@ -264,6 +289,72 @@ def test_what_is_in_the_way_of_a_rename_keeps_the_place_it_has_elsewhere(tmp_pat
     assert journal.places(51) == [(top, b"c")]
     journal.close()
     root.close()
+
+
+def test_a_directory_that_only_the_target_had_and_that_comes_here_has_its_place(
+    tmp_path: Path, planned: Planned
+) -> None:
+    """The target told of it when there was none here, and there is one before it is deleted."""
+    (tmp_path / "p" / "q").mkdir(parents=True)
+    at = planned(b"")
+    top, here = at.root.identity.ino, listed(at.root, b"p")._replace(name=b"p")
+    at.journal.put(top, known(here._replace(ino=1, birth=1, flags=PROBED)))
+    at.watch.placed(-1, top, 0, b"", at.watch.mark())
+    at.planner.live([Work(top, {b"p": Touch.ATTR}, False, frozenset(), 0.0)], lambda: False)
+    assert at.journal.places(here.ino) == [(top, b"p")]
+    assert at.made() == [(Op.MAKE_DIR, b"p/q")]
+    assert at.dirty.count() == 0
+
+
+def test_a_directory_that_comes_back_while_the_file_in_its_place_is_read_has_its_place(
+    tmp_path: Path, planned: Planned
+) -> None:
+    """The file was gone when it was to be sent, and the directory may be a new one with the number
+    of the one before: what was written down of that was forgotten for the file."""
+    (tmp_path / "d" / "below").mkdir(parents=True)
+    at = planned(b"")
+    top, here = at.root.identity.ino, listed(at.root, b"d")._replace(name=b"d")
+    at.journal.put(top, known(here))
+    Place(here.ino, top, b"d", True).note(at.journal)
+    at.watch.placed(-1, top, 0, b"", at.watch.mark())
+    (tmp_path / "d").rename(tmp_path / "state" / "d")
+    (tmp_path / "d").touch()
+    at.planner.live([Work(top, {b"d": Touch.NAME}, False, frozenset(), 0.0)], lambda: False)
+    assert any(work.files for work in at.sink.sent)
+    (tmp_path / "d").unlink()
+    (tmp_path / "state" / "d").rename(tmp_path / "d")
+    at.planner.live([Work(top, {b"d": Touch.ATTR}, False, frozenset(), 0.0)], lambda: False)
+    assert at.journal.places(here.ino) == [(top, b"d")]
+    steps = at.made()
+    assert steps == [(Op.MAKE_DIR, b"d/below")]
+    assert at.dirty.count() == 0
+
+
+def test_other_names_of_a_file_are_as_old_as_the_one_that_went(
+    tmp_path: Path, planned: Planned
+) -> None:
+    """What was written under that name may be found under them alone."""
+    (tmp_path / "a").write_bytes(b"linked")
+    (tmp_path / "b").hardlink_to(tmp_path / "a")
+    at = planned()
+    top = at.root.identity.ino
+    for entry in listing.entries(
+        batch.stat_names(at.root.fd, at.root.dev, b"", [b"a", b"b"]).entries
+    ):
+        at.journal.put(top, known(entry))
+        Place(entry.ino, top, entry.name).note(at.journal)
+    at.watch.placed(-1, top, 0, b"", at.watch.mark())
+    (tmp_path / "a").unlink()
+    at.dirty.add(1, b"put back in each round", Touch.NAME, 2.0)
+    at.dirty.add(top, b"a", Touch.DATA | Touch.DELETED, 10.0)
+    at.dirty.add(top, b"b", Touch.ATTR, 11.0)
+    works = at.dirty.take(9, 12.0)
+    at.dirty.under_way = 2.0
+    at.planner.live(works, lambda: False)
+    at.dirty.under_way = None
+    again = {n for work in at.dirty.take(9, time.monotonic() + 9) for n in work.names or ()}
+    at.dirty.under_way = 2.0
+    assert b"b" in again and at.dirty.since(top, b"b") == 10.0
 
 
 class _Lost(Kept):

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from edits import BLOCK, MIB, histories, lay, lay_about, noise, wait_until_not_racy
@@ -103,10 +104,10 @@ def held_up(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading
     began, over = threading.Event(), threading.Event()
     look = Scout._look
 
-    def slowly(self: Scout, *given: object) -> Findings:
+    def slowly(self: Scout, *given: Any) -> Findings:
         began.set()
         over.wait(30)
-        return look(self, *given)  # type: ignore[arg-type]
+        return look(self, *given)
 
     monkeypatch.setattr(Scout, "_look", slowly)
     return began, over

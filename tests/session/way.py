@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from i2node.fs.tree import Root
@@ -68,7 +68,7 @@ class Way:
         held = self.journal.select(self.root.identity.ino, [name])
         return entry._replace(verdict=Verdict.DATA if held else Verdict.NEW)
 
-    def steps(self, name: bytes, trusted: bool = False) -> Iterator[bytes]:
+    def steps(self, name: bytes, trusted: bool = False) -> Generator[bytes, None, None]:
         self.ops = []
         item = Large(self.root.identity.ino, name, self.entry(name), trusted)
         for steps, _ in self.reader.ship(item):

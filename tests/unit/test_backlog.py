@@ -64,6 +64,25 @@ def emptied(backlog: Backlog) -> list[Work]:
     return works
 
 
+def test_a_name_is_found_in_memory_and_on_disk(backlog: Backlog) -> None:
+    fill(backlog, 1, range(4), 1.0)
+    written()
+    fill(backlog, 2, range(1), 2.0)
+    assert backlog.add(1, b"0", Touch.TREE, 3.0)
+    assert backlog.find(1, b"0") == (Touch.DATA | Touch.TREE, 1.0)
+    assert backlog.find(1, b"3") == (Touch.DATA, 1.0)
+    assert backlog.find(2, b"0") == (Touch.DATA, 2.0)
+    assert backlog.find(1, b"4") is backlog.find(3, b"0") is None
+    backlog.discard(1)
+    assert backlog.find(1, b"0") is None
+    assert backlog.add(1, b"0", Touch.NAME, 4.0)
+    assert backlog.find(1, b"0") == (Touch.NAME, 4.0)
+    emptied(backlog)
+    assert backlog.find(1, b"0") is backlog.find(2, b"0") is None
+    backlog.close()
+    assert backlog.find(2, b"0") is None
+
+
 def test_touches_of_a_name_are_one_wherever_they_are(backlog: Backlog) -> None:
     fill(backlog, 1, range(4), 1.0)
     written()

@@ -1,8 +1,10 @@
 """The command line as scripts see it: words in, lines and exit statuses out."""
 
+import contextlib
 import io
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -17,11 +19,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import i2node
-from i2node.cli import arguments, display, drive, main, terminal
-from i2node.errors import Refused, UsageError
+from i2node.cli import arguments, display, drive, lives, main, secret, terminal
+from i2node.config import Config
+from i2node.errors import Refused, SessionError, UsageError
 from i2node.model import MirrorOptions, State, Target
 from i2node.node import rpc
-from i2node.repl.report import Outcome, PathProblem, Problems, RuleReport, WatchReport
+from i2node.repl.report import Outcome, PathProblem, Problems, RuleReport, WatchReport, plain
 
 REPORT = RuleReport(rule="r1", source="/a", target="bk:26821:/b", state=State.MIRROR, pid=7)
 DENIED = PathProblem("/a/x", "read: permission denied", "chmod it")
@@ -123,6 +126,7 @@ def test_what_leaves_the_host_is_encrypted_unless_told_otherwise():
 
 def test_a_secret_key_is_read_and_never_shown(tmp_path):
     file = tmp_path / "key"
+    file.touch(mode=0o600)
     file.write_bytes(b"s3cret \xff\r\n")
     words = ["mirror", "/a", "/b", "--secret-key-file", str(file)]
     options = arguments.options_of(arguments.parse(words))
@@ -132,9 +136,62 @@ def test_a_secret_key_is_read_and_never_shown(tmp_path):
         file.write_bytes(content)
         with pytest.raises(UsageError, match=cause):
             arguments.options_of(arguments.parse(words))
+    file.chmod(0o640)
+    with pytest.raises(UsageError, match="open to others") as told:
+        arguments.options_of(arguments.parse(words))
+    assert told.value.remedy == f"run: chmod 600 {file}"
     file.unlink()
     with pytest.raises(UsageError, match="No such file"):
         arguments.options_of(arguments.parse(words))
+
+
+CODE = "a1B2" * 8
+
+
+def test_a_code_is_read_from_a_file_or_from_standard_input(tmp_path, monkeypatch):
+    file = tmp_path / "code"
+    file.touch(mode=0o600)
+    file.write_text(f" {CODE}\n")
+    assert secret.code_of(file, "bk") == CODE
+    file.chmod(0o604)
+    with pytest.raises(UsageError, match="open to others"):
+        secret.code_of(file, "bk")
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{CODE}\nmore"))
+    assert secret.code_of(None, "bk") == CODE
+
+
+@pytest.mark.parametrize("said", ["", "\n", CODE[:-1], CODE + "a", "\u00e9" * 32, "x" * 5000])
+def test_what_is_no_code_is_not_said_again(said, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(said))
+    with pytest.raises(UsageError, match="no pairing code") as told:
+        secret.code_of(None, "bk")
+    assert "i2node code" in told.value.remedy
+    assert len(said) < 31 or said[:31] not in str(told.value)
+
+
+def test_a_code_is_asked_for_without_an_echo():
+    """At a terminal, which a pseudo terminal is (pty(7))."""
+    ours, theirs = pty.openpty()
+    script = "from i2node.cli.secret import code_of; print(code_of(None, 'bk'), end='')"
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as child:
+        os.close(theirs)
+        shown = b""
+        while not shown.endswith(b": "):
+            shown += os.read(ours, 1000)
+        os.write(ours, CODE.encode() + b"\n")
+        assert child.stdout.read() == CODE.encode()
+        with contextlib.suppress(OSError):  # EIO: the other side is closed
+            while more := os.read(ours, 1000):
+                shown += more
+    os.close(ours)
+    assert b"pairing code of bk" in shown and CODE.encode() not in shown
 
 
 @pytest.mark.parametrize("level", ["0", "23", "fast", "", "-1", "1.5", "999999", "²"])
@@ -146,7 +203,7 @@ def test_a_compression_that_is_none_is_said(level):
 @pytest.mark.parametrize(
     "words",
     [
-        *([], ["fly"], ["mirror"], ["mirror", "/a"], ["pair", "h"], ["mirror", "/a", "/b", "/c"]),
+        *([], ["fly"], ["mirror"], ["mirror", "/a"], ["pair"], ["mirror", "/a", "/b", "/c"]),
         *(["mirror", "/a", "/b", "--onc"], ["mirror", "/a", "/b", "--check", "loose"]),
     ],
 )
@@ -214,10 +271,54 @@ def test_status_when_nothing_runs(tmp_path):
     assert run("--home", str(tmp_path), "status", "--json").stdout == "[]\n"
 
 
+def test_status_of_a_rule_that_is_received(tmp_path):
+    """A target does not tell what it does not know: no lag, no coverage."""
+    report = RuleReport(
+        rule="0123abcd",
+        source="wk:/srv",
+        target="/backup",
+        side="target",
+        state=State.REPLICATION,
+        phase="held",
+        files_total=4000,
+        blocked_on="a person",
+        cause="the brake holds",
+        remedy="i2node release 0123abcd",
+    )
+    assert display.status_text([report]).splitlines() == [
+        "wk:/srv -> /backup  (received by process 0)",
+        "  REPLICATION (held), rule 0123abcd: 4,000 entries",
+        "  waits for a person",
+        "  the brake holds",
+        "  remedy: i2node release 0123abcd",
+    ]
+
+
+@pytest.mark.parametrize("verb", ["release", "refuse"])
+def test_who_decides_is_told_what_came_of_it(tmp_path, capsys, verb):
+    def decide(question):
+        asked.append(question["rule"])
+        if question["rule"] != "held":
+            raise UsageError("rule x holds nothing back", "see: i2node status")
+
+    def ask(rule):
+        return main(["--home", str(tmp_path), verb, rule]), capsys.readouterr()
+
+    asked: list[str] = []
+    status, told = ask("held")
+    assert status == 2 and "no agent of this home runs" in told.err
+    with rpc.StatusServer(tmp_path / "var" / "run", {verb: decide}):
+        status, told = ask("held")
+        assert status == 0 and told.out.startswith(f"rule held {verb}")
+        status, told = ask("x")
+        assert status == 2 and "holds nothing back" in told.err
+    assert asked == ["held", "x"]
+
+
 def test_status_of_a_running_rule(tmp_path):
     watch = WatchReport("inotify", 0.99999, 3, 30.0, 3600.0, 2)
     report = replace(REPORT, watch=watch, problems=Problems(4, (DENIED,)), cause="why", remedy="do")
-    with rpc.StatusServer(tmp_path / "var" / "run", lambda: [report]):
+    with rpc.StatusServer(tmp_path / "var" / "run", {"status": lambda _: [plain(report)]}):
         (rule,) = json.loads(run("--home", str(tmp_path), "status", "--json").stdout)
         text = run("--home", str(tmp_path), "status").stdout
     wanted = "rule source target state progress files_total files_done bytes_total bytes_done"
@@ -232,10 +333,82 @@ def test_status_of_a_running_rule(tmp_path):
     )
 
 
-def test_who_stops_reading_is_no_crash(tmp_path):
-    reports = [replace(REPORT, rule=str(n)) for n in range(3000)]
+def test_explain_when_nothing_runs(tmp_path):
+    done = run("--home", str(tmp_path), "explain", "/x\udcff", "--json")
+    assert done.returncode == 2 and "start its mirror" in done.stderr
+    assert json.loads(done.stdout)["cause"].startswith(r"/x\xff: no rule is running")
+    for path in ("", "/a\0b"):
+        with pytest.raises(UsageError, match="not a path"):
+            lives.find(Config.load(tmp_path), path)
+
+
+def asked_for(found, answers):
+    """The verbs of a process that notes what it is asked for, and answers what there is."""
+
+    def explain(question):
+        found.append(question["path"])
+        return answers.get(question["path"])
+
+    return {"explain": explain}
+
+
+def test_explain_asks_for_the_path_itself_then_for_where_it_leads(tmp_path):
+    there = tmp_path / "there"
+    there.mkdir()
+    (tmp_path / "link").symlink_to("there")
+    (there / "inner").symlink_to("/nowhere")
+    found = []
+    verbs = asked_for(found, {str(there): {"n": 1}, f"{there}/inner": {"n": 2}})
+    config = Config.load(tmp_path)
+    with rpc.StatusServer(config.run, verbs):
+        assert lives.find(config, f"{tmp_path}/link/inner/") == [{"n": 2}]
+        assert lives.find(config, f"{tmp_path}/link") == [{"n": 1}]
+        assert lives.find(config, f"{tmp_path}/link/../there/.") == [{"n": 1}]
+        with pytest.raises(UsageError, match="no rule that runs here covers it"):
+            lives.find(config, os.fsdecode(bytes(there) + b"/\xff\n"))
+    assert found == [
+        *(f"{there}/inner", f"{tmp_path}/link", str(there), str(there)),
+        os.fsdecode(bytes(there) + b"/\xff\n"),
+    ]
+
+
+def test_an_agent_beside_is_not_asked_for_a_life(tmp_path):
+    config = Config.load(tmp_path)
+    verbs = {"status": lambda _: []}
     with (
-        rpc.StatusServer(tmp_path / "var" / "run", lambda: reports),
+        rpc.StatusServer(config.run, verbs),
+        pytest.raises(UsageError, match="no rule is running"),
+    ):
+        lives.find(config, "/x")
+
+
+def test_explain_says_why_a_process_could_not_tell(tmp_path):
+    def fails(question):
+        raise SessionError("the rule is only beginning", "ask again")
+
+    config = Config.load(tmp_path)
+    with rpc.StatusServer(config.run, {"explain": fails}):
+        done = run("--home", str(tmp_path), "explain", "/x")
+    assert done.returncode == 4
+    assert "only beginning" in done.stderr and "ask again" in done.stderr
+
+
+@pytest.mark.parametrize("path", [None, 7, "", "relative"])
+def test_a_question_without_a_path_is_told_so(tmp_path, path):
+    def act(session):
+        (answer,) = rpc.ask(tmp_path / "run", "explain", path=path)
+        assert isinstance(answer.error, UsageError)
+        (answer,) = rpc.ask(tmp_path / "run", "explain", path=os.fsdecode(b"/\xff"))
+        assert answer.value == "2fff"
+        return Outcome()
+
+    assert driven(tmp_path, act, once=True)[0] == 0
+
+
+def test_who_stops_reading_is_no_crash(tmp_path):
+    reports = [plain(replace(REPORT, rule=str(n))) for n in range(3000)]
+    with (
+        rpc.StatusServer(tmp_path / "var" / "run", {"status": lambda _: reports}),
         subprocess.Popen(
             [sys.executable, "-m", "i2node", "--home", tmp_path, "status", "--json"],
             stdout=subprocess.PIPE,
@@ -342,6 +515,9 @@ class Scripted:
     def report(self) -> RuleReport:
         return REPORT
 
+    def explain(self, path: bytes) -> str:
+        return path.hex()
+
     def stop(self) -> None:
         self.stops += 1
         self.stopped.set()
@@ -376,7 +552,7 @@ def test_a_session_ends_with_its_own_exit_status(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_drains_and_a_replication_ends_with_0(tmp_path, number):
     def act(session):
-        assert len(rpc.ask(tmp_path / "run")) == 1
+        assert len(rpc.status(tmp_path / "run")) == 1
         os.kill(os.getpid(), number)
         assert session.stopped.wait(60)
         return Outcome(exit_status=1, problem_count=1)

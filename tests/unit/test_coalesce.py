@@ -443,50 +443,6 @@ def test_own_attributes_that_are_read_anyway_are_spared(held: bool) -> None:
     assert len(dirty.take(9, 14.0)) == 1
 
 
-def test_a_mark_is_passed_when_nothing_older_is_left() -> None:
-    dirty = Dirty()
-    assert dirty.passed() is None
-    dirty.mark(9.5, 10.0)
-    assert dirty.wait(0) is False and dirty.passed() == 9.5
-    assert dirty.passed() is None
-    dirty.add(1, b"hot", Touch.DATA, 11.0)
-    dirty.take(9, 11.0)
-    dirty.add(1, b"hot", Touch.DATA, 11.0 + SHORTEST / 2)
-    dirty.mark(11.1, 11.2)
-    dirty.add(1, b"new", Touch.DATA, 11.3)
-    assert dirty.passed() is None  # a name that is held back is not handed out
-    assert [list(work.names or ()) for work in dirty.take(1, 11.3)] == [[b"new"]]
-    assert dirty.passed() is None
-    assert [list(work.names or ()) for work in dirty.take(1, 11.3)] == [[b"hot"]]
-    dirty.add(1, b"hot", Touch.DATA, 11.4)
-    assert dirty.passed() == 11.1
-
-
-@pytest.mark.parametrize(
-    "again",
-    [
-        lambda dirty: dirty.add(1, b"f", Touch.DATA, 11.0),
-        lambda dirty: dirty.add_dir(1, False, 11.0),
-        lambda dirty: dirty.put_back(Work(1, {b"f": Touch.DATA}, False, frozenset(), 11.0), 11.0),
-        lambda dirty: dirty.put_back(Work(1, None, False, frozenset(), 11.0), 11.0),
-    ],
-)
-def test_what_comes_back_is_as_old_as_what_it_came_from(again: Callable[[Dirty], None]) -> None:
-    dirty = Dirty()
-    dirty.add(1, b"f", Touch.DATA, 10.0)
-    (work,) = dirty.take(9, 10.0)
-    dirty.under_way = work.since
-    dirty.mark(10.5, 10.6)
-    again(dirty)
-    dirty.under_way = None
-    assert dirty.passed() is None
-    assert [work.since for work in dirty.take(9, 20.0)] == [10.0]
-    assert dirty.passed() == 10.5
-    dirty.mark(20.5, 20.6)
-    dirty.unmark()
-    assert dirty.passed() is None
-
-
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.sampled_from(["touch", "write", "close"]), st.integers(0, 5)),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from i2node.config import Config
+from i2node.config import Config, Limits
 from i2node.errors import UsageError
 
 SAMPLE = Path(__file__).parents[2] / "packaging" / "i2node.toml"
@@ -128,3 +128,31 @@ def test_the_sample_shows_every_key_with_its_default(tmp_path):
     path = tmp_path / "shown.toml"
     path.write_text("\n".join(shown))
     assert Config.load(None, path) == Config()
+
+
+def test_a_rule_may_have_limits_of_its_own(tmp_path):
+    text = """brake_share = 10
+brakes = {"/backup/mail/" = {floor = 5000}, "0123abcd" = {window_s = 0, share = 50.5}}
+"""
+    written(tmp_path, text)
+    config = Config.load(tmp_path)
+    assert config.limits("r", "/backup") == Limits(1000, 10.0, 3600.0)
+    assert config.limits("r", "/backup/mail") == Limits(5000, 10.0, 3600.0)
+    assert config.limits("0123abcd", "/backup/mail") == Limits(5000, 50.5, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "cause", "remedy"),
+    [
+        ("7", "brakes is 7", "a table"),
+        ('{"/b" = 7}', "brakes./b is 7", "a table"),
+        ('{"/b" = {flor = 7}}', "brakes./b: unknown key 'flor'", "'floor'"),
+        ('{"/b" = {share = 101}}', "brakes./b.share is 101", "from 0.0 to 100.0"),
+        ('{"/b" = {floor = "x"}}', "brakes./b.floor is 'x'", "whole number"),
+    ],
+)
+def test_what_is_wrong_with_the_limits_of_a_rule_is_named(tmp_path, value, cause, remedy):
+    written(tmp_path, f"brakes = {value}\n")
+    with pytest.raises(UsageError) as caught:
+        Config.load(tmp_path)
+    assert cause in caught.value.cause and remedy in caught.value.remedy

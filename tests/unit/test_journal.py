@@ -212,6 +212,7 @@ def test_forgetting_takes_what_is_below_but_not_what_moved_away(journal: Journal
     assert journal.places(51) == [(2, b"other name")]
     assert journal.places(12) == [(2, b"moved")]
     assert journal.doubts() == [(12, b"moved")]
+    assert (journal.doubt_of(12), journal.doubt_of(11)) == (5, None)
     assert (journal.signature(50), journal.signature(51)) == (None, sig)
 
 
@@ -579,3 +580,24 @@ class Reopened(RuleBasedStateMachine):
 
 TestReopened = Reopened.TestCase
 TestReopened.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+
+
+def test_a_log_that_lost_its_end_is_noticed(tmp_path: Path) -> None:
+    """SQLite passes over what is unsound of it, without a word."""
+    journal = Journal(tmp_path / "live" / "index.db")
+    journal.set("a", b"1")
+    journal.commit()
+    log = (tmp_path / "live" / "index.db-wal").read_bytes()
+    journal.set("a", b"2")
+    journal.commit()
+    for name, lost in (("as it was", False), ("shorter", True)):
+        copy = shutil.copytree(tmp_path / "live", tmp_path / name)
+        if lost:
+            (copy / "index.db-wal").write_bytes(log)
+        found = Journal(copy / "index.db")
+        assert (found.unclean_boot, found.get("a")) == (lost, b"1" if lost else b"2")
+        found.close()
+        again = Journal(copy / "index.db")
+        assert not again.unclean_boot
+        again.close()
+    journal.close()

@@ -91,3 +91,25 @@ def test_a_misleading_name_is_refused(name):
         log.line(name, {})
     with pytest.raises(ValueError, match="not a name"):
         log.line("fine", {name: 1})
+
+
+def test_what_others_bring_about_is_told_now_and_then(lines):
+    now = [1000.0]
+    seldom = log.Seldom(logging.getLogger("i2node.t"), lambda: now[0])
+
+    def told(who: str, most: int = 1) -> list[str]:
+        seldom.event(logging.WARNING, "refused", who, most, address=who)
+        return [line.split(" ", 2)[2] for line in lines()]
+
+    assert told("a") == ["refused address=a"]
+    assert told("a") == told("a") == []
+    assert told("b", 2) == ["refused address=b unsaid=2"]
+    assert told("b", 2) == ["refused address=b"]
+    assert told("b", 2) == []
+    now[0] += 60
+    assert told("a") == ["refused address=a unsaid=1"]
+    # Whoever comes from everywhere is held too.
+    assert sum(len(told(f"c{n}")) for n in range(5000)) == log.Seldom.ALL - 1
+    now[0] += 60
+    (line,) = told("d")
+    assert line == f"refused address=d unsaid={5000 - log.Seldom.ALL + 1}"

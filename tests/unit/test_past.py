@@ -62,6 +62,11 @@ def test_what_is_read_is_what_is_there(place: Path, size: int, warm: bool) -> No
     os.close(fd)
 
 
+def near(cached: int, expected: int) -> bool:
+    """Of what is in the cache the kernel may take a few pages back at any time."""
+    return expected - 65536 < cached <= expected
+
+
 def test_what_is_not_in_the_cache_is_not_put_there_and_what_is_there_is_taken_from_it(
     tmp_path: Path,
 ) -> None:
@@ -76,13 +81,13 @@ def test_what_is_not_in_the_cache_is_not_put_there_and_what_is_there_is_taken_fr
     holes = range(size // 2, size, MIB)
     for at in holes:
         os.pread(fd, MIB - 65536, at)
-    assert batch.cached(fd, 0, size) == size // 2 - 65536 * len(holes)
+    assert near(batch.cached(fd, 0, size), size // 2 - 65536 * len(holes))
     with PastCache(fd, size, Rooms(1)) as file:
         for at in range(0, size, MIB):
             assert file.read(at, MIB) == data[at : at + MIB]
             # Others may read through the descriptor, at any place.
             assert os.pread(fd, 3, size - 7) == data[-7:-4]
-    assert batch.cached(fd, 0, size) == size // 2
+    assert near(batch.cached(fd, 0, size), size // 2)
     os.close(fd)
 
 

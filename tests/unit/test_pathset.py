@@ -89,3 +89,20 @@ def test_against_the_plain_definition(excludes: list[bytes], parts: list[bytes])
     if path and not paths.excluded(parent):
         assert paths.matches(parent, name) == expected
         assert paths.may_match(name) or not expected
+
+
+def test_what_leaves_a_path_out_is_told() -> None:
+    paths = PathSet(b"/r", [b"/r/a/b", b"c", b"*.tmp", b"d/*/e*"])
+    for path, reason in (
+        (b"a/b", b"a/b"),
+        (b"a/b/x/y", b"a/b"),
+        (b"c", b"c"),
+        (b"x/y.tmp", b"*.tmp"),
+        (b"x.tmp/y", b"*.tmp"),
+        (b"d/x/ef/y", b"d/*/e*"),
+        (b"", None),
+        (b"a", None),
+        (b"x/c", None),
+        (b"d/x/y/e", None),
+    ):
+        assert paths.reason(path) == reason, path

@@ -281,6 +281,12 @@ def test_names_put_one_by_one_are_put_at_once_and_nothing_else_moves() -> None:
     ]
 
 
+def test_what_both_sides_agree_on_is_not_mixed_with_what_is_sent() -> None:
+    a, b, c = (packed([entry(name)]) for name in (b"a", b"b", b"c"))
+    edits = [Put(1, a), Put(1, b, agreed=True), Put(1, c)]
+    assert list(together(edits)) == edits
+
+
 EDITS = st.lists(
     st.one_of(
         st.builds(

@@ -17,6 +17,7 @@ from i2node.fs.touch import Touch, Work
 from i2node.fs.tree import Root
 from i2node.repl import rounds
 from i2node.repl.heartbeat import Heartbeat
+from i2node.repl.history import History
 from i2node.repl.rounds import Rounds
 from i2node.repl.trouble import Troubles
 
@@ -107,9 +108,10 @@ class Stage:
         self.heartbeat = Heartbeat()
         self.sender = Sender(self)
         troubles = Troubles(self.dirty.wake)
-        self.rounds = Rounds("rule", self.dirty, troubles, self.heartbeat, self.stop)
+        self.rounds = Rounds("rule", self.dirty, troubles, self.heartbeat, self.stop, History())
 
     def run(self) -> None:
+        # They have what a round asks of them, and no more.
         self.rounds.run(self.root, self.watch, self.planner, self.sender)  # type: ignore[arg-type]
 
     def touch(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from i2node.fs.coalesce import Dirty
-from i2node.fs.touch import Touch, Work
+from i2node.fs.touch import Room, Touch, Waiting, Work
 
 
 class Shelf:
@@ -36,6 +36,9 @@ class Shelf:
 
     def taken(self) -> None:
         self.kept.clear()
+
+    def find(self, ino: int, name: bytes) -> tuple[int, float] | None:
+        return self.kept.get((ino, name))
 
     def pause(self) -> None:
         self.pauses += 1
@@ -114,3 +117,25 @@ def test_renames_of_what_is_spilled_take_no_memory() -> None:
     assert not dirty._renamed
     taken = [(work.ino, name) for work in dirty.take(99, 5.0) for name in work.names or ()]
     assert len(taken) == len(set(taken)) == 3 + 2 * 9
+
+
+def test_how_a_name_waits_is_told_wherever_it_is() -> None:
+    dirty, _ = spilling()
+    assert dirty.waiting(1, b"a") == Waiting(Room.MEMORY, Touch.DATA, 2.0)
+    assert dirty.waiting(2, b"b") == Waiting(Room.DISK, Touch.DATA, 3.0)
+    assert dirty.waiting(1, b"b") is dirty.waiting(9, b"a") is None
+    dirty.take(9, 5.0)
+    assert dirty.waiting(2, b"b") == Waiting(Room.HAND, Touch(0), 3.0)
+    dirty.take(9, 5.01)
+    assert dirty.waiting(2, b"b") is None
+    # Touched again so soon it is held back.
+    dirty.add(2, b"b", Touch.ATTR, 5.015)
+    held = dirty.waiting(2, b"b")
+    assert held is not None and held.touch == Touch.ATTR
+    assert held.due is not None and held.due > 5.015
+    dirty.add_dir(2, False, 5.1)
+    assert dirty.waiting(2, b"x") == Waiting(Room.MEMORY, Touch(0), 5.015, None, True)
+    dirty.add_dir(3, True, 5.1)
+    assert dirty.waiting(3, b"c") == Waiting(Room.MEMORY, Touch(0), 5.1, None, True, True)
+    dirty.take(9, 9.0)
+    assert dirty.waiting(2, b"x") == Waiting(Room.HAND, Touch(0), 5.015, None, True)

@@ -9,7 +9,7 @@ import pytest
 from i2node.fs.sweep import Name
 from i2node.mover.batch import At, Op
 from i2node.repl import trouble
-from i2node.repl.remote import Fault
+from i2node.repl.told import Fault
 from i2node.repl.trouble import KEPT, SHOWN, Troubles
 
 
@@ -52,6 +52,16 @@ def test_what_is_beyond_the_kept_is_found_again_by_looking_at_everything(soon: N
     troubles.unreadable(b"7", errno.EACCES, (1, b"7"))
     troubles.retry(planner)
     assert planner.retried[KEPT:] == [b"7"] and planner.all == 1
+
+
+def test_a_problem_is_found_by_its_path(soon: None) -> None:
+    troubles, planner = Troubles(lambda: None), Planner()
+    troubles.unreadable(b"d/f", errno.EACCES, (1, b"f"))
+    found = troubles.of(b"d/f")
+    assert found is not None and "Permission denied" in found.cause and found.remedy
+    assert troubles.of(b"d") is None
+    troubles.retry(planner)
+    assert troubles.of(b"d/f") is None
 
 
 def test_a_path_counts_once_however_often_it_is_told(soon: None) -> None:

@@ -24,6 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = "--json" in given
     command = ""
     log.start("warning")
+    # What is made without a mode of its own is never for others to write to.
+    umask = os.umask(0o022)
+    os.umask(umask | 0o022)
     try:
         parsed = arguments.parse(given)
         command = parsed.command
@@ -33,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except I2Error as error:
         _tell(error, as_json)
-        # compare keeps 1 for "different", so all that kept it from comparing is 2.
-        return 2 if command == "compare" else error.exit_status
+        # They keep 1 for "different" and "lost", so all that kept them from saying so is 2.
+        return 2 if command in ("compare", "doctor") else error.exit_status
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -44,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception:
         log.event(_log, logging.ERROR, "internal-error")
         return INTERNAL
+    finally:
+        os.umask(umask)
 
 
 def _tell(error: I2Error, as_json: bool) -> None:

@@ -1,5 +1,5 @@
 """What stands on the command line, and what it means. Pure: nothing is opened, nothing started,
-except the key file of `mirror`."""
+except the key file of `mirror`. No secret stands there (secret.py)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Never
 
+from i2node.cli.secret import key_of
 from i2node.errors import UsageError
 from i2node.model import PORT, MirrorOptions, Target, show
-
-KEY_FILE_MAX = 64 * 1024
-"""Bytes of a secret key file; a longer one is a mistake in its name."""
 
 _PLACE = re.compile(
     rb"(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<host>[^:/\[\]\s]+))(?::(?P<port>[0-9]+))?"
@@ -67,17 +65,37 @@ def _parser() -> argparse.ArgumentParser:
 
     pair = commands.add_parser("pair", help="trust another node, and be trusted by it")
     pair.add_argument("peer", metavar="HOST[:PORT]")
-    pair.add_argument("--code", required=True, help="what `i2node code` prints over there")
+    pair.add_argument(
+        "--code-file",
+        metavar="FILE",
+        type=Path,
+        help="holds what `i2node code` prints over there (default: asked for, or standard input)",
+    )
 
     _add_mirror(commands.add_parser("mirror", help="mirror SRC, then replicate its changes"))
 
     status = commands.add_parser("status", help="the rules that run in this home")
     status.add_argument("--json", action="store_true", help="a JSON list")
 
+    explain = commands.add_parser("explain", help="what became of a path, and what it waits for")
+    explain.add_argument("path", metavar="PATH", help="below the source of a rule that runs here")
+    explain.add_argument("--json", action="store_true", help="a JSON list")
+
+    for name, what in (
+        ("release", "do what the brake of this node holds back of a rule"),
+        ("refuse", "never do it: the rule stops at its source"),
+    ):
+        decision = commands.add_parser(name, help=what)
+        decision.add_argument("rule", metavar="RULE", help="as `i2node status` names it")
+
     compare = commands.add_parser("compare", help="compare two sides: 0 equal, 1 different")
     _add_places(compare)
     compare.add_argument("--strict", action="store_true", help="read all content on both sides")
     compare.add_argument("--json", action="store_true", help="a JSON object a line")
+
+    doctor = commands.add_parser("doctor", help="what a mirror of SRC to DST would keep of it")
+    _add_places(doctor)
+    doctor.add_argument("--json", action="store_true", help="a JSON object a line")
 
     check = commands.add_parser("check-config", help="check a configuration without using it")
     check.add_argument("file", metavar="FILE", nargs="?", type=Path)
@@ -121,6 +139,12 @@ def _add_mirror(mirror: argparse.ArgumentParser) -> None:
     )
     mirror.add_argument(
         "--adopt", action="store_true", help="take over a target that is not empty, not this rule's"
+    )
+    mirror.add_argument(
+        "--require",
+        metavar="all|LIST",
+        default="",
+        help="attributes, as `doctor` names them, that the target must not lose",
     )
     mirror.add_argument("--json", action="store_true", help="a JSON object a line")
 
@@ -191,9 +215,10 @@ def options_of(arguments: argparse.Namespace) -> MirrorOptions:
         check=arguments.check,
         compress=_compress(arguments.compress),
         encrypt=target.host is not None if encrypt is None else encrypt,
-        secret_key=None if key_file is None else _secret(key_file),
+        secret_key=None if key_file is None else key_of(key_file),
         bwlimit=arguments.bwlimit,
         adopt=arguments.adopt,
+        require=_require(arguments.require),
     )
 
 
@@ -207,18 +232,9 @@ def _compress(text: str) -> Literal["auto", "off"] | int:
     raise UsageError(f"--compress {text!r}", "expected auto, off, or a level from 1 to 22")
 
 
-def _secret(path: Path) -> bytes:
-    """What the file holds, without the end of its last line."""
-    try:
-        with path.open("rb") as stream:
-            text = stream.read(KEY_FILE_MAX + 1)
-    except OSError as error:
-        cause = f"read secret key file {path}: {error.strerror}"
-        raise UsageError(cause, "name a readable file") from error
-    secret = text.removesuffix(b"\n").removesuffix(b"\r")
-    if not secret or len(text) > KEY_FILE_MAX:
-        raise UsageError(
-            f"secret key file {path} is {'too long' if secret else 'empty'}",
-            f"it holds a key of 1 to {KEY_FILE_MAX} bytes",
-        )
-    return secret
+def _require(text: str) -> tuple[str, ...]:
+    if not text:
+        return ()
+    from i2node.repl.fidelity import parse_require
+
+    return parse_require(text)

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -24,11 +25,21 @@ from i2node.cli.arguments import (
     shown,
     source_of,
 )
+from i2node.cli.secret import code_of
 from i2node.config import Config
 from i2node.errors import UsageError
 from i2node.model import show
 
 _log = logging.getLogger(__name__)
+
+
+def home_of(config: Config) -> Config:
+    """The same, with its directories made for the owner alone where they are missing."""
+    for directory in (config.etc, config.var):
+        for path in (*reversed(directory.parents), directory):
+            with suppress(OSError):  # who uses it says what is wrong
+                path.mkdir(mode=0o700)
+    return config
 
 
 def speaks_json(arguments: argparse.Namespace) -> bool:
@@ -76,7 +87,7 @@ class _Reload(BaseException):
 
 
 def _agent_config(arguments: argparse.Namespace) -> Config:
-    config = Config.load(arguments.home)
+    config = home_of(Config.load(arguments.home))
     if arguments.embedded:
         config = replace(config, listen_host="127.0.0.1", listen_port=0)
     elif arguments.listen is not None:
@@ -91,18 +102,19 @@ def code(arguments: argparse.Namespace) -> int:
     """Prints the pairing code; the first call makes the node's identity."""
     from i2node.net.identity import Identity
 
-    print(Identity.load(Config.load(arguments.home).etc).code)
+    print(Identity.load(home_of(Config.load(arguments.home)).etc).code)
     return 0
 
 
 def pair(arguments: argparse.Namespace) -> int:
     """Both nodes store each other's certificate, or neither."""
     host, port = parse_peer(arguments.peer)
-    config = Config.load(arguments.home)
+    config = home_of(Config.load(arguments.home))
+    code = code_of(arguments.code_file, shown(host))
     from i2node.net.identity import Identity
     from i2node.net.pairing import pair as pair_with
 
-    peer = pair_with(host, port, arguments.code, Identity.load(config.etc))
+    peer = pair_with(host, port, code, Identity.load(config.etc))
     print(f"paired with {arguments.peer}, node {peer.node_id}")
     return 0
 
@@ -110,7 +122,7 @@ def pair(arguments: argparse.Namespace) -> int:
 def mirror(arguments: argparse.Namespace) -> int:
     """Mirrors, shows, replicates until a signal; with --once until done."""
     options = options_of(arguments)
-    config = Config.load(arguments.home)
+    config = home_of(Config.load(arguments.home))
     as_json = speaks_json(arguments)
     log.start(config.log_level if as_json else "warning")
     from i2node.cli.display import JsonLines, Screen
@@ -137,7 +149,7 @@ def status(arguments: argparse.Namespace) -> int:
     from i2node.repl.report import plain
 
     config = Config.load(arguments.home)
-    reports = rpc.ask(config.run)
+    reports = rpc.status(config.run)
     if arguments.json:
         print(json.dumps([plain(report) for report in reports]))
     elif reports:
@@ -149,10 +161,47 @@ def status(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def explain(arguments: argparse.Namespace) -> int:
+    """The life of a path, in each rule that covers it."""
+    config = Config.load(arguments.home)
+    from i2node.cli import lives
+
+    found = lives.find(config, arguments.path)
+    print(json.dumps(found) if arguments.json else "\n\n".join(map(lives.text, found)))
+    return 0
+
+
+def release(arguments: argparse.Namespace) -> int:
+    """What the brake holds back may be done."""
+    return _decide(arguments, "release", "released: what was held back is done now")
+
+
+def refuse(arguments: argparse.Namespace) -> int:
+    """What the brake holds back is not to be done."""
+    return _decide(arguments, "refuse", "refused: the rule stops at its source")
+
+
+def _decide(arguments: argparse.Namespace, verb: str, done: str) -> int:
+    from i2node.node import rpc
+
+    run = Config.load(arguments.home).run
+    answers = rpc.ask(run, verb, rule=arguments.rule)
+    if any(answer.error is None for answer in answers):
+        print(f"rule {arguments.rule} {done}")
+        return 0
+    # Sources answer too, and know of no such thing: what an agent says comes first.
+    told = [answer.error for answer in answers if answer.error is not None]
+    told.sort(key=lambda error: "holds nothing back" not in error.cause)
+    raise UsageError(
+        told[0].cause if told else f"no agent of this home runs (asked in {run})",
+        "ask on the target's host, with the --home of its agent; see: i2node status",
+    )
+
+
 def compare(arguments: argparse.Namespace) -> int:
     """0 equal, 1 different; main() turns every error into 2."""
     target = parse_target(arguments.target)
-    config = Config.load(arguments.home)
+    config = home_of(Config.load(arguments.home))
     from i2node.net.identity import Identity
     from i2node.repl.compare import compare as compare_trees
 
@@ -180,6 +229,23 @@ def compare(arguments: argparse.Namespace) -> int:
     return 0 if result.equal else 1
 
 
+def doctor(arguments: argparse.Namespace) -> int:
+    """0: nothing would be lost, 1: something would; main() turns every error into 2."""
+    target = parse_target(arguments.target)
+    config = Config.load(arguments.home)
+    from i2node.cli.diagnosis import lines, text
+    from i2node.net.identity import Identity
+    from i2node.repl.doctor import diagnose
+
+    found = diagnose(config, source_of(arguments.source), target, Identity.load(config.etc))
+    if arguments.json:
+        for line in lines(found):
+            print(json.dumps(line))
+    else:
+        print(text(found))
+    return 1 if found.lost else 0
+
+
 def check_config(arguments: argparse.Namespace) -> int:
     """Says which file was sound; main() tells what is wrong with one that is not."""
     config = Config.load(arguments.home, arguments.file)
@@ -199,7 +265,11 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "pair": pair,
     "mirror": mirror,
     "status": status,
+    "explain": explain,
+    "release": release,
+    "refuse": refuse,
     "compare": compare,
+    "doctor": doctor,
     "check-config": check_config,
     "version": version,
 }

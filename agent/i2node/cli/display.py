@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Protocol, Self, TextIO
 
@@ -22,6 +23,7 @@ _COUNTERS = (
     *("dirty", "in_flight"),
 )
 _MOMENTARY = ("rate", "eta_s", "lag_s", "durable_as_of")
+_FIDELITY = {"aside": "kept aside by the target", "lost": "lost at the target"}
 PASSES = (State.MIRROR, State.SWITCH)
 
 
@@ -126,16 +128,34 @@ def status_text(reports: Sequence[RuleReport]) -> str:
     """The status of several rules for people; without an end of line."""
     blocks: list[str] = []
     for report in reports:
+        if report.side == "target":
+            blocks.append("\n".join(map(shown, received(report))))
+            continue
         lines = [f"{report.source or '?'} -> {report.target or '?'}  (process {report.pid})"]
         lines.append(f"  {standing(report)}")
         lines.append(f"  {amounts(report)}, {report.progress:.0f} %")
         lines.append(f"  {coverage(report)}")
+        for verdict, names in asdict(report.fidelity).items():
+            if names:
+                lines.append(f"  {_FIDELITY[verdict]}: {', '.join(names)}")
         if report.problems.count:
             lines.append(f"  problems: {report.problems.count}")
             lines.extend(f"    {p.path}: {p.cause}" for p in report.problems.first)
+        lines.extend(
+            f"  several files there: {path}: too many names" for path in report.problems.split
+        )
         lines.extend(f"  {line}" for line in trouble(report))
         blocks.append("\n".join(map(shown, lines)))
     return "\n\n".join(blocks)
+
+
+def received(report: RuleReport) -> list[str]:
+    """What a target tells of a rule."""
+    return [
+        f"{report.source or '?'} -> {report.target}  (received by process {report.pid})",
+        f"  {report.state} ({report.phase}), rule {report.rule}: {report.files_total:,} entries",
+        *(f"  {line}" for line in trouble(report)),
+    ]
 
 
 def standing(report: RuleReport) -> str:

@@ -12,14 +12,15 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 from i2node.cli.display import Screen
-from i2node.node.rpc import StatusServer
-from i2node.repl.report import Outcome, RuleReport
+from i2node.errors import UsageError
+from i2node.node.rpc import StatusServer, Verb
+from i2node.repl.report import Outcome, RuleReport, plain
 
 REFRESH_S = 0.25
 QUIET_S = 1.0
@@ -36,6 +37,9 @@ class Runs(Protocol):
     def report(self) -> RuleReport:
         """The picture of now, from any thread, at any time."""
 
+    def explain(self, path: bytes) -> dict[str, Any] | None:
+        """The life of a path (repl.life), None where it is not this rule's; as report()."""
+
     def stop(self) -> None:
         """Asks run() to bring under way what is dirty, and to return."""
 
@@ -46,7 +50,7 @@ def drive(session: Runs, screen: Screen, run: Path, once: bool) -> int:
     run is the directory of the status sockets. SIGINT and SIGTERM stop the session gracefully; a
     second one raises KeyboardInterrupt. Errors of the session are raised.
     """
-    with _Signals() as signals, StatusServer(run, lambda: [session.report()]), screen:
+    with _Signals() as signals, StatusServer(run, verbs_of(session)), screen:
         work = _Work(session, signals.wake)
         work.start()
         asked = 0
@@ -66,6 +70,26 @@ def drive(session: Runs, screen: Screen, run: Path, once: bool) -> int:
         return 0
     # An interrupted pass is not a complete one.
     return outcome.exit_status or (128 + asked if asked and not outcome.in_sync else 0)
+
+
+def verbs_of(session: Runs) -> dict[str, Verb]:
+    """What a process that runs a session answers at its status socket."""
+    return {
+        "status": lambda _: [plain(session.report())],
+        "explain": lambda question: session.explain(_path(question)),
+    }
+
+
+def _path(question: Mapping[str, Any]) -> bytes:
+    """The absolute path that a question names."""
+    path = question.get("path")
+    wrong = UsageError(f"not an absolute path: {path!r:.100}", 'send {"path": "/..."} with it')
+    if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
+        raise wrong
+    try:
+        return path.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise wrong from error
 
 
 class _Work(threading.Thread):

@@ -15,35 +15,21 @@ from __future__ import annotations
 import heapq
 import math
 import threading
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import count, islice
 
 from i2node.fs.groups import Groups
 from i2node.fs.halves import Place
-from i2node.fs.heat import Heat
+from i2node.fs.heat import Heat, Key
+from i2node.fs.marks import Marks
+from i2node.fs.share import Share
 from i2node.fs.spill import IN_MEMORY, Spill, Spilled
-from i2node.fs.touch import TOUCHES, WAITS, Touch, Work
-
-MARKS = 256
-"""Marks that wait; beyond it the oldest is forgotten, since a later one says more."""
+from i2node.fs.touch import TOUCHES, WAITS, Room, Touch, Waiting, Work
 
 _STALE = 1024  # renamed names remembered though they are dirty no more, or not by themselves
 _TREE = Touch.TREE.value
 _CONTENT = Touch.DATA.value | Touch.ATTR.value
-
-
-class _Dir:
-    __slots__ = ("held", "ready", "recursive", "since", "trees", "whole")
-
-    def __init__(self) -> None:
-        self.ready: dict[bytes, int] = {}
-        self.held: dict[bytes, tuple[int, float, float]] = {}  # touch, since, due
-        self.whole = False
-        self.recursive = False
-        self.trees: set[bytes] = set()
-        self.since = 0.0  # of what is ready, or of the whole
 
 
 class Dirty:
@@ -63,7 +49,7 @@ class Dirty:
         self._spilled = Spilled(in_memory)
         self._fetching = threading.Lock()
         self._changed = threading.Condition()
-        self._dirs: dict[int, _Dir] = {}
+        self._dirs: dict[int, Share] = {}
         self._ready: dict[int, None] = {}  # directories with something to hand out, oldest first
         # Heap of what is held; may be stale. Numbered: a name and None do not compare.
         self._due: list[tuple[float, int, int, bytes | None]] = []
@@ -72,10 +58,12 @@ class Dirty:
         self._names = 0
         self._woken = False
         self._renamed = Groups()
-        self._marks: deque[tuple[float, float]] = deque(maxlen=MARKS)  # (placed, stamp)
+        self._marks = Marks()
         self.under_way: float | None = None
-        """The earliest `since` of what was handed out and is still being dealt with, for who takes
-        to say: what is dirty again meanwhile is as old."""
+        """The earliest `since` of what was handed out and is dealt with now, for who takes to say.
+        What is dirty again meanwhile keeps its age; what was not handed out is as old as that."""
+        self._handed: dict[Key, float] = {}  # by the last `take`: since
+        self._told = 0, 0.0  # names that were told of together share one tuple
 
     def spill_to(self, spill: Spill) -> None:
         """From now on names beyond what memory is to hold go there."""
@@ -84,10 +72,13 @@ class Dirty:
 
     # ------------------------------------------------------------------------------- filling
 
-    def add(self, ino: int, name: bytes, touch: Touch | int, now: float) -> None:
-        """One name of a directory was touched, or is to be looked at once more."""
+    def add(
+        self, ino: int, name: bytes, touch: Touch | int, now: float, since: float | None = None
+    ) -> None:
+        """One name of a directory was touched, or is to be looked at once more. since: clock
+        reading of the change that this is about, where that may be older than what is known."""
         with self._changed:
-            self._add(ino, name, int(touch), now, self.under_way)
+            self._add(ino, name, int(touch), now, self._age((ino, name), since))
             self._changed.notify_all()
 
     def add_all(
@@ -99,14 +90,15 @@ class Dirty:
         """Many (directory, name, Touch) at the price of one lock. renames: pairs of (directory,
         name) that something left and came to: where memory holds both they are handed out together,
         since one without the other would show it in neither place. What came took along what it was
-        touched by: the name that it left may be gone, or be another's."""
+        touched by, and since when: the name that it left may be gone, or be another's."""
         with self._changed:
             for ino, name, touch in touches:
                 self._add(ino, name, touch, now)
             for one, other in renames:
                 if self._has(*one) and self._has(*other):
-                    if content := self._touch(*one) & _CONTENT:
-                        self._known(other[0], self._dirs[other[0]], other[1], content, now, now)
+                    touch, since = self._dirs[one[0]].told(one[1])
+                    if content := touch & _CONTENT:
+                        self._known(other[0], self._dirs[other[0]], other[1], content, now, since)
                     self._renamed.connect(one, other)
             if len(self._renamed) > 2 * self._names + _STALE:
                 self._renamed.keep(self._has)
@@ -117,8 +109,8 @@ class Dirty:
         """A directory as a whole is to be looked at; recursive: and all below it."""
         with self._changed:
             entry = self._add_dir(ino, recursive, now)
-            if self.under_way is not None:
-                entry.since = min(entry.since, self.under_way)
+            if (age := self._age((ino, None))) is not None:
+                entry.since = min(entry.since, age)
             self._changed.notify_all()
 
     def whole(self, inos: Iterable[int]) -> set[int]:
@@ -130,9 +122,12 @@ class Dirty:
     def put_back(self, work: Work, now: float) -> None:
         """Work that could not be done yet. It keeps its age, and is held back like any other that
         comes again."""
-        since = work.since if self.under_way is None else min(work.since, self.under_way)
         with self._changed:
-            self._put_back(replace(work, since=since), now)
+            if self.under_way is None:
+                self._put_back(work, now, {})
+            else:
+                oldest = min(work.since, self.under_way)
+                self._put_back(replace(work, since=oldest), now, self._handed)
             self._changed.notify_all()
 
     def spare(self, ino: int, name: bytes) -> None:
@@ -142,8 +137,7 @@ class Dirty:
             entry = self._dirs.get(ino)
             if entry is None or entry.whole:
                 return
-            touch = entry.ready.get(name) or entry.held.get(name, (0,))[0]
-            if touch & ~WAITS == Touch.ATTR:
+            if entry.told(name)[0] & ~WAITS == Touch.ATTR:
                 self._pull(ino, name)
 
     def discard(self, ino: int) -> None:
@@ -151,21 +145,34 @@ class Dirty:
         with self._changed:
             entry = self._dirs.pop(ino, None)
             if entry is not None:
-                self._names -= len(entry.ready) + len(entry.held)
+                self._names -= len(entry)
                 self._ready.pop(ino, None)
             self._spilled.discard(ino)
 
-    def _put_back(self, work: Work, now: float) -> None:
-        """Into memory, whatever is there: it was there before, or was asked for."""
+    def since(self, ino: int, name: bytes) -> float | None:
+        """Since when a name is dirty that is being dealt with; None: nothing is."""
+        return self._age((ino, name))
+
+    def _age(self, key: Key, since: float | None = None) -> float | None:
+        """Since when it is dirty that somebody asks to look at once more; None: since now."""
+        if self.under_way is None:
+            return since
+        age = self._handed.get(key, self.under_way if since is None else since)
+        return age if since is None else min(age, since)
+
+    def _put_back(self, work: Work, now: float, ages: dict[Key, float]) -> None:
+        """Into memory, whatever is there: it was there before, or was asked for. What has no age of
+        its own has the work's."""
         if work.names is None:
             entry = self._add_dir(work.ino, work.recursive, now, held=True)
-            entry.since = min(entry.since, work.since)
+            entry.since = min(entry.since, ages.get((work.ino, None), work.since))
         else:
             for name, touch in work.names.items():
-                self._add(work.ino, name, int(touch), now, work.since)
+                since = ages.get((work.ino, name), work.since)
+                self._add(work.ino, name, int(touch), now, since)
         entry = self._dirs[work.ino]
         if entry.whole:
-            self._add_trees(entry, work.trees)
+            entry.add_trees(work.trees, self._max_names)
 
     def _add(
         self, ino: int, name: bytes, touch: int, now: float, earlier: float | None = None
@@ -182,12 +189,12 @@ class Dirty:
                 self._woken = True
                 return
         if entry is None:
-            entry = self._dirs[ino] = _Dir()
-        if full or len(entry.ready) + len(entry.held) >= self._max_names:
+            entry = self._dirs[ino] = Share()
+        if full or len(entry) >= self._max_names:
             self._add_dir(ino, False, now)
             entry.since = min(entry.since, since)
             if touch & _TREE:
-                self._add_trees(entry, (name,))
+                entry.add_trees((name,), self._max_names)
             return
         self._names += 1
         self._hold(ino, entry, name, touch, since, None, now)
@@ -195,7 +202,7 @@ class Dirty:
     def _hold(
         self,
         ino: int,
-        entry: _Dir,
+        entry: Share,
         name: bytes,
         touch: int,
         since: float,
@@ -217,17 +224,18 @@ class Dirty:
             self._woken = True
 
     def _known(
-        self, ino: int, entry: _Dir, name: bytes, touch: int, now: float, since: float
+        self, ino: int, entry: Share, name: bytes, touch: int, now: float, since: float
     ) -> bool:
         """Adds a touch to what memory has of the name. False: it has nothing."""
         if entry.whole:
             entry.since = min(entry.since, since)
             if touch & _TREE:
-                self._add_trees(entry, (name,))
+                entry.add_trees((name,), self._max_names)
             return True
         known = entry.ready.get(name)
         if known is not None:
-            entry.ready[name] = known | touch
+            if touch & ~known[0] or since < known[1]:
+                entry.ready[name] = known[0] | touch, min(known[1], since)
             entry.since = min(entry.since, since)
             return True
         held = entry.held.get(name)
@@ -236,32 +244,24 @@ class Dirty:
             return True
         return False
 
-    def _make_ready(self, ino: int, entry: _Dir, name: bytes, touch: int, since: float) -> None:
-        entry.since = min(entry.since, since) if entry.ready else since
-        entry.ready[name] = touch
+    def _make_ready(self, ino: int, entry: Share, name: bytes, touch: int, since: float) -> None:
+        if self._told != (touch, since):
+            self._told = touch, since
+        entry.put(name, self._told)
         self._ready[ino] = None
 
-    def _add_dir(self, ino: int, recursive: bool, now: float, held: bool = False) -> _Dir:
+    def _add_dir(self, ino: int, recursive: bool, now: float, held: bool = False) -> Share:
         """held: it waits for its time, be it recursive or not."""
         entry = self._dirs.get(ino)
         if entry is None:
-            entry = self._dirs[ino] = _Dir()
+            entry = self._dirs[ino] = Share()
         if recursive:
             entry.recursive = True
             entry.trees.clear()
         if entry.whole:
             return entry
-        entry.since = min(
-            [now]
-            + ([entry.since] if entry.ready else [])
-            + [since for _, since, _ in entry.held.values()]
-        )
-        self._names -= len(entry.ready) + len(entry.held)
-        entry.whole = True
-        self._add_trees(entry, [name for name, touch in entry.ready.items() if touch & _TREE])
-        self._add_trees(entry, [name for name, (touch, *_) in entry.held.items() if touch & _TREE])
-        entry.ready.clear()
-        entry.held.clear()
+        self._names -= len(entry)
+        entry.make_whole(now, self._max_names)
         self._woken = True
         due = self._heat.due((ino, None), now)
         if due > now and (held or not recursive):
@@ -271,14 +271,6 @@ class Dirty:
             self._ready[ino] = None
         return entry
 
-    def _add_trees(self, entry: _Dir, names: Iterable[bytes]) -> None:
-        if entry.recursive:
-            return  # all directories below are armed anyway
-        entry.trees.update(names)
-        if len(entry.trees) > self._max_names:
-            entry.trees.clear()
-            entry.recursive = True
-
     # ------------------------------------------------------------------------------- holding back
 
     def cost(self, ino: int, name: bytes, seconds: float, now: float) -> None:
@@ -286,9 +278,12 @@ class Dirty:
         with self._changed:
             self._heat.cost((ino, name), seconds, now)
             entry = self._dirs.get(ino)
-            touch = entry.ready.get(name, 0) if entry is not None else 0
-            if entry is not None and (due := self._heat.paused((ino, name), touch)) > now:
-                entry.held[name] = (entry.ready.pop(name), entry.since, due)
+            ready = entry.ready.get(name) if entry is not None else None
+            if entry is None or ready is None:
+                return
+            if (due := self._heat.paused((ino, name), ready[0])) > now:
+                del entry.ready[name]
+                entry.held[name] = (*ready, due)
                 heapq.heappush(self._due, (due, next(self._numbers), ino, name))
                 if not entry.ready:
                     self._ready.pop(ino, None)
@@ -314,7 +309,7 @@ class Dirty:
             if name is None:
                 if entry.whole:
                     self._ready[ino] = None
-            elif _is_due(entry, name, due):
+            elif entry.is_due(name, due):
                 touch, since, _ = entry.held[name]
                 paused = self._heat.paused((ino, name), touch)
                 if paused > now:
@@ -334,6 +329,7 @@ class Dirty:
         works: list[Work] = []
         self._fetch(max_names, now)
         with self._changed:
+            self._handed = handed = {}
             self._woken = False
             self._release(now)
             self._heat.cool(now)
@@ -345,6 +341,7 @@ class Dirty:
                         Work(ino, None, entry.recursive, frozenset(entry.trees), entry.since)
                     )
                     max_names -= 1
+                    handed[ino, None] = entry.since
                     self._heat.handed((ino, None), now)
                     del self._ready[ino]
                     del self._dirs[ino]
@@ -352,19 +349,24 @@ class Dirty:
                 since = entry.since
                 names: dict[bytes, Touch] = {}
                 for name in list(islice(entry.ready, max_names)):
-                    touch = entry.ready.pop(name)
-                    names[name] = TOUCHES[touch]
-                    self._heat.handed((ino, name), now, touch)
-                works.append(_work(ino, names, since))
+                    names[name] = self._hand_out(ino, name, *entry.ready.pop(name), now)
+                works.append(Work.of(ino, names, since))
                 max_names -= len(names)
                 self._names -= len(names)
-                if not entry.ready:
-                    del self._ready[ino]
-                    if not entry.held:
-                        del self._dirs[ino]
+                if entry.ready:
+                    entry.since = min(since for _, since in entry.ready.values())
+                    continue
+                del self._ready[ino]
+                if not entry.held:
+                    del self._dirs[ino]
             if self._renamed:
                 works = self._with_partners(works, now)
         return works
+
+    def _hand_out(self, ino: int, name: bytes, touch: int, since: float, now: float) -> Touch:
+        self._handed[ino, name] = since
+        self._heat.handed((ino, name), now, touch)
+        return TOUCHES[touch]
 
     def _with_partners(self, works: list[Work], now: float) -> list[Work]:
         """The works, with what was renamed to or from what is in them, be it held back or not."""
@@ -374,40 +376,30 @@ class Dirty:
             for ino, name in self._renamed.pop(taken):
                 found = self._pull(ino, name)
                 if found is not None:
-                    more.setdefault(ino, {})[name] = TOUCHES[found[0]]
+                    more.setdefault(ino, {})[name] = self._hand_out(ino, name, *found, now)
                     oldest = min(oldest, found[1])
-                    self._heat.handed((ino, name), now, found[0])
         if not self._names:
             self._renamed.clear()
         for at, work in enumerate(works):
             if work.names is not None and (names := more.pop(work.ino, None)):
-                works[at] = _work(work.ino, work.names | names, min(work.since, oldest))
-        return works + [_work(ino, names, oldest) for ino, names in more.items()]
+                works[at] = Work.of(work.ino, work.names | names, min(work.since, oldest))
+        return works + [Work.of(ino, names, oldest) for ino, names in more.items()]
 
     def _has(self, ino: int, name: bytes) -> bool:
         """Whether memory holds a name as one."""
         entry = self._dirs.get(ino)
-        return entry is not None and (name in entry.ready or name in entry.held)
-
-    def _touch(self, ino: int, name: bytes) -> int:
-        """By what it was touched, of a name that memory holds."""
-        entry = self._dirs[ino]
-        return entry.ready[name] if name in entry.ready else entry.held[name][0]
+        return entry is not None and name in entry
 
     def _pull(self, ino: int, name: bytes) -> tuple[int, float] | None:
         """Takes one name out, ready or held: (touch, since); None where it is neither."""
         if not self._has(ino, name):
             return None
         entry = self._dirs[ino]
-        if name in entry.ready:
-            found = entry.ready.pop(name), entry.since
-            if not entry.ready:
-                self._ready.pop(ino, None)
-        else:
-            touch, since, _ = entry.held.pop(name)
-            found = touch, since
+        found = entry.pull(name)
         self._names -= 1
-        if not entry.ready and not entry.held:
+        if not entry.ready:
+            self._ready.pop(ino, None)
+        if not entry:
             del self._dirs[ino]
         return found
 
@@ -424,7 +416,18 @@ class Dirty:
             works = self._spilled.fetch(max_names, self._max_names)
             with self._changed:
                 for work in self._spilled.end(works):
-                    self._put_back(work, now)
+                    self._put_back(work, now, {})
+
+    def waiting(self, ino: int, name: bytes) -> Waiting | None:
+        """How a name of a directory waits, by itself or with the whole; None: it does not."""
+        with self._fetching:  # what comes back from the disk is seen there or here
+            with self._changed:
+                entry = self._dirs.get(ino)
+                found = entry.waiting(name) if entry is not None else None
+                for key in ((ino, None), (ino, name)):
+                    if found is None and (since := self._handed.get(key)) is not None:
+                        found = Waiting(Room.HAND, Touch(0), since, whole=key[1] is None)
+            return found or self._spilled.find(ino, name)
 
     def wait(self, timeout: float | None) -> bool:
         """Blocks until there is something to take, or something new is held back (ask `next_due`
@@ -450,9 +453,7 @@ class Dirty:
             while self._due:
                 due, _, ino, name = self._due[0]
                 entry = self._dirs.get(ino)
-                if entry is not None and (
-                    entry.whole if name is None else _is_due(entry, name, due)
-                ):
+                if entry is not None and (entry.whole if name is None else entry.is_due(name, due)):
                     return max(0.0, due - now)
                 heapq.heappop(self._due)
             return None
@@ -464,12 +465,7 @@ class Dirty:
 
     def _earliest(self) -> float:
         """Clock reading of it; inf when there is none."""
-        earliest = math.inf
-        for entry in self._dirs.values():
-            if entry.whole or entry.ready:
-                earliest = min(earliest, entry.since)
-            for _, since, _ in entry.held.values():
-                earliest = min(earliest, since)
+        earliest = min((entry.earliest() for entry in self._dirs.values()), default=math.inf)
         spilled = self._spilled.oldest()
         return earliest if spilled is None else min(earliest, spilled)
 
@@ -478,7 +474,7 @@ class Dirty:
     def mark(self, stamp: float, now: float) -> None:
         """All that happened before the clock reading stamp was added by now."""
         with self._changed:
-            self._marks.append((now, stamp))
+            self._marks.place(stamp, now)
             self._woken = True
             self._changed.notify_all()
 
@@ -487,12 +483,8 @@ class Dirty:
         out, and did not come back. None when there is no new one. Not to be asked while that is
         open, when something is `under_way`. beside: clock reading of the earliest change that is
         neither dirty nor dealt with."""
-        stamp = None
         with self._changed:
-            earliest = min(self._earliest(), beside) if self._marks else 0.0
-            while self._marks and self._marks[0][0] < earliest:
-                _, stamp = self._marks.popleft()
-        return stamp
+            return self._marks.passed(min(self._earliest(), beside)) if self._marks else None
 
     def unmark(self) -> None:
         """Forgets all marks: what was handed out before them was lost on its way."""
@@ -505,13 +497,3 @@ class Dirty:
         with self._changed:
             wholes = sum(1 for entry in self._dirs.values() if entry.whole)
             return self._names + wholes + self._spilled.count()
-
-
-def _is_due(entry: _Dir, name: bytes, due: float) -> bool:
-    """Whether a name is held, and until then."""
-    return name in entry.held and entry.held[name][2] == due
-
-
-def _work(ino: int, names: dict[bytes, Touch], since: float) -> Work:
-    trees = frozenset(n for n, t in names.items() if t.value & _TREE)
-    return Work(ino, names, False, trees, since)

@@ -57,12 +57,17 @@ def kind(table: bytes, mount: int) -> bytes:
     return b""
 
 
+def kind_of(fd: int) -> bytes:
+    """The same of the file system of an open file."""
+    info = Path(f"/proc/self/fdinfo/{fd}").read_text()
+    mount = next((line for line in info.splitlines() if line.startswith("mnt_id:")), "mnt_id: 0")
+    return kind(Path(_TABLE).read_bytes(), int(mount.split()[1]))
+
+
 def is_shared(fd: int) -> bool:
     """Whether other hosts may write to the file system of an open file, or a server, of which the
     kernel here tells nothing: all are taken for such that are not known to be local."""
-    info = Path(f"/proc/self/fdinfo/{fd}").read_text()
-    mount = next((line for line in info.splitlines() if line.startswith("mnt_id:")), "mnt_id: 0")
-    return kind(Path(_TABLE).read_bytes(), int(mount.split()[1])) not in _LOCAL
+    return kind_of(fd) not in _LOCAL
 
 
 def _plain(field: bytes) -> bytes:

@@ -124,17 +124,21 @@ class PathSet:
 
     def matches(self, dir_rel: bytes, name: bytes) -> bool:
         """Whether this name is left out in a directory that is not left out itself."""
+        return self._by(dir_rel, name) is not None
+
+    def _by(self, dir_rel: bytes, name: bytes) -> bytes | None:
+        """What leaves it out: a path or a pattern, relative to root."""
+        path = dir_rel + b"/" + name if dir_rel else name
         if name in self._skip.get(dir_rel, ()):
-            return True
-        if any(fnmatchcase(name, p) for p in self._floating):
-            return True
-        if not self._anchored:
-            return False
-        parts = (*dir_rel.split(b"/"), name) if dir_rel else (name,)
-        return any(
-            len(parts) == len(pattern) and all(map(fnmatchcase, parts, pattern))
-            for pattern in self._anchored
-        )
+            return path
+        for floating in self._floating:
+            if fnmatchcase(name, floating):
+                return floating
+        parts = path.split(b"/") if self._anchored else []
+        for pattern in self._anchored:
+            if len(parts) == len(pattern) and all(map(fnmatchcase, parts, pattern)):
+                return b"/".join(pattern)
+        return None
 
     def concerns(self, dir_rel: bytes) -> bool:
         """Whether what is left out below a directory depends on where the directory stands."""
@@ -143,9 +147,15 @@ class PathSet:
 
     def excluded(self, rel: bytes) -> bool:
         """Whether a path relative to root, or a directory above it, is left out."""
+        return self.reason(rel) is not None
+
+    def reason(self, rel: bytes) -> bytes | None:
+        """What leaves out a path relative to root, or a directory above it: a path or a pattern,
+        both relative to root; None when nothing does."""
         parent = b""
         for name in rel.split(b"/") if rel else ():
-            if self.matches(parent, name):
-                return True
+            by = self._by(parent, name)
+            if by is not None:
+                return by
             parent = parent + b"/" + name if parent else name
-        return False
+        return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from i2node.fs.touch import Work
+from i2node.fs.touch import TOUCHES, Room, Waiting, Work
 
 IN_MEMORY = 50_000
 """Names that memory holds where more can be spilled: 5 MB with names of usual length, 17 MB with
@@ -20,7 +20,7 @@ _DIR_WEIGHT = 7  # a directory takes as much memory as so many names: 730 bytes 
 
 class Spill(Protocol):
     """Keeps the touches that memory is not to hold. Methods may be called from any thread; only
-    `take` and `pause` wait for a disk."""
+    `take`, `find` and `pause` wait for a disk."""
 
     def add(self, ino: int, name: bytes, touch: int, since: float) -> bool:
         """Keeps a touch, with those of the name that are kept already. False: it cannot."""
@@ -35,6 +35,9 @@ class Spill(Protocol):
     def taken(self) -> None:
         """What `take` handed back is counted elsewhere from now on."""
 
+    def find(self, ino: int, name: bytes) -> tuple[int, float] | None:
+        """The touch that is kept of a name, and since when; None: none is, or the disk fails."""
+
     def pause(self) -> None:
         """Waits, for a moment at most, where the disk does not keep up."""
 
@@ -47,8 +50,8 @@ class Spill(Protocol):
 
 
 class Spilled:
-    """What of one dirty set was spilled. It relies on the lock of that; `fetch` and `pause`, which
-    wait for a disk, are called without it.
+    """What of one dirty set was spilled. It relies on the lock of that; `fetch`, `find` and
+    `pause`, which wait for a disk, are called without it.
 
     in_memory: names beyond which memory is full, once there is a place to spill to.
     """
@@ -101,6 +104,11 @@ class Spilled:
             self.place.taken()
             self.some = self.place.count() > 0
         return [work for work in works if work.ino not in dropped]
+
+    def find(self, ino: int, name: bytes) -> Waiting | None:
+        """How a name waits there. Not under the lock."""
+        found = self.place.find(ino, name) if self.place is not None else None
+        return None if found is None else Waiting(Room.DISK, TOUCHES[found[0]], found[1])
 
     def pause(self) -> None:
         """See `Spill`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntFlag
+from enum import IntFlag, StrEnum
 
 
 class Touch(IntFlag):
@@ -24,6 +24,29 @@ WAITS = Touch.WRITING.value | Touch.CLOSED.value
 """What says when a name is handed out, and nothing to whom it is."""
 TOUCHES = tuple(Touch(n & ~WAITS) for n in range(2 * max(Touch)))
 """As they are handed out, by their numbers: the operators of an enum cost much."""
+_TREE = Touch.TREE.value
+
+
+class Room(StrEnum):
+    """Where something waits to be looked at."""
+
+    MEMORY = "memory"
+    DISK = "disk"
+    HAND = "hand"  # handed out by the last `take`
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How a name waits to be looked at. touch: what is known to have happened to it, nothing where
+    its directory is dirty as a whole; recursive: and all below that. since: clock reading of the
+    earliest touch. due: when it is handed out at the earliest; None: as soon as may be."""
+
+    room: Room
+    touch: Touch
+    since: float
+    due: float | None = None
+    whole: bool = False
+    recursive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +63,9 @@ class Work:
     recursive: bool
     trees: frozenset[bytes]
     since: float
+
+    @classmethod
+    def of(cls, ino: int, names: dict[bytes, Touch], since: float) -> Work:
+        """That of some names of a directory."""
+        trees = frozenset(n for n, t in names.items() if t.value & _TREE)
+        return cls(ino, names, False, trees, since)

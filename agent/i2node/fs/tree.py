@@ -1,9 +1,11 @@
 """The two ends of a rule on disk: the source's root as it is read, the target's root as it is
 changed.
 
-Both are held as descriptors; every path of the session is relative to one of them. A root is known
-by what survives a remount and a reboot but not a replacement: its inode number, its birth and the
-identity of its file system. The number of the device is no part of it; the kernel gives those anew.
+Both are held as descriptors, opened from the top without following a link, so that nobody who may
+write on the way can lead elsewhere; every path of the session is relative to one of them. A root is
+known by what survives a remount and a reboot but not a replacement: its inode number, its birth and
+the identity of its file system. The number of the device is no part of it; the kernel gives those
+anew.
 """
 
 from __future__ import annotations
@@ -11,19 +13,25 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from i2node.errors import Refused, SafetyStop, SessionError, TargetFault
+from i2node.fs.directory import open_directory, open_own
+from i2node.fs.shelf import Shelf
 from i2node.model import show
 from i2node.mover import batch, listing
 
+_OURS = re.compile(r"[0-9a-f]{16}(\.redo)?|t[0-9a-f]{16}\.[0-9a-f]+|probe")
+"""Names in a stage (native/src/stage.c, apply.c): nothing else is removed there."""
 STAGE_PREFIX = ".i2node-stage-"
+SHELF_PREFIX = ".i2node-aside-"
 REDO_SUFFIX = ".redo"
 """Of journals in the stage (mover.h, i2_redo)."""
 
@@ -49,7 +57,7 @@ class Root:
 
     def __init__(self, path: bytes) -> None:
         try:
-            self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self.fd = open_directory(path)
         except OSError as error:
             raise SafetyStop(
                 f"cannot open {show(path)}: {os.strerror(error.errno or 0)}",
@@ -57,7 +65,11 @@ class Root:
             ) from error
         self.path = path
         self.dev = os.fstat(self.fd).st_dev
-        self.identity = _identity(self.fd, self.dev)
+        try:
+            self.identity = _identity(self.fd, self.dev)
+        except BaseException:
+            os.close(self.fd)
+            raise
 
     def still_there(self) -> bool:
         """Whether the path still leads to the held directory."""
@@ -118,9 +130,10 @@ def within(path: bytes, root: bytes) -> bool:
     return path == root or path.startswith(root.rstrip(b"/") + b"/")
 
 
-def resolve_target(path: bytes, allowed: Sequence[Path]) -> bytes:
+def resolve_target(path: bytes, allowed: Sequence[Path], own: Sequence[Path] = ()) -> bytes:
     """The real path of a target root, which need not exist. Raises Refused when no allowed root
-    holds it.
+    holds it, and where it would be, hold or be held by what is the agent's own: a staging directory
+    or one of `own`.
 
     Symlinks are resolved before the comparison, so that a link cannot lead out of an allowed root.
     """
@@ -133,14 +146,23 @@ def resolve_target(path: bytes, allowed: Sequence[Path]) -> bytes:
             f"target {show(path)} is not below a root this node allows",
             f"start its agent with --allow-root {show(path)}, or set allow_roots in i2node.toml",
         )
+    private = [os.path.realpath(os.fsencode(o)) for o in own]
+    if b"/" + STAGE_PREFIX.encode() in real or any(
+        within(real, p) or within(p, real) for p in private
+    ):
+        raise Refused(
+            f"target {show(path)} holds what the agent itself works with",
+            "choose another directory",
+        )
     return real
 
 
 def make_target(path: bytes) -> None:
     """Makes the directory of a target root, and those above it; one that is there is left alone."""
     try:
-        os.makedirs(path, exist_ok=True)
+        os.close(open_directory(path, make=True))
     except OSError as error:
+        _readable(path)
         raise Refused(
             f"cannot make target {show(path)}: {os.strerror(error.errno or 0)}",
             "create the directory, or correct the path",
@@ -164,7 +186,9 @@ class TargetTree:
 
     Staging needs the same file system and mount as the root. It is, by preference, in the agent's
     state directory; beside the root, where an allowed root holds that too; in the root itself, made
-    for a batch and removed when the tree is quiet, with the root's times put back.
+    for a batch and removed when the tree is quiet, with the root's times put back. Others may be
+    able to write where it stands: what is staged goes only into a directory that is the agent's
+    own.
     """
 
     def __init__(
@@ -175,71 +199,91 @@ class TargetTree:
         allowed: Sequence[Path],
         read_only: bool = False,
     ) -> None:
+        _readable(path)
         self.root = Root(path)
         self._name = (STAGE_PREFIX + rule[:12]).encode()
         self._stage: int | None = None
-        self._home: bytes | None = None
+        self._home: int | None = None
         self._opened = time.time()
-        for home in () if read_only else self._homes(state, allowed):
-            if self._usable(home):
-                self._home = home
-                break
-        self.inside = self._home is None
+        try:
+            for home in () if read_only else self._homes(state, allowed):
+                self._home = self._usable(home)
+                if self._home is not None:
+                    break
+            self.inside = self._home is None
+            homes = (*self._homes(state, allowed), b"")
+            self.shelf = Shelf(self.root.fd, (SHELF_PREFIX + rule[:12]).encode(), homes)
+        except OSError as error:
+            self._let_go()
+            raise _disk("open the directory of what is kept aside", error) from error
+        except BaseException:
+            self._let_go()
+            raise
 
     @property
     def skip(self) -> tuple[bytes, ...]:
         """Names at the top of the root that are ours, not the tree's."""
-        return (self._name,) if self.inside else ()
+        stage = (self._name,) if self.inside else ()
+        return (*stage, self.shelf.name) if self.shelf.inside else stage
+
+    def make_shelf(self) -> None:
+        """Makes a place for what is kept aside. Raises SessionError when the disk refuses."""
+        try:
+            with self._untouched() if self.inside else nullcontext():
+                self.shelf.make(self._home)
+        except OSError as error:
+            raise _disk("make the directory for what is kept aside", error) from error
 
     def _homes(self, state: Path, allowed: Sequence[Path]) -> Iterator[bytes]:
-        yield os.fsencode(state / "stage")
+        yield os.path.realpath(os.fsencode(state / "stage"))
         beside = os.path.dirname(self.root.path)
         roots = [os.path.realpath(os.fsencode(a)) for a in allowed]
         if any(within(beside, r) for r in roots):
             yield beside
 
-    def _usable(self, home: bytes) -> bool:
-        """Whether a name can go from there into the root: tried, since mounts do not tell."""
-        probe = b"%s/%s" % (home, self._name)
+    def _usable(self, home: bytes) -> int | None:
+        """A descriptor of it where a name can go from there into the root: tried, since mounts do
+        not tell. Raises TargetFault when the disk lets nothing be tried: that says nothing of the
+        place, where a crash may have left what is to be finished before anything else is done."""
         landed = self._name + b".probe"
+        if _device(home) != self.root.dev:
+            return None
         try:
-            os.makedirs(probe, mode=0o700, exist_ok=True)
-            if os.stat(probe).st_dev != self.root.dev:
-                os.rmdir(probe)
-                return False
-            before = os.stat(self.root.fd)
-            link = b"%s/probe" % probe
-            with suppress(FileNotFoundError):
-                os.unlink(link)
-            os.symlink(b"probe", link)
-            try:
-                os.rename(link, landed, dst_dir_fd=self.root.fd)
-            except OSError:
-                os.unlink(link)
-                os.rmdir(probe)
-                return False
-            os.unlink(landed, dir_fd=self.root.fd)
-            os.utime(self.root.fd, ns=(before.st_atime_ns, before.st_mtime_ns))
-        except OSError:
-            return False
-        return True
+            with ExitStack() as held:
+                fd = open_directory(home, make=True)
+                unused = held.enter_context(ExitStack())
+                unused.callback(os.close, fd)
+                stage = open_own(fd, self._name, make=True)
+                held.callback(os.close, stage)
+                unused.callback(_remove, self._name, fd)
+                with suppress(FileNotFoundError):
+                    os.unlink(b"probe", dir_fd=stage)
+                os.symlink(b"probe", b"probe", dir_fd=stage)
+                with self._untouched():
+                    try:
+                        os.rename(b"probe", landed, src_dir_fd=stage, dst_dir_fd=self.root.fd)
+                    except OSError:
+                        os.unlink(b"probe", dir_fd=stage)
+                        raise
+                    os.unlink(landed, dir_fd=self.root.fd)
+                unused.pop_all()
+                return fd
+        except OSError as error:
+            if error.errno in FATAL:
+                raise _disk(f"try the staging directory in {show(home)}", error) from error
+            return None
+        except SafetyStop:
+            return None
 
     def stage(self) -> int:
         """The staging directory's descriptor, made now if it is not there."""
         if self._stage is None:
             try:
                 if self._home is not None:
-                    path = b"%s/%s" % (self._home, self._name)
-                    os.makedirs(path, mode=0o700, exist_ok=True)
-                    self._stage = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                    self._stage = open_own(self._home, self._name, make=True)
                 else:
-                    with self._keep_times(), suppress(FileExistsError):
-                        os.mkdir(self._name, mode=0o700, dir_fd=self.root.fd)
-                    self._stage = os.open(
-                        self._name,
-                        os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC,
-                        dir_fd=self.root.fd,
-                    )
+                    with self._untouched():
+                        self._stage = open_own(self.root.fd, self._name, make=True)
             except OSError as error:
                 raise _disk("make the staging directory", error) from error
         return self._stage
@@ -254,8 +298,15 @@ class TargetTree:
         stage = self.stage()
         for name in sorted(os.listdir(stage)):
             if name.endswith(REDO_SUFFIX):
+                # Where there is no room for it, it may not be needed.
+                with suppress(SessionError):
+                    if flags & batch.APPLY_ASIDE:
+                        self.make_shelf()
+                shelf = self.shelf.fd
                 try:
-                    yield batch.redo(self.root.fd, stage, os.fsencode(name), flags=flags)
+                    yield batch.redo(
+                        self.root.fd, stage, os.fsencode(name), flags=flags, shelf=shelf
+                    )
                 except OSError as error:
                     path = show(os.fsencode(error.filename or name))
                     raise _disk(f"finish {path}, which a crash left half changed", error) from error
@@ -278,7 +329,15 @@ class TargetTree:
         if self.inside and not self._inside_exists():
             return
         stage = self.stage()
-        for name in os.listdir(stage):
+        names = os.listdir(stage)
+        for name in names:
+            if not _OURS.fullmatch(name):
+                raise SafetyStop(
+                    f"{show(self._name)} in or beside {show(self.root.path)} holds "
+                    f"{show(os.fsencode(name))}, which the agent did not put there",
+                    "see who did, and take it elsewhere",
+                )
+        for name in names:
             if keep_parts and len(name) == 16:
                 # A link instead of a file: it was spoilt (mover.h), and is begun anew.
                 with suppress(FileNotFoundError):
@@ -323,12 +382,18 @@ class TargetTree:
     def close(self) -> None:
         """Ends the use."""
         self.rest()
+        with self._untouched() if self.shelf.inside else nullcontext():
+            self.shelf.close()
         if self._stage is not None:
             os.close(self._stage)
             self._stage = None
         if self._home is not None:
-            with suppress(OSError):
-                os.rmdir(b"%s/%s" % (self._home, self._name))
+            _remove(self._name, self._home)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._home is not None:
+            os.close(self._home)
         self.root.close()
 
     def _inside_exists(self) -> bool:
@@ -339,16 +404,45 @@ class TargetTree:
         return True
 
     def _remove_inside(self) -> None:
-        with self._keep_times(), suppress(OSError):
+        with suppress(OSError), self._untouched():
             os.rmdir(self._name, dir_fd=self.root.fd)
 
     @contextmanager
-    def _keep_times(self) -> Iterator[None]:
-        before = os.stat(self.root.fd)
-        yield
-        after = os.stat(self.root.fd)
-        if after.st_mtime_ns != before.st_mtime_ns:
-            os.utime(self.root.fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+    def _untouched(self) -> Iterator[None]:
+        """The root takes names, and has its times and its flags as if there had been none."""
+        with batch.unlocked(self.root.fd):
+            before = os.stat(self.root.fd)
+            yield
+            after = os.stat(self.root.fd)
+            if after.st_mtime_ns != before.st_mtime_ns:
+                os.utime(self.root.fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _readable(path: bytes) -> None:
+    """TargetFault where the disk fails under a target: that may heal, and nobody need decide."""
+    try:
+        with os.scandir(path) as found:
+            next(found, None)
+    except OSError as error:
+        if error.errno in FATAL:
+            raise _disk(f"read target {show(path)}", error) from error
+
+
+def _device(path: bytes) -> int:
+    """The file system on which a directory is, or would be made."""
+    while True:
+        try:
+            return os.stat(path).st_dev
+        except OSError:
+            if (above := os.path.dirname(path)) == path:
+                raise
+            path = above
+
+
+def _remove(name: bytes, fd: int) -> None:
+    """An empty directory."""
+    with suppress(OSError):
+        os.rmdir(name, dir_fd=fd)
 
 
 def _disk(operation: str, error: OSError) -> SessionError:
@@ -380,7 +474,9 @@ _REMEDIES = {
     errno.E2BIG: "the target's file system cannot hold attributes of this size",
     errno.EBUSY: "unmount what is mounted there on the target",
     errno.EXDEV: "unmount what is mounted there on the target",
-    errno.ENAMETOOLONG: "the target's file system cannot hold this name",
+    errno.ENAMETOOLONG: "the target's file system cannot hold this name, or a symlink as long",
+    errno.ERANGE: "the target's file system cannot hold this time",
+    errno.EMLINK: "the target's file system cannot hold as many names of one file",
 }
 
 

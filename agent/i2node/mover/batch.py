@@ -7,9 +7,11 @@ told in its record (`status`, `Fault`), never raised; what is raised is the trou
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -35,6 +37,8 @@ STEP_DROP = 16
 
 APPLY_NO_OWNER = 1
 APPLY_VERIFY = 2
+APPLY_ASIDE = 4
+APPLY_LOSE = 8
 
 UNKNOWN = bytes(16)
 """The content digest that says nothing is known."""
@@ -42,7 +46,8 @@ UNKNOWN = bytes(16)
 Record = bytes
 
 _ROOM = 4 << 20
-_PATH_ROOM = 1 << 20
+PATH_MAX = 1 << 20
+"""Bytes of the longest path that is taken (native/src/path.h)."""
 _ERR_BUFFER = 105  # ENOBUFS, the mover's "give me a larger one"
 _NOTHING = b"\0" * 8
 
@@ -82,6 +87,9 @@ class At(IntEnum):
     NAME = 8
     REMOVE = 9
     CHECK = 10
+    LINKS = 11
+    DISK = 12
+    ASIDE = 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +127,18 @@ class Fault:
 @dataclass(frozen=True, slots=True)
 class Applied:
     """What became of a payload: `done` steps gone through (all, unless a fault was fatal), the
-    faults noted, and how many `more` there were than room."""
+    faults noted, and how many `more` there were than room. gained: names that came new, lost: those
+    that went, shrunk: files that were cut to less than half; counted where a spare was given.
+    wanted: what the step needs that was refused for lack of it, as far as that was counted; else
+    0."""
 
     done: int
     faults: list[Fault]
     more: int
+    gained: int = 0
+    lost: int = 0
+    shrunk: int = 0
+    wanted: int = 0
 
 
 def _failed(call: str, result: int) -> SessionError:
@@ -247,11 +262,13 @@ def pack(
     tries: int = 5,
     threads: int = 1,
     cap: int,
+    shelf: int = -1,
 ) -> memoryview:
     """Reads the entries of packed groups into at most `cap` bytes of steps. The entries are brought
     up to date in place: stat fields, attrs, content, status (see i2_pack in mover.h; ENOBUFS means
     ask again for what is left). A file larger than `small_max` bytes is EFBIG. `tries` bounds the
-    readings of a file that keeps changing.
+    readings of a file that keeps changing. shelf: where a target keeps aside what its file system
+    refused of these files; -1: nowhere.
 
     Raises SessionError when the call as a whole fails.
     """
@@ -261,6 +278,7 @@ def pack(
     used = lib.i2_pack(
         root_fd,
         dev,
+        shelf,
         ffi.from_buffer(groups, require_writable=True),
         len(groups),
         mode,
@@ -276,15 +294,17 @@ def pack(
 
 
 def digest_files(
-    root_fd: int, dev: int, groups: bytearray, *, content: bool, threads: int = 1
+    root_fd: int, dev: int, groups: bytearray, *, content: bool, threads: int = 1, shelf: int = -1
 ) -> None:
     """Fills attrs of all entries of packed groups and, with `content`, the digest of regular files
-    of any size; status as `pack` gives it. Raises SessionError when the call as a whole fails."""
+    of any size; status and shelf as of `pack`. Raises SessionError when the call as a whole
+    fails."""
     if not groups:
         return
     used = lib.i2_digest_files(
         root_fd,
         dev,
+        shelf,
         ffi.from_buffer(groups, require_writable=True),
         len(groups),
         int(content),
@@ -385,17 +405,23 @@ def apply(
     *,
     flags: int = 0,
     room: int = 256,
+    shelf: int = -1,
+    spare: int | None = None,
 ) -> Applied:
-    """Applies steps beneath the root, in order; `stage_fd` is a directory on the same file system.
-    At most `room` faults are told.
+    """Applies steps beneath the root, in order; `stage_fd` is a directory on the same file system,
+    and so is shelf, where with APPLY_ASIDE is kept what it refuses. At most `room` faults are told.
+    `spare`: so much more may be lost and shrunk than is gained; the step that would be beyond is
+    not begun, and its fault fatal.
 
     Raises ProtocolError when the payload is not sound (nothing was done), SessionError when the
     root or the stage is not to be had.
     """
     faults = _raw("struct i2_fault[]", max(room, 1))
     count, more = ffi.new("uint64_t *", room), ffi.new("uint64_t *")
+    budget = ffi.NULL if spare is None else ffi.new("struct i2_budget *", {"spare": spare})
     done = lib.i2_apply(
-        root_fd, stage_fd, _aligned(payload), len(payload), flags, faults, count, more
+        *(root_fd, stage_fd, shelf, _aligned(payload), len(payload), flags, budget),
+        *(faults, count, more),
     )
     if done < 0:
         steps_check(payload)
@@ -404,16 +430,20 @@ def apply(
         Fault(f.step, f.status, At(f.what), bool(f.fatal))
         for f in (faults[i] for i in range(count[0]))
     ]
-    return Applied(int(done), noted, int(more[0]))
+    told = (budget.gained, budget.lost, budget.shrunk, budget.wanted) if budget else ()
+    return Applied(int(done), noted, int(more[0]), *map(int, told))
 
 
-def redo(root_fd: int, stage_fd: int, name: bytes, *, flags: int = 0) -> tuple[bytes, bool]:
+def redo(
+    root_fd: int, stage_fd: int, name: bytes, *, flags: int = 0, shelf: int = -1
+) -> tuple[bytes, bool]:
     """Looks at the journal `name` that a crash left in the stage: gives the path of the file it
     changes (empty when it does not tell), and whether the change was done again; if not, it had not
     begun, or the file is there no more. Either way the journal is gone. Raises OSError when it
     cannot be done now; the journal stays."""
-    path, length = _raw("uint8_t[]", _PATH_ROOM), ffi.new("uint64_t *")
-    done = int(lib.i2_redo(root_fd, stage_fd, name, len(name), flags, path, _PATH_ROOM, length))
+    path, length = _raw("uint8_t[]", PATH_MAX), ffi.new("uint64_t *")
+    those = (name, len(name), flags, path, PATH_MAX, length)
+    done = int(lib.i2_redo(root_fd, stage_fd, shelf, *those))
     if done < 0:
         raise OSError(-done, os.strerror(-done), os.fsdecode(bytes(ffi.buffer(path, length[0]))))
     return bytes(ffi.buffer(path, length[0])), bool(done)
@@ -428,6 +458,20 @@ def open_file(root_fd: int, dev: int, path: bytes) -> int:
     return fd
 
 
+def attributes(fd: int, shelf: int = -1) -> bytes:
+    """The extended attributes of an open file or directory, as the records of a step, file flags
+    and project among them; shelf as of `pack`. OSError; ENOTSUP where the file system has none."""
+    room = 4096
+    while True:
+        out = ffi.new("uint8_t[]", room)
+        found = int(lib.i2_attributes(fd, shelf, out, room))
+        if found >= 0:
+            return bytes(ffi.buffer(out, found))
+        if found != -errno.ENOBUFS:
+            raise OSError(-found, os.strerror(-found))
+        room *= 16
+
+
 def cached(fd: int, at: int, span: int) -> int:
     """How many of these bytes of a file are in the page cache, in whole pages. Raises OSError where
     nobody tells."""
@@ -435,6 +479,18 @@ def cached(fd: int, at: int, span: int) -> int:
     if found < 0:
         raise OSError(-found, os.strerror(-found))
     return found
+
+
+@contextmanager
+def unlocked(fd: int) -> Iterator[None]:
+    """An open directory takes names, whatever its flags (chattr(1)), which it has again behind it.
+    Raises OSError where that fails."""
+    flags = int(lib.i2_unlock_dir(fd))
+    try:
+        yield
+    finally:
+        if flags > 0 and (status := int(lib.i2_lock_dir(fd, flags))) < 0:
+            raise OSError(-status, os.strerror(-status))
 
 
 def sync(fd: int) -> None:

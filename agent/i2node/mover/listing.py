@@ -24,6 +24,7 @@ HEAD: Final = struct.Struct("<IHBBIIIIQQQqIHHqqQQ16s")
 NAME_MAX: Final = 255
 _LENGTHS: Final = struct.Struct("<IH")  # of a record: length, name_len
 _UP_TO_INO: Final = struct.Struct("<IHBBIIIIQ")
+_JUDGED: Final = struct.Struct("<IHBB52xHH")  # length, name_len, kind, verdict, flags, status
 
 _KINDS: Final = {int(k): k for k in Kind}
 _VERDICTS: Final = {int(v): v for v in Verdict}
@@ -251,6 +252,18 @@ def linked(listing: Data) -> Iterator[Entry]:
 def probed(listing: Data) -> bool:
     """Whether any entry is one that the target told of."""
     return _pick(listing, lib.I2_PICK_PROBED, copy=False)[1] > 0
+
+
+def told(listing: Data) -> bool:
+    """Whether every entry is one that the target told of, and none is judged or in trouble. Of a
+    sound listing."""
+    at = 0
+    while at < len(listing):
+        length, _, _, verdict, flags, status = _JUDGED.unpack_from(listing, at)
+        if verdict or status or not flags & PROBED:
+            return False
+        at += length
+    return True
 
 
 def younger(listing: Data, since: int) -> bytes:

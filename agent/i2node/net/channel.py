@@ -25,7 +25,7 @@ from i2node.net.identity import Peer, Role
 from i2node.net.seal import session_secret
 from i2node.net.stream import DataStream
 from i2node.net.tls import keep_alive, linger, quietly, translate
-from i2node.net.wire import PROTOCOL, Message, decode_message, encode_message, message_length
+from i2node.net.wire import PROTOCOL, Message, decode_weighed, encode_message, message_length
 
 BEAT: Final = 5.0
 STREAMS_MAX: Final = 64
@@ -33,7 +33,7 @@ FEATURES: Final[tuple[str, ...]] = ()
 
 _CHUNK: Final = 64 << 10
 _OUT_MAX: Final = 8 << 20  # bytes unsent before send() waits
-_IN_MAX: Final = 8 << 20  # bytes not fetched by recv() before the pump stops reading
+_IN_MAX: Final = 8 << 20  # of memory, not fetched by recv() before the pump stops reading
 _FLUSH: Final = 2.0  # seconds that close() gives the last messages
 _BEAT_BYTES: Final = encode_message({"t": "beat"})
 
@@ -65,7 +65,7 @@ class Channel:
         self._out = bytearray()
         self._in = bytearray()
         self._inbox: deque[tuple[Message, int]] = deque()
-        self._waiting = 0  # bytes in the inbox
+        self._waiting = 0  # bytes of memory that the inbox takes
         self._failure: I2Error | None = None
         self._closing = False
         self._over = False
@@ -124,9 +124,9 @@ class Channel:
                 raise PeerLost(f"{self.address}: no message within {timeout:g} s")
             if not self._inbox:
                 self._raise_failure()
-            message, size = self._inbox.popleft()
+            message, weight = self._inbox.popleft()
             full = self._waiting >= _IN_MAX
-            self._waiting -= size
+            self._waiting -= weight
             if full and self._waiting < _IN_MAX:
                 self._poke()
             return message
@@ -236,11 +236,11 @@ class Channel:
                 size = message_length(self._in)
                 if len(self._in) < 4 + size:
                     break
-                message = decode_message(bytes(self._in[4 : 4 + size]))
+                message, weight = decode_weighed(bytes(self._in[4 : 4 + size]))
                 del self._in[: 4 + size]
                 if message["t"] != "beat":
-                    self._inbox.append((message, size))
-                    self._waiting += size
+                    self._inbox.append((message, weight))
+                    self._waiting += weight
                     self._changed.notify_all()
 
     def _flush(self) -> None:
@@ -316,8 +316,10 @@ def agree(
     }
     keys = {"t": "keys", "random": own, "session": session}
     if channel.client:
-        channel.send(hello)
-        channel.send(keys)
+        # A peer that refused at the first has hung up by the second; why, is still to be read.
+        with contextlib.suppress(PeerLost):
+            channel.send(hello)
+            channel.send(keys)
     theirs = _expect(channel, "hello", timeout)
     if not channel.client:
         # Before judging theirs, so that a client too old or too new learns why.

@@ -31,6 +31,7 @@ from typing import Final, Literal
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from i2node import log
@@ -77,7 +78,7 @@ def check_certificate(cert_der: bytes) -> str:
     An authority among the pinned certificates could issue others that TLS would then accept.
     """
     certificate = _certificate(cert_der)
-    key = certificate.public_key()
+    key = _key_of(certificate)
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise UsageError("the certificate's key is not ECDSA P-256")
     try:
@@ -106,7 +107,7 @@ def der_to_pem(der: bytes) -> str:
 
 def verify_signature(cert_der: bytes, signature: bytes, data: bytes) -> bool:
     """Whether the holder of the certificate's key signed `data` (ECDSA, SHA-256)."""
-    key = _certificate(cert_der).public_key()
+    key = _key_of(_certificate(cert_der))
     if not isinstance(key, ec.EllipticCurvePublicKey):
         return False
     try:
@@ -273,12 +274,20 @@ class Identity:
 def _certificate(der: bytes) -> x509.Certificate:
     try:
         return x509.load_der_x509_certificate(der)
-    except ValueError as e:
+    except (ValueError, x509.InvalidVersion) as e:
         raise UsageError("not a DER certificate") from e
 
 
+def _key_of(certificate: x509.Certificate) -> CertificatePublicKeyTypes:
+    """The key is parsed only when it is asked for, and may be none."""
+    try:
+        return certificate.public_key()
+    except Exception as e:  # ValueError, UnsupportedAlgorithm, ...
+        raise UsageError("the certificate's key is not ECDSA P-256") from e
+
+
 def _id_of_key(certificate: x509.Certificate) -> str:
-    spki = certificate.public_key().public_bytes(
+    spki = _key_of(certificate).public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     return hashlib.sha256(spki).hexdigest()
@@ -317,7 +326,10 @@ def _new_identity() -> bytes:
 def _load_code(path: Path) -> str:
     """The pairing code of i2id.conf; a file without one gets one, its other lines stay."""
     for _ in range(2):
-        text = path.read_text("utf-8") if path.exists() else None
+        try:
+            text = path.read_text("utf-8") if path.exists() else None
+        except UnicodeDecodeError as e:
+            raise UsageError(f"{path} is not text", "remove it to have a new code made") from e
         lines: list[str] = _CODE_LINE.findall(text or "")
         if lines:
             code = lines[0]

@@ -17,10 +17,10 @@ import socket
 import ssl
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from i2node import log
 from i2node.errors import I2Error, ProtocolError, Refused, UsageError
@@ -45,8 +45,7 @@ _TICK: Final = 0.25
 _LINGER: Final = 2.0
 _YOUNG: Final = 2.0  # seconds in which a handshake that has begun is not pushed out
 _PAIRINGS: Final = 4
-_QUIET: Final = 60.0  # seconds in which an address's garbage is logged once
-_REMEMBERED: Final = 1024
+_OF_A_GUEST: Final = 10  # lines a minute about who got a thread of his own
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +127,8 @@ class Listener:
         self._sessions: dict[bytes, Channel] = {}
         self._visitors: dict[_Visitor, None] = {}  # oldest first
         self._each: Counter[str] = Counter()
-        self._noted: OrderedDict[str, float] = OrderedDict()
+        self._seldom = log.Seldom(_log)
+        self._of_guests = log.Seldom(_log)  # not crowded out by those at the door
         self._closing = False
         self._thread: threading.Thread | None = None
 
@@ -180,7 +180,7 @@ class Listener:
                         self._step(key.data)
                 except Exception:
                     # The door stays open whatever one visitor brought about.
-                    log.event(_log, logging.ERROR, "fault", at="door")
+                    self._seldom.event(logging.ERROR, "fault", "door", most=5, at="door")
                     if isinstance(key.data, _Visitor) and key.data in self._visitors:
                         self._drop(key.data)
             now = time.monotonic()
@@ -200,7 +200,7 @@ class Listener:
                 return
             except OSError as e:
                 # Out of descriptors (accept(2)): whoever says nothing makes room.
-                log.event(_log, logging.WARNING, "accept-failed", cause=e.strerror)
+                self._seldom.event(logging.WARNING, "accept-failed", "accept", cause=e.strerror)
                 if not self._shed(list(self._visitors)):
                     time.sleep(_TICK)
                 return
@@ -305,7 +305,7 @@ class Listener:
             first = visitor.pairing
             context = pairing_server(self._identity) if first else self._contexts.server()
         except (I2Error, OSError) as e:
-            log.event(_log, logging.ERROR, "identity-unusable", cause=e)
+            self._seldom.event(logging.ERROR, "identity-unusable", "identity", cause=e)
             self._drop(visitor)
             return
         # wrap_socket takes the descriptor over, and closes it when the peer is gone already.
@@ -341,7 +341,7 @@ class Listener:
         try:
             guest.start()
         except RuntimeError as e:  # no more threads to be had
-            log.event(_log, logging.ERROR, "no-thread", address=visitor.host, cause=e)
+            self._seldom.event(logging.ERROR, "no-thread", "thread", address=visitor.host, cause=e)
             tls.close()
             if visitor.pairing:
                 self._pairings.release()
@@ -350,7 +350,6 @@ class Listener:
                     self._guests -= 1
 
     def _refuse(self, visitor: _Visitor, tls: ssl.SSLSocket, error: ssl.SSLError) -> None:
-        host, worth = visitor.host, self._worth_a_line(visitor.host)
         not_paired = isinstance(translate(error, "handshake"), Refused)
         if isinstance(error, ssl.SSLCertVerificationError):
             cause = f"certificate not paired: {error.verify_message}"
@@ -358,8 +357,8 @@ class Listener:
             cause = "the client is not paired with this node"
         else:
             cause = f"TLS failed: {(error.reason or str(error)).lower()}"
-        if worth:
-            log.event(_log, logging.WARNING, "refused", address=host, cause=cause)
+        host = visitor.host
+        self._seldom.event(logging.WARNING, "refused", host, address=host, cause=cause)
         self._count(**({"not_paired": 1} if not_paired else {"garbage": 1}))
         # The alert is on its way; it must not be overtaken by a reset (see tls.linger).
         visitor.leaving = True
@@ -368,20 +367,9 @@ class Listener:
 
     def _garbage(self, visitor: _Visitor, said: bytes) -> None:
         self._count(garbage=1)
-        if self._worth_a_line(visitor.host):
-            fields = {"address": visitor.host, "cause": "not i2node", "said": said[:40]}
-            log.event(_log, logging.WARNING, "refused", **fields)
+        fields: dict[str, Any] = {"address": visitor.host, "cause": "not i2node", "said": said[:40]}
+        self._seldom.event(logging.WARNING, "refused", visitor.host, **fields)
         self._drop(visitor)
-
-    def _worth_a_line(self, host: str) -> bool:
-        now = time.monotonic()
-        if now - self._noted.get(host, -_QUIET) < _QUIET:
-            return False
-        self._noted[host] = now
-        self._noted.move_to_end(host)
-        if len(self._noted) > _REMEMBERED:
-            self._noted.popitem(last=False)
-        return True
 
     def _join_stream(self, visitor: _Visitor) -> None:
         """Hands a data stream to the channel of its session, or closes it."""
@@ -403,8 +391,8 @@ class Listener:
                 raise ProtocolError(f"data stream {number}: its channel has ended")
             self._count(streams=1)
         except (I2Error, OSError) as e:
-            if self._worth_a_line(visitor.host):
-                log.event(_log, logging.WARNING, "refused", address=visitor.host, cause=e)
+            fields: dict[str, Any] = {"address": visitor.host, "cause": e}
+            self._seldom.event(logging.WARNING, "refused", visitor.host, **fields)
             self._count(garbage=1)
             visitor.sock.close()
 
@@ -434,12 +422,11 @@ class Listener:
             if not self._closing:
                 self._on_channel(channel)
         except I2Error as e:
-            log.event(_log, logging.WARNING, "channel-ended", address=visitor.host, cause=e)
+            self._ended(logging.WARNING, "channel-ended", visitor, cause=e)
         except OSError as e:
-            cause = translate(e, "setup")
-            log.event(_log, logging.WARNING, "channel-ended", address=visitor.host, cause=cause)
+            self._ended(logging.WARNING, "channel-ended", visitor, cause=translate(e, "setup"))
         except Exception:
-            log.event(_log, logging.ERROR, "fault", at="channel", address=visitor.host)
+            self._ended(logging.ERROR, "fault", visitor, at="channel")
         finally:
             with self._lock:
                 self._guests -= 1
@@ -451,6 +438,10 @@ class Listener:
             else:
                 channel.close()
 
+    def _ended(self, level: int, name: str, visitor: _Visitor, **fields: object) -> None:
+        who = f"{name} {visitor.host}"
+        self._of_guests.event(level, name, who, _OF_A_GUEST, address=visitor.host, **fields)
+
     def _register(self, channel: Channel) -> None:
         with self._lock:
             self._sessions[channel.session] = channel
@@ -461,12 +452,12 @@ class Listener:
             self._count(paired=1)
             log.event(_log, logging.INFO, "pairing-done", address=visitor.host, peer=peer.node_id)
         except Refused as e:
-            log.event(_log, logging.WARNING, "pairing-refused", address=visitor.host, cause=e)
+            self._ended(logging.WARNING, "pairing-refused", visitor, cause=e)
             self._count(wrong_code=1)
         except I2Error as e:
-            log.event(_log, logging.WARNING, "pairing-failed", address=visitor.host, cause=e)
+            self._ended(logging.WARNING, "pairing-failed", visitor, cause=e)
         except Exception:
-            log.event(_log, logging.ERROR, "fault", at="pairing", address=visitor.host)
+            self._ended(logging.ERROR, "fault", visitor, at="pairing")
         finally:
             self._pairings.release()
             tls.close()

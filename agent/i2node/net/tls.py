@@ -71,7 +71,7 @@ def _context(protocol: int, identity: Identity | None) -> ssl.SSLContext:
 
 def translate(error: OSError, doing: str, host: str = "HOST") -> I2Error:
     """A socket's or OpenSSL's error, met while `doing` something with a peer, in our words."""
-    remedy = f"run: i2node pair {host} --code CODE"
+    remedy = f"run: i2node pair {host}"
     if isinstance(error, ssl.SSLCertVerificationError):
         return Refused(f"{doing}: its certificate is not one this node is paired with", remedy)
     if isinstance(error, ssl.SSLError):

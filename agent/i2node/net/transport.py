@@ -57,12 +57,12 @@ def connect(
         if peer is None:
             raise Refused(
                 f"{doing}: its certificate is not one this node is paired with",
-                f"run: i2node pair {host} --code CODE",
+                f"run: i2node pair {host}",
             )
         if expected is not None and peer.node_id != expected:
             raise Refused(
                 f"{doing}: it is node {peer.node_id}, expected is {expected}",
-                f"correct the address, or run: i2node pair {host} --code CODE",
+                f"correct the address, or run: i2node pair {host}",
             )
         channel = Channel(tls, host, port, peer, client=True, beat=beat)
     except OSError as e:

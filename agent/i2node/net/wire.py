@@ -11,8 +11,8 @@ Control message, inside TLS:
     u32 length (big-endian) | a msgpack map with text keys, "t" names the message
 
     at most 4 MiB, 16 levels deep, 65536 items in all; no extension types. This is verified on the
-    bytes before anything is decoded, so a message allocates no more than it weighs. Names of
-    files are bin, never text: Linux promises no encoding.
+    bytes before anything is decoded: it tells what a message will take in memory, which is what an
+    inbox counts. Names of files are bin, never text: Linux promises no encoding.
 
 Data frame, in clear on TCP, sealed by itself (big-endian):
 
@@ -76,6 +76,7 @@ _LENGTH: Final = struct.Struct(">I")
 _HEADER: Final = struct.Struct(">2sBBBBHIIQQ")
 _PREFACE: Final = struct.Struct(">4sBBH16s16s")
 _MAGIC: Final = b"i2"
+_ITEM_COST: Final = 128  # bytes; an empty map among others takes 73, a message of one item 280
 _VERSION: Final = 1
 
 
@@ -104,7 +105,12 @@ def message_length(prefix: bytes | bytearray | memoryview, limit: int = MESSAGE_
 
 def decode_message(body: bytes) -> Message:
     """A message without its length prefix. ProtocolError says what is not allowed."""
-    _check(body)
+    return decode_weighed(body)[0]
+
+
+def decode_weighed(body: bytes) -> tuple[Message, int]:
+    """The same, with the bytes of memory that it takes at most."""
+    items = _check(body)
     try:
         message = msgpack.unpackb(body, raw=False, strict_map_key=True, use_list=True)
     except (ValueError, TypeError, msgpack.UnpackException) as e:
@@ -115,7 +121,7 @@ def decode_message(body: bytes) -> Message:
         raise ProtocolError("message has a key that is not text")
     if not isinstance(message.get("t"), str):
         raise ProtocolError('message has no "t" that is text')
-    return message
+    return message, len(body) + _ITEM_COST * items
 
 
 def _shapes() -> list[tuple[str, int, int] | None]:
@@ -145,8 +151,9 @@ def _shapes() -> list[tuple[str, int, int] | None]:
 _SHAPES: Final = _shapes()
 
 
-def _check(body: bytes) -> None:
-    """Holds the limits against the bytes themselves (github.com/msgpack/msgpack, spec.md).
+def _check(body: bytes) -> int:
+    """Holds the limits against the bytes themselves (github.com/msgpack/msgpack, spec.md); gives
+    the number of items.
 
     The decoder allocates for the lengths that a message claims; here they are compared with what
     is there, without allocating anything.
@@ -185,6 +192,7 @@ def _check(body: bytes) -> None:
             raise ProtocolError("message is cut off")
     if at != end:
         raise ProtocolError(f"{end - at} bytes behind the message")
+    return items
 
 
 # ------------------------------------------------------------------ data frames

@@ -1,17 +1,22 @@
-"""What the target answers when the source asks: what stands there, and what a file consists of."""
+"""What the target answers when the source asks: what its file system keeps, what stands there, and
+what a file consists of."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from i2node.errors import ProtocolError, Refused, SessionError
+from i2node.fs.ground import try_ground
 from i2node.fs.tree import FATAL, TargetTree
 from i2node.model import PROBED, show
-from i2node.mover import batch, blocks, listing
+from i2node.mover import aside, batch, blocks, listing
+from i2node.repl.fidelity import told
 from i2node.repl.plan import named_root
 from i2node.repl.remote import PART
+from i2node.repl.rules import is_rule
 from i2node.repl.shipment import SIGNED_MAX
 from i2node.repl.windows import Signing, windows
 
@@ -19,6 +24,44 @@ Message = dict[str, object]
 
 DIRS_MAX = 4096
 """Directories in one question."""
+TOKENS_MAX = 16
+TEXT_MAX = 32_768
+"""Characters of what is kept of a source: its name, its token."""
+
+
+def opening(message: Message) -> tuple[str, bytes, list[str], str]:
+    """The rule, the root, the tokens that the source knows and the one it offers."""
+    rule, root, tokens = message.get("rule"), message.get("root"), message.get("tokens")
+    if not (
+        is_rule(rule)
+        and isinstance(root, bytes)
+        and isinstance(tokens, list)
+        and len(tokens) <= TOKENS_MAX
+        and all(isinstance(token, str) for token in tokens)
+    ):
+        raise ProtocolError("open is malformed")
+    return rule, root, tokens, text(message, "next")
+
+
+def text(message: Message, key: str) -> str:
+    """A text that is kept and shown: escaped, and not longer than it need be."""
+    value = message.get(key, "")
+    if not isinstance(value, str) or len(value) > TEXT_MAX:
+        raise ProtocolError(f"open has no sound {key}")
+    return show(value.encode())
+
+
+def examining(message: Message) -> tuple[str, bytes]:
+    """The rule that may be made one day, and its root."""
+    rule, root = message.get("rule"), message.get("root")
+    if not (is_rule(rule) and isinstance(root, bytes)):
+        raise ProtocolError("examine is malformed")
+    return rule, root
+
+
+def examined(path: bytes, rule: str, state: Path, allowed: Sequence[Path]) -> Message:
+    """What the file system of a target root keeps, be it there yet or not; nothing of it stays."""
+    return told(try_ground(path, rule, state, allowed))
 
 
 def probed(tree: TargetTree, question: Message) -> Iterator[Message]:
@@ -54,6 +97,8 @@ def signed(tree: TargetTree, question: Message) -> Iterator[Message]:
             st = os.fstat(fd)
             size, mtime = st.st_size, st.st_mtime_ns
             if size <= SIGNED_MAX:
+                # What the disk has, not what it was given: it may have refused that (fsync(2)).
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
                 block = blocks.block_size(size)
                 signature = sign_file(fd, size, block)
         finally:
@@ -92,11 +137,12 @@ def _listed(
     (answer,) = batch.list_dirs(root.fd, root.dev, [(path, skip)])
     if answer.status:
         return answer.status, b"", b""
-    own = b"" if path else named_root(listing.decode(answer.own))
+    shelf = tree.shelf.fd
+    own = b"" if path else named_root(listing.decode(aside.laid_over(root.fd, shelf, answer.own)))
     if not answer.entries:
         return 0, own, b""
     group = bytearray(batch.group(path, answer.entries))
-    batch.digest_files(root.fd, root.dev, group, content=content, threads=2)
+    batch.digest_files(root.fd, root.dev, group, content=content, threads=2, shelf=shelf)
     ((_, filled),) = batch.groups(group)
     told = b"".join(
         listing.encode(e._replace(flags=e.flags | PROBED, status=0))

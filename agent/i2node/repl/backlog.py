@@ -30,6 +30,7 @@ WITHOUT ROWID;
 CREATE TABLE dir(dir INTEGER PRIMARY KEY, since REAL NOT NULL);
 CREATE INDEX dir_since ON dir(since);
 """
+_OF_NAME = "SELECT touch, since FROM name JOIN dir USING(dir) WHERE dir=? AND name=?"
 _AT_ONCE = 500  # rows in one statement: between two, the interpreter may run another thread
 _BEHIND = 2  # while so many batches wait in memory for the disk, `pause` does
 _PAUSE_S = 0.25
@@ -242,6 +243,22 @@ class Backlog:
         """What `take` handed back is counted elsewhere from now on."""
         with self._quick:
             self._lent = None
+
+    def find(self, ino: int, name: bytes) -> tuple[int, float] | None:
+        """The touch that is kept of a name, and since when; None: none is, or the disk fails."""
+        with self._disk:
+            with self._quick:
+                share = self._fresh.get(ino)
+                fresh = share.names.get(name, 0) if share is not None else 0
+                earliest = share.since if share is not None else 0.0
+                rows = self._rows if ino not in self._gone else 0
+            row = None
+            if rows and self._db is not None:
+                with suppress(sqlite3.Error):
+                    row = self._db.execute(_OF_NAME, (signed(ino), name)).fetchone()
+            if row is not None:
+                return row[0] | fresh, row[1]
+            return (fresh, earliest) if fresh else None
 
     def _with_fresh(self, work: Work) -> Work:
         """With what came meanwhile for the directory; it is as new, so the age stays."""

@@ -250,7 +250,7 @@ class Belief:
             else:
                 joined.append(entry._replace(verdict=Verdict.DATA))
         work = self.draft.dir(visit.ino, visit.path)
-        work.before_edits.append(Put(visit.ino, b"".join(known(e) for e in agreed)))
+        work.before_edits.append(Put(visit.ino, b"".join(map(known, agreed)), agreed=True))
         work.before_edits += [
             self.draft.place(e, visit.ino)
             for e in agreed

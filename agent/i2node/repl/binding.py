@@ -13,9 +13,12 @@ from i2node import log
 from i2node.errors import SafetyStop
 from i2node.fs.pathset import PathSet
 from i2node.fs.tree import Root, within
+from i2node.fs.trials import cannot
 from i2node.model import MirrorOptions, show
+from i2node.repl.fidelity import Attribute, announce, demand, fidelity_of, heard
 from i2node.repl.journal import Journal
 from i2node.repl.remote import Remote
+from i2node.repl.report import Fidelity
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +30,7 @@ class Binding:
 
     compare: how both sides are to be compared in the next walk; "": as far as the journal says.
     last_compare: when their content was last compared in full, seconds since 1970.
+    fidelity: what the target does not keep as it is; of none that is known until it was asked.
     """
 
     def __init__(
@@ -38,6 +42,8 @@ class Binding:
         self.root = root
         self.journal = journal
         self.compare: Literal["", "quick", "strict"] = ""
+        self.fidelity = Fidelity()
+        self._attributes: tuple[Attribute, ...] = ()
         self._met = False
         bound, now = journal.get("identity"), str(root.identity).encode()
         if bound is not None and bound != now:
@@ -49,15 +55,23 @@ class Binding:
                     "Nothing was deleted",
                 )
             journal.wipe()
-        journal.set("identity", now)
-        journal.commit()
+        self._bind()
         self.last_compare = float(journal.get("compared") or 0) or None
+
+    def _bind(self) -> None:
+        self.journal.set("identity", str(self.root.identity).encode())
+        self.journal.commit()
 
     def open(self, remote: Remote, walked: bool) -> tuple[bool, dict[int, int]]:
         """Agrees with the target on where the rule stands, and decides what to compare. walked: the
         tree was compared by this process. Gives whether that still counts, and what an earlier
-        session staged: id → bytes."""
+        session staged: id → bytes. Raises SafetyStop when the target would lose what the options
+        require."""
         journal, options = self.journal, self.options
+        if journal.rebuild():
+            self._bind()
+            walked = False
+        self._examine(remote)
         tokens = [t.decode() for key in ("token", "next") if (t := journal.get(key))]
         # One that was offered and not confirmed may have been taken: it is offered until it is.
         following = tokens[-1] if len(set(tokens)) == 2 else secrets.token_hex(16)
@@ -74,21 +88,15 @@ class Binding:
             path=self.root.path,
             left_out=self._left_out(options.target.path),
         )
-        if not opened.owner:
-            # Once, not for every file: it is the same cause and the same remedy for all of them.
-            log.event(
-                _log,
-                logging.WARNING,
-                "owners-not-kept",
-                rule=self.rule,
-                cause="the target's agent is not root: what it writes belongs to its own user",
-                remedy="run the target's agent as root",
-            )
         if opened.status == "fresh":
             journal.wipe()
             walked = False
         journal.set("token", following.encode())
-        self.compare = self._due(opened.status, walked)
+        rebooted = opened.boot.encode() != journal.get("target_boot")
+        if rebooted:
+            journal.suspect_doubted()
+            journal.set("target_boot", opened.boot.encode())
+        self.compare = self._due(opened.status, walked, rebooted)
         self._met = True
         if self.compare:
             journal.doubt_all(self.compare)
@@ -106,6 +114,17 @@ class Binding:
         )
         return walked and not self.compare, opened.parts
 
+    def _examine(self, remote: Remote) -> None:
+        root, options = self.root, self.options
+        missing = cannot(root.fd, root.identity.birth != 0)
+        found = heard(remote.examine(self.rule, options.target.path), missing)
+        demand(found, options.require, str(options.target))
+        if found.untried or found.attributes == self._attributes:
+            return  # of a full disk nothing is told, and it may be this rule that frees it
+        announce(self.rule, found.attributes)
+        self._attributes = found.attributes
+        self.fidelity = fidelity_of(found.attributes)
+
     def walked(self, problems: int) -> None:
         """The walk is through, and all that follows from it is durable."""
         if self.compare == "strict" and not problems:
@@ -114,7 +133,7 @@ class Binding:
         self.journal.trust()
         self.journal.commit()
 
-    def _due(self, status: str, walked: bool) -> Literal["", "quick", "strict"]:
+    def _due(self, status: str, walked: bool, rebooted: bool) -> Literal["", "quick", "strict"]:
         if status == "fresh":
             return ""
         # A comparison that was interrupted is still owed.
@@ -124,6 +143,9 @@ class Binding:
         if asked or lost or owed == "strict":
             return "strict"
         crashed = self.journal.unclean_boot and not self._met
+        if crashed and rebooted:
+            # What was not durable there is no longer known here.
+            return "strict"
         return "quick" if status == "unknown" or owed or crashed else ""
 
     def _left_out(self, target: bytes) -> bool:

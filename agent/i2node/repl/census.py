@@ -14,11 +14,13 @@ from i2node.repl.plan import join
 
 
 class Census:
-    """A walk that only counts, in a thread. `files`, `bytes` grow until `complete`."""
+    """A walk that only counts, in a thread. `files` (all but directories), `bytes` and `dirs` grow
+    until `complete`."""
 
     def __init__(self, root: Root, paths: PathSet, stop: Callable[[], bool]) -> None:
         self.files = 0
         self.bytes = 0
+        self.dirs = 1
         self.complete = False
         self._root = root
         self._paths = paths
@@ -35,6 +37,7 @@ class Census:
             for path, answer in zip(paths, answers, strict=True):
                 self.files += answer.n - answer.dirs
                 self.bytes += answer.bytes
+                self.dirs += answer.dirs
                 if answer.dirs:
                     stack += [
                         join(path, e.name)

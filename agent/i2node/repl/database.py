@@ -1,8 +1,9 @@
 """A SQLite file that may be damaged, full, or of another release, and says so in our errors.
 
 WAL mode, one connection, one process. Nothing is kept until `commit`; a kill at any moment leaves
-the last commit. A power cut may take the last commits too (synchronous=NORMAL): `unclean_boot`
-tells. See sqlite.org/wal.html and pragma.html.
+the last commit. A power cut may take the last commits too (synchronous=NORMAL), and so may
+whoever damages the log, of which SQLite drops what is unsound: `unclean_boot` tells. See
+sqlite.org/wal.html and pragma.html.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _META = "CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;"
 
 _LOG_PAGES = 16384  # in the log, until a commit moves them into the database
+_TALLY = 20  # bytes of the count of commits
 _MUCH = 10_000  # rows written, until `tidy` does
 
 
@@ -36,8 +38,8 @@ class Database:
     starts an empty one: `rebuilt` is True then.
 
     Every method raises SessionError when the state directory is full, cannot be used, or the
-    database turns out to be damaged (the next opening rebuilds it); what was not committed is then
-    undone. Opening raises Halt for a database that a newer release wrote.
+    database turns out to be damaged (`rebuild`, or the next opening, begins anew); what was not
+    committed is then undone. Opening raises Halt for a database that a newer release wrote.
     """
 
     SCHEMA = 0
@@ -51,20 +53,39 @@ class Database:
         self._closed = False
         self._tidied = 0  # rows written until then
         self._suspect = path.with_name(path.name + ".suspect")
+        self._tally = -1
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            boot = boot_id or _BOOT_ID.read_text().strip()
+            self._boot = boot_id or _BOOT_ID.read_text().strip()
             if self._suspect.exists():
                 self._set_aside()
         except OSError as e:
             raise SessionError(f"opening the journal {path}: {e.strerror}") from e
         try:
-            self._db = self._open(boot)
+            self._db = self._open()
         except _DamagedError:
             self._set_aside()
-            self._db = self._open(boot)
+            self._db = self._open()
 
-    def _open(self, boot: str) -> sqlite3.Connection:
+    def rebuild(self) -> bool:
+        """Sets aside what was found to be damaged since it was opened, and goes on with an empty
+        one; False: nothing was. Raises SessionError where that cannot be done now; then it is to be
+        done the next time."""
+        with self._lock:
+            if self._closed or not self._suspect.exists():
+                return False
+            self._closed_files(self._db)
+            try:
+                self._set_aside()
+                self._db = self._open()
+            except SessionError:
+                with suppress(OSError):
+                    self._suspect.touch(mode=0o600)
+                raise
+            self._tidied = 0
+            return True
+
+    def _open(self) -> sqlite3.Connection:
         try:
             os.close(os.open(self.file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
             db = sqlite3.connect(
@@ -85,24 +106,45 @@ class Database:
             self._check_schema(db)
             found = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('boot', 'clean')"))
             self.clean = found.get("clean", b"1") == b"1"
-            self.unclean_boot = not self.clean and found.get("boot") != boot.encode()
+            self.unclean_boot = not self.clean and found.get("boot") != self._boot.encode()
+            self._begin_tally(db)
             if self.unclean_boot and db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
                 raise _DamagedError
             db.execute("BEGIN IMMEDIATE")
             db.executemany(
                 "INSERT OR REPLACE INTO meta VALUES(?, ?)",
-                [("boot", boot.encode()), ("clean", b"0")],
+                [("boot", self._boot.encode()), ("clean", b"0")],
             )
             db.execute("COMMIT")
         except sqlite3.Error as e:
-            db.close()
+            self._closed_files(db)
             if isinstance(e, sqlite3.DatabaseError) and _code(e) in _DAMAGE:
                 raise _DamagedError from e
             raise self._fault("opening", e) from e
+        except OSError as e:
+            self._closed_files(db)
+            raise SessionError(f"opening the journal {self.file}: {e}") from e
         except BaseException:
-            db.close()
+            self._closed_files(db)
             raise
         return db
+
+    def _closed_files(self, db: sqlite3.Connection) -> None:
+        db.close()
+        if self._tally >= 0:
+            os.close(self._tally)
+            self._tally = -1
+
+    def _begin_tally(self, db: sqlite3.Connection) -> None:
+        """Commits are counted within and beside: where it is behind the count, some were lost."""
+        row = db.execute("SELECT value FROM meta WHERE key='commits'").fetchone()
+        self._commits = int(row[0]) if row else 0
+        path = self.file.with_name(self.file.name + ".commits")
+        self._tally = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        told = os.pread(self._tally, _TALLY, 0)
+        if told.strip().isdigit() and int(told) > self._commits:
+            self.unclean_boot = True
+            self._commits = int(told)
 
     def _check_schema(self, db: sqlite3.Connection) -> None:
         (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -124,7 +166,7 @@ class Database:
 
     def _set_aside(self) -> None:
         try:
-            for end in ("", "-wal", "-shm"):
+            for end in ("", "-wal", "-shm", ".commits"):
                 part = self.file.with_name(self.file.name + end)
                 if part.exists():
                     part.replace(self.file.with_name(f"{self.file.name}.damaged{end}"))
@@ -143,13 +185,19 @@ class Database:
                 self.set("clean", b"1")
                 self.commit()
             finally:
-                self._db.close()
+                self._closed_files(self._db)
 
     def commit(self) -> None:
         """Keeps all that was written since the last commit."""
         with self._using("committing to") as db:
             if db.in_transaction:
+                self._commits += 1
+                count = b"%*d" % (_TALLY, self._commits)
+                db.execute("INSERT OR REPLACE INTO meta VALUES('commits', ?)", (count,))
                 db.execute("COMMIT")
+                # One that is counted within alone was not lost.
+                with suppress(OSError):
+                    os.pwrite(self._tally, count, 0)
 
     def tidy(self) -> None:
         """Moves what was committed from the log into the database, when that is much. It waits for
@@ -171,7 +219,7 @@ class Database:
         if code in _DAMAGE:
             with suppress(OSError):
                 self._suspect.touch(mode=0o600)
-            remedy = "it is set aside and rebuilt at the next start of the rule"
+            remedy = "it is set aside and rebuilt by itself"
         elif code == sqlite3.SQLITE_FULL:
             remedy = f"make room in {state}"
         elif code == sqlite3.SQLITE_BUSY:
@@ -187,7 +235,7 @@ class Database:
             return None if row is None else bytes(row[0])
 
     def set(self, key: str, value: bytes) -> None:
-        """Keeps a value. The keys boot and clean are taken."""
+        """Keeps a value. The keys boot, clean and commits are taken."""
         with self._writing("writing") as db:
             db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (key, value))
 

@@ -121,6 +121,12 @@ class Doubts(Database):
             rows = db.execute("SELECT dir, path FROM doubt ORDER BY seq, dir")
             return [(unsigned(dir), bytes(path)) for dir, path in rows]
 
+    def doubt_of(self, ino: int) -> int | None:
+        """The seq until which a directory is in doubt; None: it is not."""
+        with self._using("reading") as db:
+            row = db.execute("SELECT seq FROM doubt WHERE dir=?", (signed(ino),)).fetchone()
+            return None if row is None else int(row[0])
+
     def doubted(self, path: bytes) -> list[int]:
         """The directories in doubt that the target had at a path when they came to be so."""
         with self._using("reading") as db:

@@ -15,7 +15,7 @@ from i2node.fs.sweep import Name
 from i2node.fs.touch import Touch
 from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
-from i2node.model import MOUNT, PROBED, Entry, Kind, Verdict
+from i2node.model import MOUNT, PROBED, Entry, Kind, Verdict, show
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op
 from i2node.repl.belief import Belief
@@ -39,6 +39,9 @@ from i2node.repl.plan import (
     same_content,
     tombstone,
 )
+
+EMPTIED = 100
+"""A source that held more entries than these and has none is taken for lost."""
 
 
 class Emitter:
@@ -67,6 +70,8 @@ class Emitter:
         self.belief = belief
         self.trouble = trouble
         self.small_max = draft.small_max
+        self.may_empty = False
+        """Whether a person has said that the source is what stands there now."""
         self._undressed: dict[int, tuple[Visit, Entry]] = {}  # till what is unmade in them is made
         self.links = Links(root, journal, draft, dirty, belief)
 
@@ -222,10 +227,11 @@ class Emitter:
         number = self.journal.occupant(found.ino, name) if held.flags & PROBED else held.ino
         if number is not None:
             if self.watch:
-                self.links.left_below(number)
-            self.draft.dir(found.ino, found.path).before_edits.append(
-                Forget(number, found.ino, name)
-            )
+                self.links.left_below(number, found.ino, name)
+            # Till what is to stand there arrived, for which it has to be read, the directory does.
+            there = known(held._replace(flags=held.flags | PROBED))
+            work = self.draft.dir(found.ino, found.path)
+            work.before_edits += [Forget(number, found.ino, name), Put(found.ino, there)]
 
     def _small(self, found: Compared) -> None:
         """Small files and the like, cut to what fits a batch."""
@@ -271,6 +277,7 @@ class Emitter:
                     "the root of the source was unmounted or replaced while it was read",
                     "mount it again; nothing was deleted",
                 )
+            self._not_emptied()
             for ino, path, section in self.draft.gone:
                 self._remove(ino, path, section)
         # What was to be made in these is not to be visited any more.
@@ -285,6 +292,22 @@ class Emitter:
         # Only now: had the submitting failed, they would still be to do.
         self.draft.gone.clear()
         self.draft.late.clear()
+
+    def _not_emptied(self) -> None:
+        """SafetyStop when the round would leave a tree without any name that had many."""
+        root = self.root
+        if self.may_empty or all(ino != root.identity.ino for ino, _, _ in self.draft.gone):
+            return
+        skip = self.belief.paths.skip(b"")
+        (answer,) = batch.list_dirs(root.fd, root.dev, [(b"", skip)])
+        if answer.status or self.belief.included(b"", answer.entries):
+            return
+        if (held := self.journal.count()) > EMPTIED:
+            raise SafetyStop(
+                f"{show(root.path)} is empty, and held {held:,} entries a moment ago",
+                "bring back what was there; if it was emptied on purpose, run once with --adopt. "
+                "Nothing of this was deleted on the target",
+            )
 
     def _remove(self, ino: int, path: bytes, section: bytes) -> None:
         names = [e.name for e in listing.entries(section)]
@@ -311,7 +334,7 @@ class Emitter:
             if number is not None:
                 kind = Forget if entry.kind == Kind.DIR else Unplace
                 if kind is Forget and self.watch:
-                    self.links.left_below(number)
+                    self.links.left_below(number, ino, name)
                 work.before_edits.append(kind(number, ino, name))
             self.draft.late[ino] = path
             self.draft.count(1, 0)

@@ -39,6 +39,12 @@ class Frame:
         """Under which it will be sent."""
         return self._line.last + 1
 
+    @property
+    def reached(self) -> int:
+        """The number of the one that has what was appended last: the one at hand, or it was full
+        with that."""
+        return self._line.last + bool(self._parts)
+
     def begin(self, since: float, renamed: Iterable[Name]) -> None:
         """A batch is read from here on, about changes since a clock reading; what is `renamed` with
         it is in doubt until the last of it has arrived."""
@@ -49,8 +55,7 @@ class Frame:
 
     def end(self) -> None:
         """The batch is read."""
-        # The frame that has the last of it is the one at hand, or was full with it.
-        self._journal.sent(self._line.last + bool(self._parts))
+        self._journal.sent(self.reached)
         self._renamed = ()
         self._reading_since = 0.0
 

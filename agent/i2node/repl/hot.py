@@ -187,6 +187,14 @@ class HotFiles:
         """Whether any file is held."""
         return bool(self._files)
 
+    def scouted(self, ino: int) -> float | None:
+        """Clock reading of the change that a file is looked through for; None: it is not. From any
+        thread."""
+        hot = self._files.get(ino)
+        if hot is None or hot.scouting is None or hot.scouting.done():
+            return None
+        return min(list(hot.asked.values()), default=None)
+
     def rest(self, busy: Hot | None = None) -> None:
         """To be called now and then: lets go of what has cooled or is gone; of the one that is
         being shipped not now."""

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from i2node.errors import SessionError
-from i2node.model import PROBED
+from i2node.model import PROBED, Kind
 from i2node.mover import listing as listings
 from i2node.repl.database import signed as _signed
 from i2node.repl.database import unsigned as _unsigned
-from i2node.repl.doubts import Doubts
+from i2node.repl.doubts import UNTIL_ASKED, Doubts
 from i2node.repl.signatures import Signature, Signatures
 
 PAGE = 28
@@ -82,6 +82,13 @@ class Journal(Doubts):
             with suppress(SessionError):
                 self.signatures.settle_all()
             super().close()
+
+    def rebuild(self) -> bool:
+        with self._lock:
+            if rebuilt := super().rebuild():
+                self._linked.clear()
+                self.signatures.clear()
+            return rebuilt
 
     def wipe(self) -> None:
         """Forgets all that the target is expected to hold, and commits."""
@@ -158,6 +165,11 @@ class Journal(Doubts):
             query = "SELECT dir, first, records FROM listing WHERE (dir, first) > (?, ?)"
             rows = db.execute(f"{query} ORDER BY dir, first LIMIT ?", (key, first, limit))
             return [(_unsigned(dir), bytes(first), records) for dir, first, records in rows]
+
+    def count(self) -> int:
+        """How many entries the target is expected to hold: a search through everything."""
+        with self._using("reading") as db:
+            return int(db.execute("SELECT total(n) FROM listing").fetchone()[0])
 
     def lists(self, ino: int) -> bool:
         """Whether a listing is kept, be it an empty one."""
@@ -364,6 +376,13 @@ class Journal(Doubts):
                 return None
             ino = self.occupant(ino, name)
         return ino
+
+    def suspect_doubted(self) -> None:
+        """All files that are listed in a directory in doubt are suspect: of what was not durable a
+        power cut leaves anything, under the size and times of the whole."""
+        for ino, _ in self.doubts():
+            files = [e.name for e in listings.kept(self.listing(ino), Kind.FILE)]
+            self.suspect(ino, files, UNTIL_ASKED)
 
     # ------------------------------------------------------------------------ signatures, status
 

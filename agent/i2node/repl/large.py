@@ -33,7 +33,7 @@ from i2node.errors import ProtocolError
 from i2node.fs import clone as clones
 from i2node.fs.past import Rooms
 from i2node.fs.tree import Root
-from i2node.model import Entry, Kind, Verdict
+from i2node.model import PROBED, Entry, Kind, Verdict
 from i2node.mover import batch, blocks, listing
 from i2node.repl import staging
 from i2node.repl.delta import Basis
@@ -84,8 +84,8 @@ class LargeReader:
         """Seconds that the file of `outcome` was looked through by the scout."""
         self.again: Callable[[int, bytes, float], None] | None = None
         """Told of (directory, name, since) when the scout is done; without it he is not sent."""
-        self.since: Callable[[], float] = time.monotonic
-        """Gives the clock reading of the earliest change that is being shipped."""
+        self.since: Callable[[int, bytes], float | None] = lambda *_: None
+        """(directory, name) → clock reading of the change that it is shipped for; None: now."""
         self.hot = HotFiles(journal, root.fd)
         self._scout = Scout(self.hot.cloner)
         self._rooms = Rooms(HELD)
@@ -144,13 +144,19 @@ class LargeReader:
         thread."""
         return self._scout.since()
 
+    def reads(self, ino: int) -> bool:
+        """Whether this file is being shipped now. From any thread."""
+        shipment = self._shipment
+        return shipment is not None and shipment.item.entry.ino == ino
+
     def _ship(self, shipment: Shipment, fd: int, hot: Hot | None) -> Pieces:
         item = shipment.item
         entry = refreshed(item.entry, fd)
         if entry.kind != Kind.FILE:
             shipment.outcome = entry._replace(status=errno.ENOENT)
             return
-        kept = self._kept(item)
+        kept, held = self._kept(item), self._held(item)
+        shipment.holed = held is not None and _other_holes(held, entry)
         # What was seen of writes was seen up to the moment of the entry, not of now.
         if item.trusted and kept is not None and same_moment(entry, item.entry):
             yield from shipment.meta(entry)
@@ -255,10 +261,10 @@ class LargeReader:
         if hot.scouting is None:
             hot.begin()
             # Not the one before: who is told by that may still be at it.
-            hot.asked = {(item.dir, item.entry.name): self.since()}
+            hot.asked = {(item.dir, item.entry.name): self._since(item)}
             hot.scouting = self._send(entry, kept, hot)
         # It may be renamed meanwhile. Before it is seen whether he is done: then all were told.
-        hot.asked.setdefault((item.dir, item.entry.name), self.since())
+        hot.asked.setdefault((item.dir, item.entry.name), self._since(item))
         if not hot.scouting.done():
             shipment.outcome = entry._replace(status=errno.EINPROGRESS)
             yield b"", entry.size
@@ -282,6 +288,10 @@ class LargeReader:
             self._keep(shipment)
         hot.read(False)
         return True
+
+    def _since(self, item: Large) -> float:
+        since = self.since(item.dir, item.entry.name)
+        return time.monotonic() if since is None else since
 
     def _send(self, entry: Entry, kept: Signature, hot: Hot) -> Future[Findings]:
         asked = hot.asked
@@ -319,6 +329,12 @@ class LargeReader:
     def _held(self, item: Large) -> Entry | None:
         found = self.journal.select(item.dir, [item.entry.name])
         return next(iter(listing.entries(found)), None)
+
+
+def _other_holes(held: Entry, now: Entry) -> bool:
+    """Whether a file of which that is written down may have other holes now, and the same size."""
+    sparse = any(e.blocks * 512 < e.size for e in (held, now))
+    return not held.flags & PROBED and sparse and held.blocks != now.blocks
 
 
 def _is_much(changed: list[tuple[int, int]], size: int) -> bool:

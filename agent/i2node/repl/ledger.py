@@ -4,6 +4,9 @@ A record binds a rule to the source that made it, to the directory that is its r
 that changes with every session. A source whose token is not the one kept here does not know what
 this tree holds (its state or ours was lost, or restored from an older copy): then both sides are
 compared.
+
+A rule belongs to the node that made it: another one neither gets it, nor ends its session, nor may
+read what it mirrors, whatever it calls itself; to adopt a tree is for its own node.
 """
 
 from __future__ import annotations
@@ -11,12 +14,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from i2node.errors import SafetyStop, SessionError
+from i2node.errors import Refused, SafetyStop, SessionError
 from i2node.fs.tree import TargetTree, boot_id, within
 from i2node.model import show
 
@@ -41,31 +46,68 @@ class Record:
     boot: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    """Who has a rule: by a lock on its file, for which node, and how it is asked to let go."""
+
+    fd: int
+    peer: str
+    give_way: Callable[[], None]
+
+
 class Ledger:
     """The records of one node. Sessions of one rule exclude each other; the newer one wins."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.rebooted = False
+        self._losses: dict[str, str] = {}
         self._lock = threading.Condition()
-        self._holders: dict[str, tuple[int, Callable[[], None]]] = {}
+        self._holders: dict[str, _Holder] = {}
 
-    def lock(self, rule: str, give_way: Callable[[], None]) -> None:
-        """Takes the rule for a session. An older session of this process is asked to give way; one
-        of another process is a SessionError."""
+    def lock(self, rule: str, peer: str, give_way: Callable[[], None]) -> None:
+        """Takes the rule for a session of its node, until `unlock`. An older session of this
+        process is asked to give way; one of another process is a SessionError. Refused when the
+        rule is another node's."""
+        self._owned(rule, peer)
         with self._lock:
             held = self._holders.get(rule)
             if held is not None:
-                held[1]()
+                if held.peer != peer:
+                    raise _foreign(rule)
+                held.give_way()
                 if not self._lock.wait_for(lambda: rule not in self._holders, HANDOVER_S):
                     raise SessionError(
                         f"rule {rule} is still busy with an earlier session",
                         "tried again by itself",
                     )
+            self._holders[rule] = _Holder(self._lock_file(rule), peer, give_way)
+
+    def unlock(self, rule: str) -> None:
+        """Gives back what `lock` took. Of a rule that was not admitted nothing stays."""
+        with self._lock:
+            held = self._holders.pop(rule)
+            if not os.path.exists(self.directory / f"{rule}.json"):
+                with suppress(FileNotFoundError):
+                    os.unlink(self.directory / f"{rule}.lock")
+            os.close(held.fd)
+            self._lock.notify_all()
+
+    def _lock_file(self, rule: str) -> int:
+        try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(
-                self.directory / f"{rule}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
+            return self._locked_file(rule)
+        except OSError as error:
+            why = os.strerror(error.errno or 0)
+            raise SessionError(
+                f"cannot use the target's state directory {self.directory}: {why}",
+                "make it writable, with free space; tried again by itself",
+            ) from error
+
+    def _locked_file(self, rule: str) -> int:
+        path = self.directory / f"{rule}.lock"
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -74,14 +116,16 @@ class Ledger:
                     f"rule {rule} is in use by another agent on this host",
                     "stop the other agent; tried again by itself",
                 ) from error
-            self._holders[rule] = (fd, give_way)
+            # Whoever had it before may have taken the file away.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.stat(path)):
+                    return fd
+            os.close(fd)
 
-    def unlock(self, rule: str) -> None:
-        with self._lock:
-            held = self._holders.pop(rule, None)
-            if held is not None:
-                os.close(held[0])
-            self._lock.notify_all()
+    def _owned(self, rule: str, peer: str) -> None:
+        record = self._read(rule)
+        if record is not None and record.peer != peer:
+            raise _foreign(rule)
 
     def admit(
         self,
@@ -95,12 +139,15 @@ class Ledger:
         source: str,
         origin: str,
     ) -> str:
-        """Whether the rule may have this root, and how it starts: fresh, known or unknown.
+        """Whether the rule, which is locked, may have this root, and how it starts: fresh, known or
+        unknown.
 
-        Raises SafetyStop, unless `adopt` is asked for, when the directory holds what this rule did
-        not put there, when the file system it was on is not mounted, and when the source is
-        another directory than before (what the source knows of that itself may be lost).
+        Raises Refused when the rule is another node's, and SafetyStop, unless `adopt` is asked for,
+        when the directory holds what this rule did not put there, when the file system it was on is
+        not mounted, and when the source is another directory than before (what the source knows of
+        that itself may be lost).
         """
+        self._owned(rule, peer)
         root = os.fsdecode(tree.root.path)
         record = self._read(rule)
         identity = tree.root.identity
@@ -109,7 +156,7 @@ class Ledger:
             for n in os.listdir(tree.root.fd)
             if n.encode("utf-8", "surrogateescape") not in tree.skip
         ]
-        boot = boot_id()
+        boot = self.boot(rule)
         self.rebooted = record is not None and record.boot != boot
         ours = (
             record is not None
@@ -161,7 +208,18 @@ class Ledger:
         )
         return status
 
-    def apart(self, rule: str, path: bytes) -> None:
+    def private(self, path: bytes, peer: str) -> None:
+        """Refused when a directory holds what another node mirrors, or is held by it: who may keep
+        a mirror here may not read those of others."""
+        for other in self.records():
+            theirs = os.fsencode(other.root)
+            if other.peer != peer and (within(path, theirs) or within(theirs, path)):
+                raise Refused(
+                    f"target {show(path)} holds what another node mirrors",
+                    "compare a directory that this node mirrors itself",
+                )
+
+    def apart(self, rule: str, peer: str, path: bytes) -> None:
         """SafetyStop when the roots of two rules would be one or nest: each would delete what the
         other puts there. Asked before the directory is made, which may be inside the other's."""
         for other in self.records():
@@ -169,12 +227,33 @@ class Ledger:
                 continue
             theirs = os.fsencode(other.root)
             if (within(path, theirs) or within(theirs, path)) and os.path.isdir(theirs):
+                # Where another node's source is, is none of this one's business.
+                source = other.source if other.peer == peer else ""
                 raise SafetyStop(
                     f"target {show(path)} overlaps {show(theirs)}, "
-                    f"which belongs to rule {other.rule} of {other.source or other.peer[:12]}",
+                    f"which belongs to rule {other.rule} of {source or other.peer[:12]}",
                     f"choose another directory, or remove {other.rule}.json from "
                     f"{self.directory} if that rule is no more",
                 )
+
+    def unwritten(self, rule: str) -> None:
+        """The disk lost what was written for a rule: from now on it is as after a boot."""
+        self._losses[rule] = secrets.token_hex(8)
+        path = self.directory / f"{rule}.unwritten"
+        with suppress(OSError), open(path, "w", opener=_private) as file:
+            file.write(self._losses[rule])
+            file.truncate()
+
+    def boot(self, rule: str) -> str:
+        """Since when the system has all that was written for a rule, if not on disk: another text
+        after each boot, and each loss."""
+        if rule not in self._losses:
+            try:
+                kept = (self.directory / f"{rule}.unwritten").read_text("ascii")[:16]
+            except (OSError, ValueError):
+                kept = ""
+            self._losses[rule] = kept
+        return f"{boot_id()} {self._losses[rule]}".strip()
 
     def records(self) -> list[Record]:
         if not self.directory.is_dir():
@@ -184,12 +263,13 @@ class Ledger:
 
     def _read(self, rule: str) -> Record | None:
         try:
-            return Record(**json.loads((self.directory / f"{rule}.json").read_text()))
+            record = Record(**json.loads((self.directory / f"{rule}.json").read_text()))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError):
-            # A damaged record knows nothing: the tree is compared, or refused if it is not empty.
+        except (ValueError, TypeError, RecursionError):
             return None
+        # A damaged record knows nothing: the tree is compared, or refused if it is not empty.
+        return record if record.rule == rule and _is_sound(record) else None
 
     def _write(self, record: Record) -> None:
         path = self.directory / f"{record.rule}.json"
@@ -200,10 +280,38 @@ class Ledger:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(beside, path)
+            _settle(self.directory)
         except OSError as error:
             raise SessionError(
                 f"cannot write {path}: {error.strerror}", "free space in the state directory"
             ) from error
+
+
+def _foreign(rule: str) -> Refused:
+    return Refused(
+        f"rule {rule} belongs to another node",
+        "mirror from that node; or, where it is no more, remove its record on the target",
+    )
+
+
+def _settle(directory: Path) -> None:
+    """The names in it are as durable as what they lead to."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _is_sound(record: Record) -> bool:
+    texts = (record.rule, record.peer, record.source, record.origin, record.root)
+    if not all(isinstance(t, str) for t in (*texts, record.fs, record.token, record.boot)):
+        return False
+    try:
+        path = os.fsencode(record.root)
+    except UnicodeEncodeError:
+        return False
+    return path[:1] == b"/" and b"\0" not in path
 
 
 def _private(path: str, flags: int) -> int:

@@ -3,6 +3,8 @@
     waiting (for its seal, or for room in the window) → flying → applied → durable
 
 A few threads seal, one sends. What the sending is made of (journal, doubts) stands in sender.py.
+Only what was sent can be acknowledged, each kind in order: of a target that says otherwise nothing
+is believed, and its session ends.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from i2node.errors import I2Error, PeerLost, SessionError
+from i2node.errors import I2Error, PeerLost, ProtocolError, SessionError
 from i2node.net.seal import Buffer, Sealer
 from i2node.net.stream import DataStream
+from i2node.repl.remote import FAULTS_A_STEP
 
 SEALING_THREADS = 2
 QUEUED_FRAMES = 4
@@ -29,11 +32,13 @@ PACED = 512 << 10
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A frame on its way: bytes on the wire, and what of the progress it carries; since: clock
-    reading of the earliest change in it, inf where it carries none."""
+    """A frame on its way: bytes on the wire, bytes that faults of its steps may take, and what of
+    the progress it carries; since: clock reading of the earliest change in it, inf where it carries
+    none."""
 
     seq: int
     size: int
+    faults: int
     files: int
     content: int
     since: float
@@ -67,6 +72,8 @@ class Line:
         """Up to which frame all will survive a power cut on the target."""
         self.on_fail: Callable[[], None] = lambda: None
         """Called when the sending has ended, for whoever does not wait here."""
+        self.on_sent: Callable[[int], None] = lambda seq: None
+        """Told of each frame that is on the wire."""
         self._stream = stream
         self._sealer = sealer
         self._window = window
@@ -78,6 +85,8 @@ class Line:
         self._waiting: deque[Sent] = deque()
         self._flying: deque[Sent] = deque()
         self._lasting: deque[Sent] = deque()
+        self._sent = -1  # the last frame that was given to the stream, at least in part
+        self._told = -1  # the last one that was told to be applied
         self._bytes_sent = 0
         self._files_applied = 0
         self._bytes_applied = 0
@@ -94,7 +103,7 @@ class Line:
     def put(self, kind: int, payload: bytes, files: int, content: int, since: float) -> None:
         """Takes a frame; waits while too many are in front of it."""
         self.last = self._sealer.ticket()
-        sent = Sent(self.last, 0, files, content, since)
+        sent = Sent(self.last, 0, FAULTS_A_STEP * len(payload), files, content, since)
         with self.changed:
             self._waiting.append(sent)
         future = self._pool.submit(self._sealer.seal, kind, payload, sent.seq)
@@ -114,20 +123,49 @@ class Line:
                 self.changed.wait(0.2)
 
     def applied(self, seq: int, waits: bool = True) -> None:
-        """The target has applied all frames up to seq; waits: it is rather idle, not behind."""
+        """The target told that it has applied all frames up to seq; waits: it is rather idle, not
+        behind. ProtocolError when that cannot be."""
         with self.changed:
+            self._in_order("applied", seq, self._told)
+            self._told = seq
             self._target_waits = waits
-            while self._flying and self._flying[0].seq <= seq:
-                done = self._flying.popleft()
-                self._files_applied += done.files
-                self._bytes_applied += done.content
-                self._lasting.append(done)
-            self.changed.notify_all()
+            self._arrived(seq)
+
+    def survives(self, seq: int) -> None:
+        """It told that all frames up to seq are durable, so they are applied. What follows from
+        that is to be written down before `lasts` says it. ProtocolError when it cannot be."""
+        with self.changed:
+            self._in_order("durable", seq, self.durable)
+            self._arrived(seq)
+
+    def failed(self, seq: int, size: int) -> None:
+        """It told of faults of this frame, of so many bytes. ProtocolError when it has no such
+        frame at hand, or one with fewer steps."""
+        with self.changed:
+            at = next((i for i, sent in enumerate(self._flying) if sent.seq == seq), None)
+            if at is None or size > self._flying[at].faults:
+                raise ProtocolError(f"the target tells of {size} bytes of faults in frame {seq}")
+            left = self._flying[at].faults - size
+            self._flying[at] = replace(self._flying[at], faults=left)
+
+    def _in_order(self, what: str, seq: int, before: int) -> None:
+        if not before < seq <= self._sent:
+            raise ProtocolError(
+                f"the target says frame {seq} is {what}, after {before}; sent is {self._sent}"
+            )
+
+    def _arrived(self, seq: int) -> None:
+        while self._flying and self._flying[0].seq <= seq:
+            done = self._flying.popleft()
+            self._files_applied += done.files
+            self._bytes_applied += done.content
+            self._lasting.append(done)
+        self.changed.notify_all()
 
     def lasts(self, seq: int) -> None:
-        """All frames up to seq, which are applied, will survive a power cut on the target."""
+        """What follows from `survives` is done."""
         with self.changed:
-            self.durable = max(self.durable, seq)
+            self.durable = seq
             while self._lasting and self._lasting[0].seq <= seq:
                 self._lasting.popleft()
             self.changed.notify_all()
@@ -193,10 +231,12 @@ class Line:
                     self.changed.wait(0.2)
                 self._waiting.popleft()
                 self._flying.append(replace(sent, size=size))
+                self._sent = sent.seq
             for some in _slices(buffers, size):
                 self._pace(sum(len(b) for b in some))
                 self.check()
                 self._stream.send(some)
+            self.on_sent(sent.seq)
             starved, sent_at = ready_at - sent_at, time.monotonic()
             blocked = sent_at - ready_at
             on_line = blocked if self._target_waits else 0.0

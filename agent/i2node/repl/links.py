@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from array import array
 from bisect import bisect_left
+from collections.abc import Iterator
 
 from i2node.fs.coalesce import Dirty
 from i2node.fs.touch import Touch
@@ -49,8 +50,9 @@ class Links:
         self._first = False
         self._walking = False
         self._met: set[int] = set()
-        # Files of which a name was sent or linked in this live round: its path, the file as known,
-        # and the name where it is only sent if it is still there when it is read.
+        # Files of which a name was sent or linked in this live round, or linked in a first mirror:
+        # its path, the file as known, and the name where it is only sent if it is still there when
+        # it is read.
         self._chain: dict[int, tuple[bytes, Entry, tuple[int, bytes] | None]] = {}
         self._sent: set[int] = set()  # files that were sent in it with all their names
         self._settled: set[int] = set()  # those of them that stand so in the journal
@@ -109,6 +111,8 @@ class Links:
                 Place(entry.ino, parent, name),
             ]
             if _as_known(here, entry):
+                if self._first:
+                    self._chain[entry.ino] = (path, here, None)
                 self.draft.count(1, 0)
                 return
             if stands and _got_a_name(found, entry, here):
@@ -205,17 +209,19 @@ class Links:
             if seen is None or seen.ino != entry.ino:
                 went.setdefault(entry.ino, set()).add((ino, entry.name))
         for file, names in went.items():
-            self._look_again(file, names)
+            ages = (self.dirty.since(*place) for place in names)
+            since = min((age for age in ages if age is not None), default=None)
+            self._look_again(file, names, since)
 
-    def left_below(self, ino: int) -> None:
-        """The same for all names in a directory that went, and below it."""
+    def left_below(self, ino: int, parent: int, name: bytes) -> None:
+        """The same for all names in a directory that went from there, and below it."""
         for file in self.journal.linked_below(ino):
-            self._look_again(file, set())
+            self._look_again(file, set(), self.dirty.since(parent, name))
 
-    def _look_again(self, ino: int, but: set[tuple[int, bytes]]) -> None:
+    def _look_again(self, ino: int, but: set[tuple[int, bytes]], since: float | None) -> None:
         touch = Touch.DATA | Touch.ATTR
-        for parent, name in set(self.journal.places(ino)) - but:
-            self.dirty.add(parent, name, touch, time.monotonic())
+        for place in set(self.journal.places(ino)) - but:
+            self.dirty.add(*place, touch, time.monotonic(), since)
 
     def _still(self, ino: int, parent: int, name: bytes, path: bytes) -> bool:
         """Whether the source has this inode under the name now."""
@@ -228,19 +234,23 @@ class Links:
     def _sure(self, found: Compared, entry: Entry) -> tuple[int, bytes, bytes] | None:
         """One other name that the target surely holds of this inode, as `_places` gives it. A few
         are asked first: a file may have thousands."""
-        few = self.journal.places(entry.ino, FEW)
         known = False
-        for places in (few, self.journal.places(entry.ino)[FEW:] if len(few) == FEW else []):
-            for place in places:
-                for one in self._standing(self.draft.holding([place], entry)):
-                    known = True
-                    if place != (found.ino, entry.name) and self.belief.sure(place[0]):
-                        return one
+        for place in self._few_first(entry.ino):
+            for one in self._standing(self.draft.holding([place], entry)):
+                known = True
+                if place != (found.ino, entry.name) and self.belief.sure(place[0]):
+                    return one
         # It may be held without a place, as what had one name is.
         for one in () if known else self._places(entry):
             if one[:2] != (found.ino, entry.name) and self.belief.sure(one[0]):
                 return one
         return None
+
+    def _few_first(self, ino: int) -> Iterator[tuple[int, bytes]]:
+        few = self.journal.places(ino, FEW)
+        yield from few
+        if len(few) == FEW:
+            yield from self.journal.places(ino)[FEW:]
 
     def _places(self, entry: Entry) -> list[tuple[int, bytes, bytes]]:
         """Where the target holds names of this inode, as far as that is still so: (directory, name,

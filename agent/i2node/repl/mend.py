@@ -17,15 +17,18 @@ from i2node.repl.ledger import Ledger, Record
 _log = logging.getLogger(__name__)
 
 
-def apply_flags() -> int:
-    """For applying: only root can give files to others."""
-    return 0 if os.geteuid() == 0 else batch.APPLY_NO_OWNER
+def apply_flags(tree: TargetTree) -> int:
+    """For applying: only root can give files to others, and what a file system refuses is kept
+    aside where it can be. Where not it was told before the rule started, and is no problem of each
+    file."""
+    owner = 0 if os.geteuid() == 0 else batch.APPLY_NO_OWNER
+    return owner | (batch.APPLY_ASIDE if tree.shelf.able else batch.APPLY_LOSE)
 
 
 def mend(tree: TargetTree, rule: str) -> None:
     """No file may be seen that an earlier session left half changed. Raises SessionError when the
     disk refuses."""
-    for path, done in tree.redo(apply_flags()):
+    for path, done in tree.redo(apply_flags(tree)):
         event = "redo-replayed" if done else "redo-dropped"
         log.event(_log, logging.INFO, event, rule=rule, path=show(path))
 
@@ -61,7 +64,7 @@ def _is_there(path: bytes, record: Record) -> bool:
 
 
 def _mend_locked(ledger: Ledger, record: Record, state: Path, allowed: Sequence[Path]) -> None:
-    ledger.lock(record.rule, lambda: None)
+    ledger.lock(record.rule, record.peer, lambda: None)
     try:
         tree = TargetTree(os.fsencode(record.root), record.rule, state, allowed)
         try:

@@ -104,7 +104,10 @@ class Patrol:
             if answer.status == errno.EXDEV:
                 continue  # something is mounted above it
             if answer.status or listing.decode(answer.own).ino != ino:
-                if (place := self.watch.place(ino)) is not None and place[0]:
+                if not path:
+                    # Nothing is above it that could say more: it is listed once more, or the end.
+                    self.dirty.add_dir(ino, False, self._clock())
+                elif (place := self.watch.place(ino)) is not None and place[0]:
                     self.dirty.add(*place, Touch.NAME | Touch.TREE, self._clock())
                 continue
             if not path and self._root_differs(answer.own):

@@ -24,10 +24,12 @@ from i2node.repl.journal import Journal
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """The directory's listing with `change` laid over it."""
+    """The directory's listing with `change` laid over it. agreed: both sides turned out to be so,
+    and no step goes with it."""
 
     dir: int
     change: bytes
+    agreed: bool = False
 
     def note(self, journal: Journal) -> None:
         journal.put(self.dir, self.change)
@@ -125,7 +127,8 @@ def together(edits: Iterable[Edit]) -> Iterator[Edit]:
     Put rewrites a page of it. No other edit of that listing is passed by."""
     waiting: dict[int, dict[bytes, bytes]] = {}
     for edit in edits:
-        if isinstance(edit, Put) and (name := listing.sole(edit.change)) is not None:
+        single = listing.sole(edit.change) if isinstance(edit, Put) and not edit.agreed else None
+        if isinstance(edit, Put) and (name := single) is not None:
             waiting.setdefault(edit.dir, {})[name] = edit.change
             continue
         made = isinstance(edit, Replace) and edit.dir not in waiting

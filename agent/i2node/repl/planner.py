@@ -362,6 +362,9 @@ class Planner:
             # It is looked at, with all below, when the mount is gone.
             self._mounted(self._mount_on(path), True)
             return None
+        if answer.status and not path:
+            self._revisit(work, path)  # which says whether it can be listed at all
+            return None
         if answer.status or listing.decode(answer.own).ino != work.ino:
             # It moved or went a moment ago; the watch is about to hear where to, and when it does
             # not, the one above no longer has it.
@@ -382,6 +385,11 @@ class Planner:
         if closed := [name for name in names if work.names[name].value & _UNTOLD]:
             self._closed(work, path, closed, answer.entries)
         old = self.journal.select(work.ino, names)
+        strange = (e.name for e in listing.kept(old, Kind.DIR) if e.flags & PROBED)
+        if any(_is_dir(answer.entries, name) for name in strange):
+            # It was told of while none was here: no place is known of it, and nothing in it.
+            self._revisit(work, path)
+            return None
         changes = listing.diff(old, answer.entries, self.small_max)
         if changes is None:
             return None

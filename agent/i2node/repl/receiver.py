@@ -22,14 +22,17 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from i2node import log
+from i2node.config import Config
 from i2node.errors import (
     I2Error,
     PeerLost,
     ProtocolError,
     SafetyStop,
     SessionError,
+    TargetFault,
 )
 from i2node.fs.tree import (
     TargetTree,
@@ -45,12 +48,17 @@ from i2node.net.channel import Channel
 from i2node.net.seal import Opener
 from i2node.net.stream import DataStream
 from i2node.repl import answers
+from i2node.repl.budget import Budget, Budgets, count
+from i2node.repl.idle import Idle
 from i2node.repl.ledger import Ledger
 from i2node.repl.mend import apply_flags, mend
-from i2node.repl.remote import FLUSH, PART, STEPS, error_message
+from i2node.repl.remote import FAULTS_A_STEP, FLUSH, PART, STEPS, error_message
 
 _log = logging.getLogger(__name__)
+_seldom = log.Seldom(_log)
 
+LINES = 10
+"""So many a minute at most about sessions of one peer that were refused."""
 QUEUED_FRAMES = 3
 RETRY_S = 1.0
 """Between two attempts to apply what the disk refused."""
@@ -60,33 +68,11 @@ until it is full again."""
 ROOM = 16
 """By a part of so many its room has to grow for an attempt at once: where there is little room that
 costs little, be it in vain."""
+HELD_ON = 5
+"""After so many attempts in vain a disk that is not full is let go of, so that it can be unmounted
+and mended; the source comes back to it."""
 TOLD_S = 0.005
 """At most so often the source is told what is applied: until then it holds back what is behind."""
-WEIGHED_S = 0.5
-"""Over how long it is weighed whether the target waits for frames, rather than they for it."""
-FAULTS_A_STEP = 8
-"""One step can fail at its owner, mode, attributes, times and more."""
-
-
-class Idle:
-    """How much of its time a thread waits: `with` it where it does. The last moments count."""
-
-    def __init__(self) -> None:
-        self.share = 1.0
-        self._idle = self._all = 0.0
-        self._since = self._began = time.monotonic()
-
-    def __enter__(self) -> None:
-        self._began = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        now = time.monotonic()
-        self._idle += now - self._began
-        self._all += now - self._since
-        self._since = now
-        self.share = self._idle / self._all if self._all else 1.0
-        if self._all > WEIGHED_S:
-            self._idle, self._all = self._idle / 2, self._all / 2
 
 
 class Receiver:
@@ -99,13 +85,19 @@ class Receiver:
         state: Path,
         allowed: Sequence[Path],
         checkpoint_s: float,
+        own: Sequence[Path] = (),
+        budgets: Budgets | None = None,
     ) -> None:
+        """own: directories of the agent itself, which no target may hold or be in."""
         self.channel = channel
         self.ledger = ledger
         self.state = state
         self.allowed = allowed
         self.checkpoint_s = checkpoint_s
+        self.own = own
+        self.budgets = budgets or Budgets(ledger, Config().limits)
         self.tree: TargetTree | None = None
+        self.budget: Budget | None = None
         self.rule = ""
         self.read_only = True
         self.error: I2Error | None = None
@@ -119,7 +111,8 @@ class Receiver:
         self._flush = -1
         self._changed = False  # whether there is something to be made durable
         self._disk = threading.Lock()
-        self._over = False
+        self._over = self._said_bye = False
+        self._locked = False
         self._line_idle, self._disk_idle = Idle(), Idle()
         self._threads: list[threading.Thread] = []
 
@@ -129,27 +122,31 @@ class Receiver:
             while not self._over:
                 self._handle(self.channel.recv(None))
         except PeerLost as error:
-            log.event(_log, logging.INFO, "source-gone", rule=self.rule, cause=error.cause)
+            # Where we hung up ourselves, the channel does not know why.
+            if self.error is None or isinstance(self.error, PeerLost):
+                log.event(_log, logging.INFO, "source-gone", rule=self.rule, cause=error.cause)
+            else:
+                self._ended_by(self.error)
         except I2Error as error:
-            log.event(
-                _log,
-                logging.WARNING,
-                "session-ended",
-                rule=self.rule,
-                cause=error.cause,
-                remedy=error.remedy,
-            )
+            self._ended_by(error)
             with suppress(I2Error):
                 self.channel.send(error_message(error))
         finally:
             self._close()
 
+    def _ended_by(self, error: I2Error) -> None:
+        fields = {"rule": self.rule, "cause": error.cause, "remedy": error.remedy}
+        peer = self.channel.peer_id
+        _seldom.event(logging.WARNING, "session-ended", peer, LINES, peer=peer[:12], **fields)
+
     def _handle(self, message: dict[str, object]) -> None:
         kind = message.get("t")
         if kind == "open" and self.tree is None:
             self._open(message)
+        elif kind == "examine" and self.tree is None:
+            self._examine(message)
         elif kind == "bye":
-            self._over = True
+            self._over = self._said_bye = True
         elif self.tree is None:
             raise ProtocolError(f"{kind!r} before open")
         elif kind == "stream" and not self.read_only and self._stream is None:
@@ -167,43 +164,48 @@ class Receiver:
 
     # ------------------------------------------------------------------ open
 
+    def _examine(self, message: dict[str, object]) -> None:
+        rule, root = answers.examining(message)
+        path = resolve_target(root, self.allowed, self.own)
+        if self.channel.peer_role != "controller":
+            self.ledger.private(path, self.channel.peer_id)
+        self.channel.send(answers.examined(path, rule, self.state, self.allowed))
+
     def _open(self, message: dict[str, object]) -> None:
-        rule, root = message.get("rule"), message.get("root")
-        tokens, following = message.get("tokens"), message.get("next")
-        if not (
-            isinstance(rule, str)
-            and 8 <= len(rule) <= 64
-            and rule.isalnum()
-            and isinstance(root, bytes)
-            and isinstance(tokens, list)
-            and isinstance(following, str)
-        ):
-            raise ProtocolError("open is malformed")
+        rule, root, tokens, following = answers.opening(message)
         self.rule = rule
         self.read_only = bool(message.get("read_only"))
-        path = resolve_target(root, self.allowed)
+        path = resolve_target(root, self.allowed, self.own)
         _apart(message, path)
+        peer = self.channel.peer_id
         if self.read_only:
+            if self.channel.peer_role != "controller":
+                self.ledger.private(path, peer)
             self.tree = TargetTree(path, rule, self.state, self.allowed, read_only=True)
             self.channel.send({"t": "opened", "status": "known", "parts": [], "owner": True})
             return
-        self.ledger.lock(rule, self._give_way)
-        self.ledger.apart(rule, path)
+        self.ledger.apart(rule, peer, path)
+        self.ledger.lock(rule, peer, self._give_way)
+        self._locked = True
         make_target(path)
         tree = TargetTree(path, rule, self.state, self.allowed)
         try:
             status = self.ledger.admit(
                 rule,
-                self.channel.peer_id,
+                peer,
                 tree,
-                [str(t) for t in tokens],
+                tokens,
                 following,
                 adopt=bool(message.get("adopt")),
-                source=show(str(message.get("source") or "").encode()),
-                origin=str(message.get("origin") or ""),
+                source=answers.text(message, "source"),
+                origin=answers.text(message, "origin"),
             )
             mend(tree, rule)
             tree.clean(keep_parts=not self.ledger.rebooted)
+            tree.shelf.sweep()
+            source = answers.text(message, "source")
+            self.budget = self.budgets.open(rule, source, tree, fresh=status == "fresh")
+            self.budget.wake = self._notify
         except BaseException:
             tree.close()
             raise
@@ -211,7 +213,13 @@ class Receiver:
         parts = [[k, v] for k, v in tree.parts().items()]
         log.event(_log, logging.INFO, "session-open", rule=rule, root=show(path), status=status)
         self.channel.send(
-            {"t": "opened", "status": status, "parts": parts, "owner": os.geteuid() == 0}
+            {
+                "t": "opened",
+                "status": status,
+                "parts": parts,
+                "owner": os.geteuid() == 0,
+                "boot": self.ledger.boot(self.rule),
+            }
         )
 
     def _start(self, message: dict[str, object]) -> None:
@@ -258,10 +266,13 @@ class Receiver:
         """A newer session of the same rule has come."""
         self._fail(PeerLost("a newer session of this rule took over"))
 
-    def _close(self) -> None:
-        self._over = True
+    def _notify(self) -> None:
         with self._wake:
             self._wake.notify_all()
+
+    def _close(self) -> None:
+        self._over = True
+        self._notify()
         # Wakes the thread that waits for a frame; where the queue is full it does not wait.
         with suppress(queue.Full):
             self._frames.put_nowait(None)
@@ -269,11 +280,14 @@ class Receiver:
             self._stream.close()
         for thread in self._threads:
             thread.join()
+        if self.budget is not None:
+            with suppress(I2Error):
+                self.budgets.close(self.rule, self._said_bye and self._flush == self._applied)
         if self.tree is not None:
             tree, self.tree = self.tree, None
             with suppress(OSError, I2Error):
                 tree.close()
-        if self.rule and not self.read_only:
+        if self._locked:
             self.ledger.unlock(self.rule)
         self.channel.close()
 
@@ -297,9 +311,14 @@ class Receiver:
                     continue
 
     def _apply(self, opener: Opener) -> None:
-        assert self.tree is not None
-        flags = apply_flags()
+        assert self.tree is not None and self.budget is not None
+        flags = apply_flags(self.tree)
         told = 0.0
+        if not self.budget.known:
+            entries = count(self.tree, self._ended)
+            if self._ended():
+                return
+            self.budget.counted(entries)
         while not self._over and self.error is None:
             with self._disk_idle:
                 frame = self._frames.get()
@@ -307,12 +326,16 @@ class Receiver:
                 return
             seq, kind, payload = frame
             self._apply_frame(seq, payload, flags)
+            if self._over:
+                return  # perhaps in the middle of it
             with self._wake:
                 self._applied = seq
                 self._changed = self._changed or len(payload) > 0
                 if kind == FLUSH:
                     self._flush = seq
                 self._wake.notify_all()
+            if kind == FLUSH:
+                self.budget.quiet()
             now = time.monotonic()
             if self._frames.empty() or now - told > TOLD_S:
                 # With a full window neither queue fills: both have to be idle.
@@ -328,24 +351,41 @@ class Receiver:
         rest = memoryview(payload)
         stalled, tries = "", 0
         while not self._over:
-            with self._disk:
-                stage = self.tree.stage()
-                result = batch.apply(
-                    self.tree.root.fd,
-                    stage,
-                    rest,
-                    flags=flags,
-                    room=FAULTS_A_STEP * (len(rest) // batch.STEP.size),
-                )
+            try:
+                with self._disk:
+                    stage = self.tree.stage()
+                    result = batch.apply(
+                        self.tree.root.fd,
+                        stage,
+                        rest,
+                        flags=flags,
+                        room=FAULTS_A_STEP * (len(rest) // batch.STEP.size),
+                        shelf=self.tree.shelf.fd,
+                        spare=self.budget.spare() if self.budget else None,
+                    )
+                    if self.budget:
+                        self.budget.used(result)
+            except TargetFault as fault:
+                stalled = self._stalled(fault.cause, fault.remedy, stalled)
+                self._wait_for_room(FULL[0])
+                continue
             fatal = next((f for f in result.faults if f.fatal), None)
             noted = [replace(f, step=f.step + done) for f in result.faults if not f.fatal]
             if noted:
                 self._report(seq, payload, noted)
             if fatal is None:
                 return
+            if fatal.what == batch.At.DISK:
+                self._unwritten(fatal.status)
             op, path, _ = batch.step_at(rest, fatal.step)
             done += result.done
             rest = rest[batch.step_offset(rest, result.done) :]
+            if result.wanted:
+                self._brake(result.wanted, f"{op.name.lower()} of {show(path)}")
+                continue
+            if fatal.what == batch.At.ASIDE:
+                self.tree.make_shelf()
+                continue
             full = fatal.status in (errno.ENOSPC, errno.EDQUOT)
             if full and (freed := self.tree.make_room()):
                 log.event(_log, logging.INFO, "room-made", rule=self.rule, bytes=freed)
@@ -353,12 +393,28 @@ class Receiver:
             # The path of a large file came with an earlier frame.
             what = show(path) if path else "a large file"
             cause = f"{os.strerror(fatal.status)} at {op.name.lower()} of {what}"
-            if cause != stalled:
-                log.event(_log, logging.WARNING, "target-stalled", rule=self.rule, cause=cause)
-            stalled = cause
-            self.channel.send({"t": "stalled", "cause": cause, "remedy": remedy_for(fatal.status)})
-            tries = tries + 1 if full and not result.done else 0
-            self._wait_for_room(FULL[min(tries, len(FULL) - 1)])
+            stalled = self._stalled(cause, remedy_for(fatal.status), stalled)
+            tries = tries + 1 if not result.done else 0
+            if not full and tries >= HELD_ON:
+                raise TargetFault(cause, remedy_for(fatal.status))
+            self._wait_for_room(FULL[min(tries, len(FULL) - 1)] if full else FULL[0])
+
+    def _stalled(self, cause: str, remedy: str, before: str) -> str:
+        """Tells the source, and the log where it is not what it was before."""
+        if cause != before:
+            log.event(_log, logging.WARNING, "target-stalled", rule=self.rule, cause=cause)
+        self.channel.send({"t": "stalled", "cause": cause, "remedy": remedy})
+        return cause
+
+    def _brake(self, wanted: int, step: str) -> None:
+        """Returns when so much may be lost. Raises SafetyStop when a person refused it."""
+        budget = self.budget
+        assert budget is not None
+        while not self._over and not budget.grant(wanted):
+            hold = budget.hold_back(wanted, step)
+            self.channel.send({"t": "stalled", "cause": hold.cause, "remedy": hold.remedy})
+            with self._wake:
+                self._wake.wait_for(lambda: self._over or budget.decided, RETRY_S)
 
     def _wait_for_room(self, times: int) -> None:
         """Waits so many times the pause between two attempts, or until the disk has more room."""
@@ -389,7 +445,7 @@ class Receiver:
     def _commit(self, opener: Opener) -> None:
         """Durability by the group: at once when the source has nothing more, else every few
         seconds."""
-        assert self.tree is not None
+        assert self.tree is not None and self.budget is not None
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._ended() or self._applied > self._durable)
@@ -404,23 +460,21 @@ class Receiver:
                 if changed:
                     self.tree.sync()
             except OSError as error:
-                self.channel.send(
-                    {
-                        "t": "stalled",
-                        "cause": f"syncfs: {os.strerror(error.errno or 0)}",
-                        "remedy": remedy_for(error.errno or 0),
-                    }
-                )
-                with self._wake:
-                    self._changed = True
-                    self._wake.wait_for(lambda: self._over, RETRY_S)
-                continue
+                self._unwritten(error.errno or 0)
             with self._disk:
+                self.budget.checkpoint()
                 if self._applied == seq and self._frames.empty():
                     self.tree.rest()
             with self._wake:
                 self._durable = seq
             self.channel.send({"t": "durable", "seq": seq})
+
+    def _unwritten(self, status: int) -> NoReturn:
+        """The disk refused what was written before; to the kernel it counts as written from now on
+        (fsync(2)). Nothing of it is acknowledged: it comes anew, in another session."""
+        self.ledger.unwritten(self.rule)
+        cause = f"what was written to the target is not on its disk: {os.strerror(status)}"
+        raise TargetFault(cause, remedy_for(status))
 
     def _still_there(self) -> None:
         """Nothing is acknowledged that stands elsewhere than the rule says."""

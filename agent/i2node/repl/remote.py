@@ -1,10 +1,11 @@
 """The target as the source sees it, and the messages between the two on the control channel.
 
     source                            target
-    open   {rule, root, tokens,       → opened  {status, token, parts, owner}
+    examine {rule, root}              → examined {version, clock, kind, free, found}   before open
+    open   {rule, root, tokens,       → opened  {status, parts, owner, boot}
             next, adopt, read_only}   → error   {code, cause, remedy}
     stream {number, encrypt, secret}    (a data stream is opened beside; frames flow one way)
-    probe  {n, content, dirs}         → probed  {n, i, status, own, part, last}
+    probe  {n, content, dirs}         → probed  {n, i, status, own, part, last}   in order
     sign   {n, path}                  → signed  {n, size, mtime: [s, ns], block, part, last}
                                       ← applied {seq}            done, visible
                                       ← durable {seq}            will survive a power cut
@@ -12,7 +13,9 @@
                                       ← stalled {cause, remedy}  the disk refuses; tried again
     bye    {}                           ends the session
 
-Paths and listings are bytes; a listing or signature longer than PART goes in several parts.
+Paths and listings are bytes; a listing or signature longer than PART goes in several parts, all but
+the last of just that length. What a target tells is checked as it comes (told.py): one that lies
+costs its own session, by a ProtocolError, and nothing else.
 """
 
 from __future__ import annotations
@@ -20,9 +23,10 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
 from i2node.errors import (
     Halt,
@@ -37,16 +41,25 @@ from i2node.errors import (
 )
 from i2node.fs.tree import host_id
 from i2node.model import show
-from i2node.mover import listing
 from i2node.net.channel import Channel
+from i2node.net.seal import SEQ_MAX
+from i2node.repl import told
 from i2node.repl.delta import Basis
+from i2node.repl.told import Fault, Opened
 
 STEPS, FLUSH = 1, 2
 """Types of data frames, both a payload of steps. FLUSH: nothing comes behind for now, make it
 durable."""
 
+FAULTS_A_STEP = 8
+"""One step can fail at its owner, mode, attributes, times and more."""
+
 PART = 1 << 20
 """Bytes of a listing or signature in one message."""
+
+BLOCK_MAX = 1 << 31
+_COST = 1024
+"""Bytes that an answer takes here beside its content."""
 
 OF_ONE_PATH = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.EACCES, errno.ENAMETOOLONG}
@@ -55,27 +68,13 @@ OF_ONE_PATH = frozenset(
 
 ANSWER_TIMEOUT = 600.0
 """Seconds for one answer: a strict probe of a large directory reads all of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A step that the target could not do."""
-
-    path: bytes
-    other: bytes
-    op: int
-    status: int
-    at: int
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """The target's answer: `status` is fresh (nothing was there), known (the tree this rule left,
-    to go on with), or unknown (something is there that must be compared)."""
-
-    status: str
-    parts: dict[int, int]
-    owner: bool
+LAST_WORDS_S = 0.5
+"""How long a target that was lost on one connection is listened to on the other."""
+LISTINGS_MAX = 1 << 30
+"""Bytes of all listings that answer one probe. A million entries with names of usual length are an
+eighth of it."""
+SIGNATURE_MAX = 32 << 20
+"""Bytes of the block signatures of one file (mover.h, i2_block_size)."""
 
 
 ERRORS: dict[str, type[I2Error]] = {
@@ -97,6 +96,14 @@ def error_message(error: I2Error) -> dict[str, object]:
     return {"t": "error", "code": error.code, "cause": error.cause, "remedy": error.remedy}
 
 
+@dataclass(slots=True)
+class _Question:
+    """One that was asked: answers not taken yet, and bytes that may still come."""
+
+    room: int
+    answers: deque[dict[str, object]] = field(default_factory=deque)
+
+
 class Remote:
     """One session's target. Its thread receives; the handlers are called from it."""
 
@@ -112,8 +119,14 @@ class Remote:
         """The target root's own record, as the last probe of it told."""
         self._lock = threading.Condition()
         self._asked = 0
-        self._answers: dict[int, list[dict[str, object]]] = {}
+        self._questions: dict[int, _Question] = {}
         self._thread: threading.Thread | None = None
+
+    def examine(self, rule: str, root: bytes) -> dict[str, object]:
+        """What the target's file system keeps of a file, found by trying (repl.fidelity); before
+        `open`. Raises Refused, SafetyStop or SessionError with the target's reason."""
+        self.channel.send({"t": "examine", "rule": rule, "root": root})
+        return self._reply()
 
     def open(
         self,
@@ -150,13 +163,7 @@ class Remote:
                 "left_out": left_out,
             }
         )
-        answer = self.channel.recv(ANSWER_TIMEOUT)
-        _raise_error(answer)
-        if answer.get("t") != "opened":
-            raise ProtocolError(f"expected opened, got {answer.get('t')!r}")
-        parts = answer.get("parts")
-        found = {int(k): int(v) for k, v in parts} if isinstance(parts, list) else {}
-        opened = Opened(str(answer.get("status")), found, bool(answer.get("owner")))
+        opened = told.opened(self._reply())
         self._thread = threading.Thread(target=self._receive, name="remote", daemon=True)
         self._thread.start()
         return opened
@@ -171,51 +178,59 @@ class Remote:
     ) -> list[bytes | None]:
         """What the target holds in directories; None where it holds no such directory, or something
         is in the way there: then what is sent below it is refused, path by path."""
-        n = self._ask({"t": "probe", "content": content, "dirs": [[p, list(s)] for p, s in dirs]})
         found: list[bytes | None] = [None] * len(dirs)
-        parts: list[bytes] = []
-        left = len(dirs)
-        while left:
-            answer = self._answer(n)
-            i, status, part = answer.get("i"), answer.get("status"), answer.get("part")
-            if not (isinstance(i, int) and 0 <= i < len(dirs) and isinstance(part, bytes)):
-                raise ProtocolError("the target's answer to a probe is malformed")
-            parts.append(part)
-            if not dirs[i][0] and isinstance(own := answer.get("own"), bytes) and own:
-                self.root = own
-            if not answer.get("last"):
-                continue
-            told = b"".join(parts)
-            parts = []
-            left -= 1
-            if status == 0:
-                listing.check(told)
-                found[i] = told
-            elif status not in OF_ONE_PATH:
-                cause = os.strerror(status) if isinstance(status, int) else "no status"
-                raise SessionError(
-                    f"the target cannot list {show(dirs[i][0]) or 'its root'}: {cause}"
-                )
+        question = {"t": "probe", "content": content, "dirs": [[p, list(s)] for p, s in dirs]}
+        with self._asking(question, len(dirs), LISTINGS_MAX) as n:
+            for i, (path, _) in enumerate(dirs):
+                parts: list[bytes] = []
+                last = False
+                while not last:
+                    answer = self._answer(n)
+                    told.number(answer, "i", i, i)
+                    status = told.number(answer, "status", told.STATUS_MAX)
+                    own = told.data(answer, "own")
+                    last = _part(answer, parts)
+                    if not path and own:
+                        self.root = own
+                if status == 0:
+                    found[i] = told.entries(b"".join(parts))
+                elif status not in OF_ONE_PATH:
+                    cause = os.strerror(status)
+                    raise SessionError(
+                        f"the target cannot list {show(path) or 'its root'}: {cause}"
+                    )
         return found
 
     def sign(self, path: bytes) -> Basis | None:
         """The block signatures of a file the target holds; None where it holds none."""
-        n = self._ask({"t": "sign", "path": path})
         parts: list[bytes] = []
-        while True:
-            answer = self._answer(n)
-            size, block, part = answer.get("size"), answer.get("block"), answer.get("part")
-            mtime = _moment(answer.get("mtime"))
-            if not (isinstance(size, int) and isinstance(block, int) and isinstance(part, bytes)):
-                raise ProtocolError("the target's answer to sign is malformed")
-            parts.append(part)
-            if answer.get("last"):
-                return Basis(b"".join(parts), size, block, mtime) if block else None
+        last = False
+        with self._asking({"t": "sign", "path": path}, 1, SIGNATURE_MAX) as n:
+            while not last:
+                answer = self._answer(n)
+                size = told.number(answer, "size", told.SIZE_MAX)
+                block = told.number(answer, "block", BLOCK_MAX)
+                mtime = told.moment(answer)
+                last = _part(answer, parts)
+        records = told.signature(b"".join(parts), size, block)
+        return Basis(records, size, block, mtime) if block else None
 
     def bye(self) -> None:
         """Ends the session in good order."""
         with suppress(I2Error):
             self.channel.send({"t": "bye"})
+
+    def __enter__(self) -> Remote:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Closes it. Raises what the target said before it hung up, where all that the caller has
+        seen is that it did."""
+        if isinstance(error, PeerLost) and self._thread is not None:
+            self._thread.join(LAST_WORDS_S)
+        self.close()
+        if isinstance(error, PeerLost) and not isinstance(self.error, PeerLost | None):
+            raise self.error from error
 
     def close(self) -> None:
         self.channel.close()
@@ -224,22 +239,36 @@ class Remote:
 
     # ------------------------------------------------------------------ asking
 
-    def _ask(self, message: dict[str, object]) -> int:
+    def _reply(self) -> dict[str, object]:
+        """The answer to what was asked before anything runs beside."""
+        answer = self.channel.recv(ANSWER_TIMEOUT)
+        _raise_error(answer)
+        return answer
+
+    @contextmanager
+    def _asking(self, message: dict[str, object], answers: int, most: int) -> Iterator[int]:
+        """Asks a question; gives its number, under which its answers are waited for until this is
+        left: so many, with `most` bytes in all."""
         with self._lock:
             self._asked += 1
             n = self._asked
-            self._answers[n] = []
-        self.channel.send({**message, "n": n})
-        return n
+            self._questions[n] = _Question(most + answers * _COST)
+        try:
+            self.channel.send({**message, "n": n})
+            yield n
+        finally:
+            with self._lock:
+                del self._questions[n]
 
     def _answer(self, n: int) -> dict[str, object]:
         with self._lock:
-            while not self._answers[n]:
+            waiting = self._questions[n].answers
+            while not waiting:
                 if self.error is not None:
                     raise self.error
                 if not self._lock.wait(ANSWER_TIMEOUT):
                     raise PeerLost("the target did not answer in time")
-            return self._answers[n].pop(0)
+            return waiting.popleft()
 
     # ------------------------------------------------------------------ receiving
 
@@ -259,50 +288,46 @@ class Remote:
     def _handle(self, message: dict[str, object]) -> None:
         kind = message.get("t")
         if kind in ("probed", "signed"):
-            n = message.get("n")
-            with self._lock:
-                if not isinstance(n, int) or n not in self._answers:
-                    raise ProtocolError(f"an answer to nothing that was asked: {n!r}")
-                self._answers[n].append(message)
-                self._lock.notify_all()
+            self._heard(message)
         elif kind == "applied":
-            self.on_applied(_int(message, "seq"), bool(message.get("waits")))
+            self.on_applied(_seq(message), message.get("waits") is True)
         elif kind == "durable":
-            self.on_durable(_int(message, "seq"))
+            self.on_durable(_seq(message))
         elif kind == "faults":
-            self.on_faults(_int(message, "seq"), _faults(message))
+            self.on_faults(_seq(message), told.faults(message))
         elif kind == "stalled":
-            self.on_stalled(str(message.get("cause")), str(message.get("remedy")))
+            self.on_stalled(told.text(message, "cause"), told.text(message, "remedy"))
         else:
             _raise_error(message)
-            raise ProtocolError(f"unexpected message {kind!r}")
+            raise ProtocolError(f"unexpected message {show(str(kind).encode())[:40]}")
+
+    def _heard(self, message: dict[str, object]) -> None:
+        n, size = told.number(message, "n", told.SIZE_MAX), len(told.data(message, "part"))
+        with self._lock:
+            question = self._questions.get(n)
+            if question is None:
+                raise ProtocolError(f"the target answers what was not asked: question {n}")
+            question.room -= size if size == PART else size + _COST
+            if question.room < 0:
+                raise ProtocolError("the target's answer has no end", "see what it holds there")
+            question.answers.append(message)
+            self._lock.notify_all()
 
 
-def _faults(message: dict[str, object]) -> list[Fault]:
-    rows = message.get("faults")
-    if not isinstance(rows, list):
-        raise ProtocolError("faults without a list")
-    try:
-        return [Fault(bytes(p), bytes(o), int(op), int(s), int(at)) for p, o, op, s, at in rows]
-    except (TypeError, ValueError) as error:
-        raise ProtocolError("a malformed fault") from error
+def _part(answer: dict[str, object], parts: list[bytes]) -> bool:
+    """Takes one part of an answer; whether it is the last."""
+    part, last = told.data(answer, "part"), answer.get("last") is True
+    if not last and len(part) != PART:
+        raise ProtocolError("the target's answer comes in parts that are too short")
+    parts.append(part)
+    return last
 
 
-def _moment(pair: object) -> int:
-    """Nanoseconds since 1970; they are more than 64 bits in some years that file systems know."""
-    if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(i, int) for i in pair)):
-        raise ProtocolError("the target's answer to sign has no mtime")
-    return int(pair[0]) * 10**9 + int(pair[1])
-
-
-def _int(message: dict[str, object], key: str) -> int:
-    value = message.get(key)
-    if not isinstance(value, int):
-        raise ProtocolError(f"{message.get('t')!r} without {key}")
-    return value
+def _seq(message: dict[str, object]) -> int:
+    return told.number(message, "seq", SEQ_MAX)
 
 
 def _raise_error(message: dict[str, object]) -> None:
     if message.get("t") == "error":
-        kind = ERRORS.get(str(message.get("code")), SessionError)
-        raise kind(str(message.get("cause")), str(message.get("remedy") or ""))
+        kind = ERRORS.get(told.text(message, "code"), SessionError)
+        raise kind(told.text(message, "cause"), told.text(message, "remedy"))

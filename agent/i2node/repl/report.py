@@ -7,26 +7,11 @@ last compared. `in_sync` is said only when all of them allow it.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, get_args, get_origin, get_type_hints
 
 from i2node.model import State
-
-
-class Rate:
-    """Bytes a second over the last few seconds."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque()
-
-    def at(self, now: float, total: int) -> float:
-        self._seen.append((now, total))
-        while len(self._seen) > 2 and now - self._seen[0][0] > 5.0:
-            self._seen.popleft()
-        (then, before) = self._seen[0]
-        return (total - before) / (now - then) if now - then > 0.05 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +25,13 @@ class PathProblem:
 
 @dataclass(frozen=True, slots=True)
 class Problems:
-    """How many paths are in trouble now, and the first few of them."""
+    """How many paths are in trouble now, and the first few of them. split: no trouble, names of
+    files that have more of them than the target's file system lets one file have, so that they are
+    several equal files there; as far as this session was told."""
 
     count: int = 0
     first: tuple[PathProblem, ...] = ()
+    split: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +53,15 @@ class WatchReport:
     lost_since: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """The attributes (fs.trials) that the target's file system refuses: its agent keeps them aside,
+    or they are lost."""
+
+    aside: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleReport:
     """One rule at one moment. Times in seconds, sizes in bytes, rate in bytes a second."""
@@ -72,6 +69,9 @@ class RuleReport:
     rule: str
     source: str
     target: str
+    side: str = "source"
+    """Who tells: source; or target, which knows less: the state, what it holds (`files_total`), and
+    what it holds back, and why."""
     state: State = State.UNKNOWN
     phase: str = ""
     """What is being done within the state: connect, walk, mirror, live, drain, ..."""
@@ -105,6 +105,7 @@ class RuleReport:
     watch: WatchReport = field(default_factory=WatchReport)
     mounts: tuple[str, ...] = ()
     """File systems mounted below the source, which are not entered."""
+    fidelity: Fidelity = field(default_factory=Fidelity)
     last_compare: float | None = None
     """When the content of both sides was last compared in full, seconds since 1970."""
 
@@ -140,21 +141,40 @@ def plain(report: RuleReport | Outcome) -> dict[str, Any]:
     return asdict(report)
 
 
+_SIMPLE = frozenset({str, bool, int, float, type(None)})
+_NUMBER_MAX = 1 << 62
+_MOMENTS = ("since", "durable_as_of", "last_compare")
+_MOMENT_MAX = 253_402_214_400  # in the year 9999, behind which no date is written
+
+
 def read(table: Mapping[str, Any]) -> RuleReport:
     """The report that `plain` was made of. Unknown keys are passed over: another version may have
     written it. TypeError or ValueError when it is not a report."""
     values = _known(RuleReport, table)
+    if any(not 0 <= (values.get(moment) or 0) <= _MOMENT_MAX for moment in _MOMENTS):
+        raise ValueError("a moment that no date can tell")
     values["state"] = State(values.get("state", State.UNKNOWN))
     values["watch"] = WatchReport(**_known(WatchReport, table.get("watch", {})))
     problems = _known(Problems, table.get("problems", {}))
     problems["first"] = tuple(
         PathProblem(**_known(PathProblem, item)) for item in problems.get("first", ())
     )
+    problems["split"] = tuple(problems.get("split", ()))
     values["problems"] = Problems(**problems)
     values["mounts"] = tuple(values.get("mounts", ()))
+    fidelity = _known(Fidelity, table.get("fidelity", {}))
+    values["fidelity"] = Fidelity(**{key: tuple(names) for key, names in fidelity.items()})
     return RuleReport(**values)
 
 
 def _known(kind: type[Any], table: Mapping[str, Any]) -> dict[str, Any]:
-    names = {item.name for item in fields(kind)}
-    return {key: value for key, value in dict(table).items() if key in names}
+    hints = get_type_hints(kind)
+    values = {key: value for key, value in dict(table).items() if key in hints}
+    for key, value in values.items():
+        wanted = {hints[key]} if get_origin(hints[key]) is None else set(get_args(hints[key]))
+        if float in wanted:
+            wanted.add(int)  # JSON writes a whole one without a point
+        wrong = wanted <= _SIMPLE and type(value) not in wanted
+        if wrong or (isinstance(value, int | float) and not abs(value) <= _NUMBER_MAX):
+            raise TypeError(f"{key} is {value!r:.40}")
+    return values

@@ -19,6 +19,7 @@ from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
 from i2node.model import show
 from i2node.repl.heartbeat import Heartbeat
+from i2node.repl.history import History
 from i2node.repl.planner import Planner
 from i2node.repl.sender import Sender
 from i2node.repl.trouble import Troubles
@@ -42,6 +43,7 @@ class Rounds:
         troubles: Troubles,
         heartbeat: Heartbeat,
         stop: threading.Event,
+        history: History,
     ) -> None:
         self.busy_since: float | None = None
         """Clock reading of the earliest change that a round is about; None between two."""
@@ -52,6 +54,7 @@ class Rounds:
         self._troubles = troubles
         self._heartbeat = heartbeat
         self._stop = stop
+        self._history = history
         self._stopped_at: float | None = None  # when that was noticed
         self._late = False
 
@@ -95,6 +98,7 @@ class Rounds:
         if works:
             self.busy_since = self._dirty.under_way = min(work.since for work in works)
             self._heartbeat.busy(now)
+            self._history.looked(works)
             if not planner.live(works, self._drained_long_enough):
                 self._dirty.unmark()
             taken.clear()

@@ -7,6 +7,7 @@ import hashlib
 import os
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeGuard
 
 from i2node.errors import UsageError
 
@@ -15,6 +16,11 @@ def rule_id(node: str, source: bytes, target: str) -> str:
     """The name of the rule that mirrors source to target; the same for the same three."""
     text = b"\0".join((node.encode(), source, target.encode("utf-8", "surrogateescape")))
     return hashlib.sha256(text).hexdigest()[:16]
+
+
+def is_rule(name: object) -> TypeGuard[str]:
+    """Whether it can be one: a peer's word that goes into paths."""
+    return isinstance(name, str) and 8 <= len(name) <= 64 and name.isascii() and name.isalnum()
 
 
 def rule_home(state: Path, rule: str) -> Path:

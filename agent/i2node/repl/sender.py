@@ -13,7 +13,7 @@ import errno
 import math
 import queue
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -30,11 +30,13 @@ from i2node.net.wire import FRAME_MAX
 from i2node.repl import staging
 from i2node.repl.doubts import UNTIL_ASKED, UNTIL_SENT
 from i2node.repl.frame import Frame
+from i2node.repl.history import History
 from i2node.repl.journal import Journal
 from i2node.repl.large import LargeReader
 from i2node.repl.line import Flow, Line
-from i2node.repl.plan import Batch, Edit, Large, Linked, join, known, together, unsettled
+from i2node.repl.plan import ROOT, Batch, Edit, Large, Linked, Put, join, known, together, unsettled
 from i2node.repl.remote import FLUSH
+from i2node.repl.told import Fault
 
 OVERWRITES = (Verdict.DATA, Verdict.SWAPPED)
 QUEUED_BATCHES = 4
@@ -48,6 +50,8 @@ REST_S = 0.2
 """How often large files that are held open are looked after."""
 STEP_ROOM = 512
 """Bytes of a step beyond its content and paths: header, padding, a few attributes."""
+_FAULT = 64
+"""Bytes that a fault takes beside its paths."""
 ATTRIBUTES_MAX = (4 << 20) + (64 << 10)
 """Bytes beyond the content that are packed at once: what the attributes of one file may take."""
 
@@ -69,7 +73,7 @@ class Sender:
     read; sent: as they were, no older than when they were asked for. trouble is told of those that
     cannot be read, see Troubles.unreadable; strayed(path) of those that were read from another
     directory than was meant, and went under that path; took(dir, name, seconds) of how long a large
-    one was read.
+    one was read. history is told of what each frame carries, and how far it is.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class Sender:
         trouble: Callable[[bytes, int, Name], None],
         strayed: Callable[[bytes], None],
         took: Callable[[int, bytes, float], None],
+        history: History | None = None,
     ) -> None:
         self.root = root
         self.journal = journal
@@ -97,7 +102,9 @@ class Sender:
         self.trouble = trouble
         self.strayed = strayed
         self.took = took
+        self.history = history or History()
         self.line = Line(stream, sealer, window, pace)
+        self.line.on_sent = self.history.sent
         self.frame = Frame(journal, self.line, frame_bytes)
         self._changed = self.line.changed
         self._batches: queue.Queue[Batch | None] = queue.Queue(QUEUED_BATCHES)
@@ -185,15 +192,23 @@ class Sender:
     def applied(self, seq: int, waits: bool = True) -> None:
         """The target has applied all frames up to seq; waits: it is rather idle, not behind."""
         self.line.applied(seq, waits)
+        self.history.applied(seq)
 
     def durable(self, seq: int) -> None:
         """All frames up to seq will survive a power cut on the target."""
-        self.line.applied(seq)
+        self.line.survives(seq)
         self.journal.settle(seq)
         self.journal.commit()
         self.line.lasts(seq)
+        self.history.durable(seq)
         if self.drained():
             self.journal.tidy()
+
+    def faulted(self, seq: int, faults: Sequence[Fault], sound: bool = False) -> None:
+        """Steps of this frame could not be done; sound: they are, and the faults tell how."""
+        self.line.failed(seq, sum(len(f.path) + len(f.other) + _FAULT for f in faults))
+        if not sound:
+            self.journal.distrust(seq)
 
     def fail(self, error: BaseException) -> None:
         """Ends the sending; whoever waits gets the error."""
@@ -273,10 +288,17 @@ class Sender:
         self.frame.end()
 
     def _steps(self, steps: Iterable[bytes], edits: Iterable[Edit]) -> None:
-        for edit in together(edits):
-            edit.note(self.journal)
-        for step in steps:
-            self.frame.append(step)
+        edits = list(together(edits))
+        try:
+            for edit in edits:
+                edit.note(self.journal)
+            for step in steps:
+                self.frame.append(step)
+        finally:
+            # Even when the sending ends in between: the journal has it.
+            for edit in edits:
+                if isinstance(edit, Put) and not edit.agreed:
+                    self.history.note(self.frame.reached, edit.dir, edit.change)
 
     def _read_groups(self, groups: list[tuple[int, bytes, bytes]], room: int = STEP_ROOM) -> Read:
         """Reads entries into steps. room: bytes for what a step has beside its content."""
@@ -367,6 +389,7 @@ class Sender:
             else:
                 self.trouble(join(path, entry.name), entry.status, (owner, entry.name))
         self.journal.put(owner, entries)
+        self.history.note(self.frame.number, owner, entries)
         for entry in joined:
             self._unlinked(owner, entry)
         return b"".join(rest)
@@ -395,6 +418,7 @@ class Sender:
             )
         )
         self.journal.set("root", known(own))
+        self._carried(self.root.identity.ino, own._replace(name=ROOT))
 
     def _ship(self, item: Large) -> None:
         name = (item.dir, item.entry.name)
@@ -435,9 +459,18 @@ class Sender:
         for parent, other, path in group.others:
             self.journal.put(parent, known(now._replace(name=other)))
             self.journal.suspect(parent, [other], self.frame.number)
-            self.frame.append(batch.step(Op.LINK, path, first.path, kind=now.kind))
+            try:
+                self.frame.append(batch.step(Op.LINK, path, first.path, kind=now.kind))
+            finally:
+                self._carried(parent, now._replace(name=other))
+
+    def _carried(self, owner: int, entry: Entry) -> None:
+        """What was appended last is of this entry of a directory."""
+        self.history.note(self.frame.reached, owner, listing.encode(entry))
 
     def _shipped(self, item: Large, entry: Entry) -> None:
+        if entry.status in (0, errno.EAGAIN):
+            self._carried(item.dir, entry)
         if entry.status in GONE:
             self.again(item.dir, entry.name, False)
         elif entry.status == errno.EAGAIN:

@@ -17,7 +17,9 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from dataclasses import asdict
 from datetime import datetime
+from typing import Any
 
 from i2node import log
 from i2node.config import Config
@@ -26,8 +28,8 @@ from i2node.fs.coalesce import Dirty
 from i2node.fs.engine import watch_tree
 from i2node.fs.pathset import PathSet
 from i2node.fs.spill import IN_MEMORY
-from i2node.fs.touch import Touch, Work
-from i2node.fs.tree import Root
+from i2node.fs.touch import Touch
+from i2node.fs.tree import Root, within
 from i2node.fs.watch import Watch
 from i2node.model import TRANSITIONS, MirrorOptions, State, show
 from i2node.net.identity import Identity
@@ -38,16 +40,20 @@ from i2node.repl.binding import Binding
 from i2node.repl.census import Census
 from i2node.repl.delta import Basis
 from i2node.repl.embedded import EmbeddedAgent
+from i2node.repl.explain import Rooms, explain
 from i2node.repl.heartbeat import Heartbeat
+from i2node.repl.history import History
 from i2node.repl.journal import Journal
 from i2node.repl.large import LargeReader
-from i2node.repl.line import Flow
+from i2node.repl.life import plain
 from i2node.repl.planner import Planner
-from i2node.repl.remote import Fault, Remote
-from i2node.repl.report import Outcome, Rate, RuleReport, WatchReport
+from i2node.repl.progress import Progress
+from i2node.repl.remote import Remote
+from i2node.repl.report import Fidelity, Outcome, RuleReport, WatchReport
 from i2node.repl.rounds import DRAIN_S, Rounds
 from i2node.repl.rules import keep_excludes, lock_rule, rule_home, rule_id
 from i2node.repl.sender import Sender
+from i2node.repl.told import Fault
 from i2node.repl.trouble import Troubles
 from i2node.repl.vigil import Vigil
 
@@ -85,18 +91,17 @@ class Session:
         self._blocked = ""
         self._troubles = Troubles(self._dirty.wake)
         self._left = False
-        self._rounds = Rounds(self.rule, self._dirty, self._troubles, self._heartbeat, self._stop)
+        self._history = History()
+        those = (self._dirty, self._troubles, self._heartbeat, self._stop, self._history)
+        self._rounds = Rounds(self.rule, *those)
         self._walked = False
         self._binding: Binding | None = None
-        self._sent_before = Flow(0, 0, 0, 0, None)
-        self._ended = Flow(0, 0, 0, 0, None)
+        self._progress = Progress()
         self._started = time.monotonic()
         self._watch: Watch | None = None
         self._vigil: Vigil | None = None
         self._planner: Planner | None = None
         self._sender: Sender | None = None
-        self._census: Census | None = None
-        self._rate = Rate()
 
     # ------------------------------------------------------------------ from any thread
 
@@ -107,8 +112,7 @@ class Session:
 
     def report(self) -> RuleReport:
         """The picture of this moment."""
-        planner, sender, census = self._planner, self._sender, self._census
-        before = self._sent_before
+        planner, sender = self._planner, self._sender
         # In the order in which work goes on, so that none is passed over on its way.
         beside = len(sender.large.scouted()) if sender else 0
         dirty, busy_since, waiting = (
@@ -116,32 +120,20 @@ class Session:
             self._rounds.busy_since,
             self._troubles.waiting,
         )
-        now = sender.flow() if sender else self._ended
-        examined_files = planner.examined_files if planner else 0
-        examined_bytes = planner.examined_bytes if planner else 0
-        waiting_files = planner.draft.changed_files - now.files_applied if planner else 0
-        waiting_bytes = planner.draft.changed_bytes - now.bytes_applied if planner else 0
-        files_done = max(0, examined_files - max(0, waiting_files))
-        bytes_done = max(0, examined_bytes - max(0, waiting_bytes))
-        files_total = max(examined_files, census.files if census else 0)
-        bytes_total = max(examined_bytes, census.bytes if census else 0)
+        flow = sender.flow() if sender else None
         mirrored = self._state in (State.REPLICATION, State.FINISH)
-        progress = (
-            100.0 if mirrored else min(99.0, 100 * bytes_done / bytes_total) if bytes_total else 0.0
-        )
-        applied = before.bytes_applied + (now.bytes_applied if sender else 0)
-        rate = self._rate.at(time.monotonic(), applied)
-        in_flight = now.in_flight
+        counts = self._progress.counts(planner, flow, mirrored)
+        in_flight = flow.in_flight if flow else 0
         watch = self._vigil.reports() if self._vigil else WatchReport()
         clock = time.monotonic()
-        ages = [clock - t for t in (now.oldest, busy_since) if t is not None]
+        oldest = flow.oldest if flow else None
+        ages = [clock - t for t in (oldest, busy_since) if t is not None]
         if dirty:
             ages.append(self._dirty.oldest(clock))
         if watch.lost_since is not None:
             ages.append(time.time() - watch.lost_since)
         lag = self._heartbeat.lag(clock, max(ages, default=None))
         error = self._cause
-        eta = (bytes_total - bytes_done) / rate if rate and not mirrored else None
         problems = self._troubles.shown()
         return RuleReport(
             rule=self.rule,
@@ -151,14 +143,7 @@ class Session:
             phase=self._phase,
             pid=os.getpid(),
             since=self._since,
-            progress=round(progress, 1),
-            files_total=files_total,
-            files_done=files_done,
-            bytes_total=bytes_total,
-            bytes_done=bytes_done,
-            bytes_sent=before.bytes_sent + now.bytes_sent,
-            rate=rate,
-            eta_s=eta,
+            **asdict(counts),
             dirty=dirty,
             in_flight=in_flight,
             lag_s=None if lag is None else round(lag, 3),
@@ -176,12 +161,31 @@ class Session:
             watch=watch,
             last_compare=self._binding.last_compare if self._binding else None,
             mounts=tuple(map(show, planner.mounts)) if planner else (),
+            fidelity=self._binding.fidelity if self._binding else Fidelity(),
             problems=problems,
             last_error=error.code if error else "",
             cause=error.cause if error else "",
             remedy=error.remedy if error else "",
             blocked_on=self._blocked,
         )
+
+    def explain(self, path: bytes) -> dict[str, Any] | None:
+        """The life of an absolute path without symlinks above it, plain data (life.py); None: it
+        is not below the source. SessionError while there is no journal to read."""
+        if not within(path, self._source):
+            return None
+        binding = self._binding
+        if binding is None:
+            raise SessionError(f"the rule {self.rule} is only beginning", "ask again in a moment")
+        rooms = Rooms(
+            self._source,
+            binding.root.identity.ino,
+            *(self.paths, self._dirty, self._rounds, self._troubles, self._history),
+            binding.journal,
+            *(self._sender, self._planner),
+        )
+        below = path[len(self._source) :].lstrip(b"/")
+        return plain(explain(rooms, below, self.report()))
 
     # ------------------------------------------------------------------ the run
 
@@ -215,7 +219,7 @@ class Session:
         agent: EmbeddedAgent | None = None
         try:
             while not self._stop.is_set():
-                applied = self._sent_before.files_applied
+                applied = self._progress.before.files_applied
                 try:
                     if self.options.target.host is None and (agent is None or not agent.alive()):
                         if agent is not None:
@@ -226,7 +230,7 @@ class Session:
                 except SessionError as error:
                     if self._stop.is_set():
                         break
-                    if self._sent_before.files_applied > applied:
+                    if self._progress.before.files_applied > applied:
                         failures, lost_at = 0, None
                     lost_at = lost_at or time.monotonic()
                     if self.options.once and time.monotonic() - lost_at > self._patience():
@@ -246,7 +250,7 @@ class Session:
 
     def _patience(self) -> float:
         """A peer that never answered is given up soon; one that was there may come back."""
-        return ONCE_PATIENCE_S if self._sent_before.bytes_sent else 3.0
+        return ONCE_PATIENCE_S if self._progress.before.bytes_sent else 3.0
 
     def _attempt(self, binding: Binding, agent: EmbeddedAgent | None) -> None:
         """One connection, from hello to bye."""
@@ -263,8 +267,7 @@ class Session:
             assert host is not None
             expected = self.identity.node_id if agent is not None else None
             channel = connect(host, port, self.identity, expected, beat=self.config.heartbeat_s)
-            remote = Remote(channel)
-            held.callback(remote.close)
+            remote = held.enter_context(Remote(channel))
             self._walked, parts = binding.open(remote, self._walked)
             if not self._walked:
                 self._heartbeat.forget()
@@ -279,7 +282,7 @@ class Session:
             bucket = Bucket(lambda: self.plan.rate_at(datetime.now()), time.monotonic)
             large = LargeReader(root, journal, parts, lambda path: self._ask(remote, path))
             large.again = self._looked_through
-            large.since = lambda: self._dirty.under_way or time.monotonic()
+            large.since = self._dirty.since
             sender = Sender(
                 root,
                 journal,
@@ -294,13 +297,15 @@ class Session:
                 trouble=self._troubles.unreadable,
                 strayed=self._troubles.strayed,
                 took=lambda ino, name, s: self._dirty.cost(ino, name, s, time.monotonic()),
+                history=self._history,
             )
             held.callback(self._detach)
             held.callback(sender.close)
+            self._history.begin()
             self._sender = sender
             remote.on_applied = self._unblocked(sender.applied)
             remote.on_durable = lambda seq: self._durable(sender, seq)
-            remote.on_faults = lambda seq, faults: self._faulted(journal, seq, faults)
+            remote.on_faults = lambda seq, faults: self._faulted(sender, seq, faults)
             remote.on_stalled = self._stalled
             remote.on_lost = sender.fail
             sender.line.on_fail = self._dirty.wake
@@ -323,6 +328,7 @@ class Session:
             self._vigil,
         )
         planner.mounts = self._planner.mounts if self._planner else ()
+        planner.emitter.may_empty = self.options.adopt and not self._walked
         journal.new_session()
         planner.belief.in_doubt = {ino for ino, _ in journal.doubts()}
         planner.belief.all_in_doubt = bool(binding.compare)
@@ -357,10 +363,11 @@ class Session:
 
     def _mirror(self, binding: Binding, planner: Planner, sender: Sender) -> None:
         self._enter(State.MIRROR, "mirror")
+        self._history.walking = True
         root = binding.root
         fresh = not binding.journal.listing(root.identity.ino)
         census = Census(root, self.paths, self._stopped) if fresh else None
-        self._census = census
+        self._progress.census = census
         for attempt in range(ONCE_PASSES):
             planner.examined_files = planner.examined_bytes = 0
             self._troubles.forgive()
@@ -380,7 +387,8 @@ class Session:
         if not self._stop.is_set():
             self._enter(State.SWITCH, "settle")
             self._wait(sender)
-            self._walked = True
+            self._walked, self._history.walking = True, False
+            planner.emitter.may_empty = False
             for path in planner.mounts:
                 log.event(_log, logging.WARNING, "mount-left-out", rule=self.rule, path=show(path))
             binding.walked(self._troubles.shown().count)
@@ -412,31 +420,24 @@ class Session:
                 return
 
     def _detach(self) -> None:
-        """After an attempt its counters are added to those of the attempts before."""
+        """After an attempt."""
         sender, self._sender = self._sender, None
         if sender is not None:
-            done, before = sender.flow(), self._sent_before
-            self._ended = Flow(0, done.files_applied, done.bytes_applied, 0, None)
-            self._sent_before = Flow(
-                before.bytes_sent + done.bytes_sent,
-                before.files_applied + done.files_applied,
-                before.bytes_applied + done.bytes_applied,
-                0,
-                None,
-            )
+            self._progress.end(sender.flow())
+            self._history.cut()
         self._blocked = ""
 
     def _outcome(self) -> Outcome:
-        report = self.report()
+        report, sent = self.report(), self._progress.before
         problems = self._troubles.kept()
         return Outcome(
             exit_status=1 if problems.count else 0,
             problem_count=problems.count,
             problems=problems.first,
             files=report.files_total,
-            changed=self._sent_before.files_applied,
-            bytes_read=self._sent_before.bytes_applied,
-            bytes_sent=self._sent_before.bytes_sent,
+            changed=sent.files_applied,
+            bytes_read=sent.bytes_applied,
+            bytes_sent=sent.bytes_sent,
             elapsed_s=time.monotonic() - self._started,
             in_sync=not problems.count
             and self._state in (State.FINISH, State.M_STOP)
@@ -472,8 +473,7 @@ class Session:
             self._dirty.add(ino, name, Touch.DATA, now)
 
     def _looked_through(self, ino: int, name: bytes, since: float) -> None:
-        work = Work(ino, {name: Touch.DATA}, False, frozenset(), since)
-        self._dirty.put_back(work, time.monotonic())
+        self._dirty.add(ino, name, Touch.DATA, time.monotonic(), since)
 
     def _durable(self, sender: Sender, seq: int) -> None:
         sender.durable(seq)
@@ -486,9 +486,10 @@ class Session:
 
         return told
 
-    def _faulted(self, journal: Journal, seq: int, faults: list[Fault]) -> None:
-        journal.distrust(seq)
-        self._troubles.faulted(faults)
+    def _faulted(self, sender: Sender, seq: int, faults: list[Fault]) -> None:
+        failed = self._troubles.unsplit(faults)
+        sender.faulted(seq, faults, sound=not failed)
+        self._troubles.faulted(failed)
 
     def _stalled(self, cause: str, remedy: str) -> None:
         """The target's disk refuses; the target keeps trying, and so the session goes on."""

@@ -54,7 +54,8 @@ class Shipment:
     target, and did not get its name. signature: of what the target holds then; spoilt: that is not
     known. fixed: what is read is of one moment and never changes, a clone; else it is read again
     while it does, unless `hot` says that this is for nothing. late: what is read was seen before
-    the file was taken up, so that nobody tells of what came since, unless it ends as EAGAIN.
+    the file was taken up, so that nobody tells of what came since, unless it ends as EAGAIN. holed:
+    its holes are others than those that the target was sent.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Shipment:
         self.spoilt = False
         self.fixed = False
         self.late = False
+        self.holed = False
         self.hot: Hot | None = None
         self._root = root
         self._rooms = rooms
@@ -123,7 +125,12 @@ class Shipment:
                     for part in waiting:
                         yield from self._anew(self.item.path, fd, stage, part, basis, staged)
                     waiting.clear()
-        if not anew and basis.unchanged((part.op for part in waiting), entry.size):
+        same = not anew and basis.unchanged((part.op for part in waiting), entry.size)
+        if same and self.holed:
+            # A hole and zeros have one signature.
+            yield from self.whole(fd, entry, Signing(signing.block))
+            return
+        if same:
             yield from self.meta(entry, signing.digest())
             self._keep(entry, bytes(signing.records), signing.block)
             return
@@ -196,6 +203,9 @@ class Shipment:
                         yield steps, span
         records = patch.signature()
         digest = blocks.digest(records)
+        if self.staged is None and entry.size == kept.size and self.holed:
+            yield from self.whole(fd, entry, Signing(kept.block))
+            return
         if self.staged is None and entry.size == kept.size:
             yield from self.meta(entry, digest)
             self._keep(entry, records, kept.block)

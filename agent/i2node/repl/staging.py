@@ -89,23 +89,13 @@ def named(path: bytes, entry: Entry, attributes: tuple[int, bytes]) -> bytes:
 
 def attributes(fd: int) -> tuple[int, bytes]:
     """The extended attributes of an open file or directory, as a step carries them: its flags, and
-    the records."""
-    records = []
+    the records. OSError."""
     try:
-        names = os.listxattr(fd)
+        return 0, batch.attributes(fd)
     except OSError as error:
         if error.errno == errno.ENOTSUP:
             return batch.STEP_NO_XATTR, b""
         raise
-    for name in sorted(map(os.fsencode, names)):
-        try:
-            value = os.getxattr(fd, name)
-        except OSError as error:
-            if error.errno == errno.ENODATA:
-                continue
-            raise
-        records.append(struct.pack("<HHI", len(name), 0, len(value)) + name + value)
-    return 0, b"".join(records)
 
 
 def drop(stage: int) -> bytes:

@@ -8,6 +8,7 @@ step that was read from another directory than was meant: no problem, but a doub
 from __future__ import annotations
 
 import errno
+import logging
 import math
 import os
 import threading
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
+from i2node import log
 from i2node.fs.sweep import Name
 from i2node.fs.touch import Work
 from i2node.fs.tree import remedy_for
@@ -24,8 +26,10 @@ from i2node.model import show
 from i2node.mover.batch import At, Op
 from i2node.repl.plan import join
 from i2node.repl.planner import Planner
-from i2node.repl.remote import Fault
 from i2node.repl.report import PathProblem, Problems
+from i2node.repl.told import Fault
+
+_log = logging.getLogger(__name__)
 
 RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Between the trials of paths in trouble."""
@@ -53,6 +57,7 @@ class Troubles:
         self._problems: dict[bytes, _Kept] = {}
         self._beyond: set[int] = set()  # hashes of paths that are counted and not kept
         self._count = 0
+        self._split: dict[bytes, None] = {}
         self._faults: deque[Fault] = deque()
         self._strays: deque[bytes] = deque()
         self._retries = 0
@@ -83,6 +88,15 @@ class Troubles:
         self._faults.extend(faults)
         self._wake()
 
+    def unsplit(self, faults: list[Fault]) -> list[Fault]:
+        """Takes note of the files that have more names than the target lets one have; the others
+        failed."""
+        for fault in faults:
+            if fault.at == At.LINKS and len(self._split) < KEPT and fault.path not in self._split:
+                self._split[fault.path] = None
+                log.event(_log, logging.WARNING, "links-split", path=show(fault.path))
+        return [fault for fault in faults if fault.at != At.LINKS]
+
     def strayed(self, path: bytes) -> None:
         self._strays.append(path)
         self._wake()
@@ -97,7 +111,16 @@ class Troubles:
     def shown(self) -> Problems:
         with self._lock:
             first = islice(self._problems.values(), SHOWN)
-            return Problems(self._count, tuple(kept.problem for kept in first))
+            split = islice(list(self._split), SHOWN)
+            return Problems(
+                self._count, tuple(kept.problem for kept in first), tuple(map(show, split))
+            )
+
+    def of(self, path: bytes) -> PathProblem | None:
+        """The problem of a path, if it is among those that are kept."""
+        with self._lock:
+            kept = self._problems.get(path)
+            return None if kept is None else kept.problem
 
     def kept(self) -> Problems:
         """With all that are kept."""
