@@ -148,6 +148,7 @@ class Source:
             threads=1,
         )
         if answer.status or own_entry(answer.own)[0] != ino:
+            self.look_above(ino)
             return False
         if self.watch.descriptor >= 0:
             assert answer.wd >= 0 or answer.wd_status == errno.ENOSPC
@@ -165,7 +166,7 @@ class Source:
             self.listings.setdefault(parent, {})[name] = own
         old = self.listings.get(ino, {})
         self.listings[ino] = now
-        self.compare(ino, path, old, now, asof, recursive, trees)
+        self.compare(ino, path, old, now, asof, recursive, trees, self.watch.children(ino))
         return True
 
     def look(self, ino: int, path: bytes, names: dict[bytes, Touch]) -> bool:
@@ -173,9 +174,11 @@ class Source:
         try:
             fd = os.open(path or b".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.fd)
         except OSError:
+            self.look_above(ino)
             return False
         try:
             if os.fstat(fd).st_ino != ino:
+                self.look_above(ino)
                 return False
             if b"" in names:
                 self.own = seen(os.fstat(fd))
@@ -189,8 +192,15 @@ class Source:
         old = {name: known.pop(name) for name in names if name in known}
         known |= now
         trees = frozenset(name for name, touch in names.items() if touch & Touch.TREE)
-        self.compare(ino, path, old, now, asof, False, trees)
+        there = {name: n for name in names if (n := self.watch.child(ino, name)) is not None}
+        self.compare(ino, path, old, now, asof, False, trees, there)
         return True
+
+    def look_above(self, ino: int) -> None:
+        """The directory is not where it is believed to be."""
+        where = self.watch.place(ino)
+        if where is not None and where[0]:
+            self.dirty.add(*where, Touch.NAME | Touch.TREE, time.monotonic())
 
     @staticmethod
     def stat(fd: int, name: bytes) -> dict[bytes, Seen]:
@@ -208,10 +218,11 @@ class Source:
         asof: int,
         recursive: bool,
         trees: frozenset[bytes],
+        believed: dict[bytes, int],
     ) -> None:
-        for name, entry in old.items():
-            if is_dir(entry) and now.get(name, (0,))[0] != entry[0]:
-                self.watch.gone(entry[0], ino, name, asof)
+        for name, child in believed.items():
+            if name not in now or not is_dir(now[name]):
+                self.watch.gone(child, ino, name, asof)
         for name, entry in now.items():
             if not is_dir(entry):
                 continue

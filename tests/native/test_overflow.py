@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from follower import Source
 
-from i2node.fs import rescan, treewatch
+from i2node.fs import masks, rescan
 from i2node.fs.coalesce import Dirty
 from i2node.fs.inotify import InotifyWatch
 from i2node.fs.pathset import PathSet
@@ -48,6 +48,7 @@ def short(forest: Path, engine: str) -> Iterator[Source]:
 
 def lose(source: Source, root: Path) -> None:
     """Much happens in b and a while nobody reads."""
+    # An engine's own: who reads events and who takes them in wait for it meanwhile.
     with source.watch._arrived:  # type: ignore[attr-defined]
         (root / "b" / "wake").touch()
         (root / "a" / "deep").rename(root / "b" / "deep")
@@ -119,8 +120,8 @@ def test_a_directory_that_moves_to_where_the_search_was_already(
 
     monkeypatch.setattr(rescan, "batch", Moving)
     lose(short, forest)
-    short.until(lambda: is_over(short))
-    assert (forest / "a" / "3").is_dir()
+    # Others on this file system may have overrun the queue before, and that search be over.
+    short.until(lambda: is_over(short) and (forest / "a" / "3").is_dir())
     short.catch_up()
 
 
@@ -147,8 +148,8 @@ def test_what_is_read_behind_a_loss_does_not_move_its_beginning(root: Path) -> N
     search = Search(held, PathSet(held.path, ()), dirty)
     watch = InotifyWatch(held.identity.ino, dirty, None, search)
     watch.placed(1, held.identity.ino, 0, b"", watch.mark())
-    lost = [(-1, treewatch.OVERFLOW, b""), (1, treewatch.FROM, b"a")]
-    for moment, events in ((Moment(1, 1), lost), (Moment(2, 2), [(1, treewatch.TO, b"b")])):
+    lost = [(-1, masks.OVERFLOW, b""), (1, masks.FROM, b"a")]
+    for moment, events in ((Moment(1, 1), lost), (Moment(2, 2), [(1, masks.TO, b"b")])):
         watch._inbox.append((b"".join(_packed(*event) for event in events), moment))
     watch._take(watch._next(0.0))
     assert begun == [Moment(1, 1)]

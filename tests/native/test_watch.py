@@ -12,12 +12,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import follower
 import pytest
 from follower import DEADLINE, Source, own_entry
 
 from i2node.errors import SessionError
-from i2node.fs import inotify, treewatch, unwatched
+from i2node.fs import inotify, masks, treewatch, unwatched
 from i2node.fs.coalesce import Dirty
 from i2node.fs.inotify import InotifyWatch
 from i2node.fs.touch import Touch
@@ -414,12 +416,12 @@ def test_a_late_listing_does_not_undo_a_move(root: Path) -> None:
     for wd, child, name in ((1, ino, b""), (2, 50, b"a"), (3, 51, b"b"), (4, 52, b"d")):
         watch.placed(wd, child, ino if name else 0, name, asof)
     asof = watch.mark()
-    move = treewatch.ISDIR
+    move = masks.ISDIR
     watch._take(
         [
-            Event(where=1, mask=treewatch.FROM | move, cookie=5, name=b"d"),
-            Event(where=2, mask=treewatch.TO | move, cookie=5, name=b"e"),
-            Event(where=4, mask=treewatch.MOVE_SELF, cookie=0, name=b""),
+            Event(where=1, mask=masks.FROM | move, cookie=5, name=b"d"),
+            Event(where=2, mask=masks.TO | move, cookie=5, name=b"e"),
+            Event(where=4, mask=masks.MOVE_SELF, cookie=0, name=b""),
         ]
     )
     assert watch.path(52) == b"a/e"
@@ -427,6 +429,66 @@ def test_a_late_listing_does_not_undo_a_move(root: Path) -> None:
     assert watch.path(52) == b"a/e"
     watch.placed(4, 52, 51, b"f", watch.mark())
     assert watch.path(52) == b"b/f"
+    watch.close()
+
+
+@pytest.mark.parametrize("through", ["placed", "stands"])
+def test_a_listing_that_was_late_costs_no_watch(
+    source: Source, root: Path, monkeypatch: pytest.MonkeyPatch, through: str
+) -> None:
+    """It names a directory where that was before, and is compared after the newer one."""
+    monkeypatch.setattr(treewatch, "GRACE", 0.05)
+    ino, other = (root / "a" / "deep").stat().st_ino, (root / "b").stat().st_ino
+    asof = source.watch.mark()
+    if through == "placed":
+        source.watch.placed(-1, ino, other, b"before", asof)
+    else:
+        assert source.watch.stands(ino, other, b"before", asof)
+    assert source.watch.path(ino) == b"b/before"
+    source.until(lambda: source.watch.path(ino) == b"a/deep")
+    time.sleep(0.1)
+    (root / "a" / "deep" / "new").write_bytes(b"new")
+    source.catch_up()
+    assert source.watch.statistics().coverage == 1.0
+
+
+def test_what_happens_in_a_directory_between_its_listing_and_the_belief_in_it(
+    source: Source, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow:
+        """The batch calls of the follower: one listing is told of late."""
+
+        @staticmethod
+        def list_dirs(fd: int, dev: int, dirs: Any, **more: Any) -> list[batch.Listing]:
+            answers = batch.list_dirs(fd, dev, dirs, **more)
+            if (b"b/new", ()) in dirs and not (root / "b" / "new" / "f").exists():
+                (root / "b" / "new" / "f").touch()
+                time.sleep(0.2)  # in which that is told of
+            return answers
+
+    monkeypatch.setattr(follower, "batch", Slow)
+    (root / "b" / "new").mkdir()
+    source.until((root / "b" / "new" / "f").exists)
+    source.catch_up()
+
+
+def test_a_directory_that_moved_nobody_knows_where_stays_in_doubt(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was listed before it moved does not make its place before sure."""
+    monkeypatch.setattr(treewatch, "GRACE", 0.0)
+    ino, dirty = root.stat().st_ino, Dirty()
+    watch = InotifyWatch(ino, dirty)
+    for wd, child, name in ((1, ino, b""), (2, 50, b"a"), (3, 51, b"b")):
+        watch.placed(wd, child, ino if name else 0, name, watch.mark())
+    asof = watch.mark()
+    watch._take([Event(where=3, mask=masks.MOVE_SELF, cookie=0, name=b"")])
+    watch.placed(3, 51, 50, b"c", asof)
+    watch._look_after()
+    assert not watch.known(51)
+    (above, below) = sorted(dirty.take(9, time.monotonic() + 1), key=lambda work: work.ino == 50)
+    assert (above.ino, above.names) == (ino, {b"b": Touch.NAME | Touch.TREE})
+    assert (below.ino, below.names) == (50, {b"c": Touch.NAME | Touch.TREE})
     watch.close()
 
 
@@ -513,23 +575,23 @@ def test_what_a_mask_says_is_the_same_for_both_engines() -> None:
     """And their bits have the same numbers."""
     names = ("MODIFY", "ATTRIB", "CLOSE_WRITE", "CREATE", "DELETE", "DELETE_SELF", "MOVE_SELF")
     for name in names:
-        assert getattr(treewatch, name) == getattr(inotify.pyinotify, f"IN_{name}")
-    assert (treewatch.FROM, treewatch.TO) == (
+        assert getattr(masks, name) == getattr(inotify.pyinotify, f"IN_{name}")
+    assert (masks.FROM, masks.TO) == (
         inotify.pyinotify.IN_MOVED_FROM,
         inotify.pyinotify.IN_MOVED_TO,
     )
-    assert (treewatch.ISDIR, treewatch.OVERFLOW) == (
+    assert (masks.ISDIR, masks.OVERFLOW) == (
         inotify.pyinotify.IN_ISDIR,
         inotify.pyinotify.IN_Q_OVERFLOW,
     )
-    created, closed, isdir = treewatch.CREATE, treewatch.CLOSE_WRITE, treewatch.ISDIR
-    written = treewatch.MODIFY
-    assert treewatch.touch_of(created) == Touch.NAME | Touch.WRITING
-    assert treewatch.touch_of(created | isdir) == Touch.NAME
-    assert treewatch.touch_of(closed) == Touch.DATA | Touch.CLOSED | Touch.UNTOLD
-    assert treewatch.touch_of(written | closed) == Touch.DATA | Touch.CLOSED
-    assert treewatch.touch_of(treewatch.DELETE) == Touch.NAME | Touch.DELETED
-    assert treewatch.touch_of(treewatch.ATTRIB | isdir) == Touch.ATTR
+    created, closed, isdir = masks.CREATE, masks.CLOSE_WRITE, masks.ISDIR
+    written = masks.MODIFY
+    assert masks.touch_of(created) == Touch.NAME | Touch.WRITING
+    assert masks.touch_of(created | isdir) == Touch.NAME
+    assert masks.touch_of(closed) == Touch.DATA | Touch.CLOSED | Touch.UNTOLD
+    assert masks.touch_of(written | closed) == Touch.DATA | Touch.CLOSED
+    assert masks.touch_of(masks.DELETE) == Touch.NAME | Touch.DELETED
+    assert masks.touch_of(masks.ATTRIB | isdir) == Touch.ATTR
 
 
 def test_importing_warns_of_nothing() -> None:

@@ -17,10 +17,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from i2node.fs.coalesce import Dirty
-from i2node.fs.pathset import PathSet
-from i2node.fs.rescan import Rescan
-from i2node.fs.tree import Root
-from i2node.fs.treewatch import (
+from i2node.fs.masks import (
     CREATE,
     DELETE,
     DELETE_SELF,
@@ -34,10 +31,12 @@ from i2node.fs.treewatch import (
     OVERFLOW,
     TREE,
     WRITING,
-    Touches,
-    TreeWatch,
     touch_of,
 )
+from i2node.fs.pathset import PathSet
+from i2node.fs.rescan import Rescan
+from i2node.fs.tree import Root
+from i2node.fs.treewatch import Touches, TreeWatch
 from i2node.mover.events import Event, Group
 
 _RENAME = 0x10000000

@@ -24,9 +24,7 @@ with warnings.catch_warnings():
 from i2node.errors import SessionError
 from i2node.fs.coalesce import Dirty
 from i2node.fs.halves import Halves, Place
-from i2node.fs.pathset import PathSet
-from i2node.fs.rescan import Rescan
-from i2node.fs.treewatch import (
+from i2node.fs.masks import (
     ATTRIB,
     CLOSE_WRITE,
     CREATE,
@@ -43,10 +41,11 @@ from i2node.fs.treewatch import (
     TO,
     TREE,
     WRITING,
-    Touches,
-    TreeWatch,
     touch_of,
 )
+from i2node.fs.pathset import PathSet
+from i2node.fs.rescan import Rescan
+from i2node.fs.treewatch import Touches, TreeWatch
 from i2node.mover.events import Event, fetch
 
 # Its own handler would write to stderr beside our log.
@@ -110,7 +109,7 @@ class InotifyWatch(TreeWatch):
     def mark(self) -> int:
         with self._lock:
             self._dead.clear()  # a listing that begins now cannot be given one of them
-            return self._count
+            return super().mark()
 
     def placed(self, wd: int, ino: int, parent: int, name: bytes, asof: int) -> None:
         touches: Touches = []

@@ -29,9 +29,9 @@ from i2node.errors import I2Error, SessionError
 from i2node.fs.coalesce import Dirty
 from i2node.fs.dirtree import DirTree
 from i2node.fs.halves import Place
+from i2node.fs.masks import ATTR, NAME, TREE
 from i2node.fs.pathset import PathSet
 from i2node.fs.rescan import Moment, Rescan
-from i2node.fs.touch import Touch
 from i2node.fs.unwatched import Unwatched
 from i2node.fs.watch import Watch, WatchStatus
 from i2node.mover.events import Event, decode
@@ -39,51 +39,11 @@ from i2node.mover.events import Event, decode
 _log = logging.getLogger(__name__)
 
 Touches = list[tuple[int, bytes, int]]
-
-# Plain numbers: the operators of an enum cost more than the rest of an event.
-ATTR, NAME, TREE = (t.value for t in (Touch.ATTR, Touch.NAME, Touch.TREE))
-MOVED, DELETED, WRITING = (t.value for t in (Touch.MOVED, Touch.DELETED, Touch.WRITING))
-_DATA, _CLOSED, _UNTOLD = (t.value for t in (Touch.DATA, Touch.CLOSED, Touch.UNTOLD))
-
-# The bits of a mask that inotify(7) and fanotify(7) have in common.
-MODIFY, ATTRIB, CLOSE_WRITE = 0x2, 0x4, 0x8
-FROM, TO, CREATE, DELETE = 0x40, 0x80, 0x100, 0x200
-DELETE_SELF, MOVE_SELF, OVERFLOW, ISDIR = 0x400, 0x800, 0x4000, 0x40000000
-NAMED = FROM | TO | CREATE | DELETE
-_PLAIN = 0x400  # the masks of one name are below it, but for ISDIR
-
 INBOX = 64 << 20
 """Bytes of events that are read and not taken in yet, some half a million; beyond, they wait in the
 kernel's queue, and that overflows."""
+_STRANGE = 65_536  # directories; more do not change in the time of one listing
 GRACE = 2.0  # seconds until a directory whose place is taken or empty is given up
-
-
-def _touch_of(mask: int) -> int:
-    """What the mask of a file's name says happened to it."""
-    touch = wait = 0
-    if mask & CLOSE_WRITE:
-        wait = _CLOSED if mask & MODIFY else _CLOSED | _UNTOLD
-    elif mask & (CREATE | MODIFY):
-        wait = WRITING
-    if mask & NAMED:
-        touch = NAME | wait
-    if mask & DELETE:
-        touch |= DELETED
-    if mask & (MODIFY | CLOSE_WRITE):
-        touch |= _DATA | wait
-    if mask & ATTRIB:
-        touch |= ATTR
-    return touch
-
-
-_TOUCHES = tuple(map(_touch_of, range(_PLAIN)))
-
-
-def touch_of(mask: int) -> int:
-    """What the mask of an event says happened to the name that it tells. A directory is not open
-    for writing, whoever makes it; what is below it is for the engine to say."""
-    touch = _TOUCHES[mask & (_PLAIN - 1)]
-    return touch & ~WRITING if mask & ISDIR else touch
 
 
 class TreeWatch(Watch):
@@ -134,6 +94,7 @@ class TreeWatch(Watch):
         self._count = 0  # of directories moved; what `mark` gives
         self._unwatched = Unwatched(sweep, clock())
         self._told: set[int] = set()  # directories whose own entry this batch has as dirty
+        self._strange: set[int] = set()  # not known, changed since the last mark
         self._renames: list[tuple[Place, Place]] = []  # of this batch, from where to where
         self._unsure: dict[int, tuple[float, Place]] = {}  # deadline, place when it became so
 
@@ -196,6 +157,7 @@ class TreeWatch(Watch):
 
     def mark(self) -> int:
         with self._lock:
+            self._strange.clear()  # a listing that begins now shows it
             return self._count
 
     def placed(self, wd: int, ino: int, parent: int, name: bytes, asof: int) -> None:
@@ -205,12 +167,18 @@ class TreeWatch(Watch):
 
     def _place(self, wd: int, ino: int, parent: int, name: bytes, asof: int) -> None:
         believed = self._tree.place(ino)
+        self._doubt_both(believed, (parent, name))
         same = wd < 0 or self._tree.wd(ino) in (wd, -1)
         if believed is not None and same and self._tree.moved(ino) > asof:
             parent, name = believed
+        else:
+            self._unsure.pop(ino, None)
         self._displace(parent, name, ino)
         self._retire(self._tree.add(ino, wd, parent, name))
-        self._unsure.pop(ino, None)
+        if ino not in self._tree:
+            self._look_at_all()
+        elif ino in self._strange:
+            self._dirty.add(parent, name, ATTR, self._clock())
 
     def gone(self, ino: int, parent: int, name: bytes, asof: int) -> None:
         with self._lock:
@@ -234,8 +202,11 @@ class TreeWatch(Watch):
                 if not current:
                     return False
                 before = self._tree.path(ino)
+                self._doubt_both(self._tree.place(ino), (parent, name))
                 self._displace(parent, name, ino)
                 self._retire(self._tree.move(ino, parent, name))
+                if ino not in self._tree:
+                    self._look_at_all()
                 if ino not in self._tree or self._loses_excludes(ino, before):
                     return False
             if current:
@@ -400,6 +371,10 @@ class TreeWatch(Watch):
         place = (ino, b"") if ino == self._root else self._tree.place(ino)
         if place is not None:
             touches.append((*place, ATTR | wait))
+            return
+        if len(self._strange) >= _STRANGE:
+            self._strange.clear()
+        self._strange.add(ino)
 
     def _is_excluded(self, ino: int, name: bytes) -> bool:
         if self._excludes is None or not self._excludes.may_match(name):
@@ -469,6 +444,13 @@ class TreeWatch(Watch):
         other = self._tree.child(parent, name)
         if other is not None and other != ino:
             self._doubt(other)
+
+    def _doubt_both(self, believed: Place | None, found: Place) -> None:
+        """A listing found a directory elsewhere than it is believed to be. Which is the newer is
+        not sure, and what was told of its own entry went to one of them: both are looked at."""
+        if believed is not None and believed != found:
+            both = [(*believed, NAME | TREE), (*found, NAME | TREE)]
+            self._dirty.add_all(both, self._clock())
 
     def _doubt(self, ino: int) -> None:
         place = self._tree.place(ino)
