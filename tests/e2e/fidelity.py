@@ -107,14 +107,14 @@ class Rsync:
         self._source, self._target = source, target
 
     def keep(self) -> None:
+        # It takes times of one second for the same: what it makes is not to have such a one.
+        moment = int(time.time())
+        until("another second", lambda: int(time.time()) > moment)
         for tree in self._source.iterdir():
             words = [*SYNCED, "--mkpath", f"{tree}/", f"{self._target / tree.name}/"]
             done = subprocess.run(words, capture_output=True, text=True, check=False)
             # 23: something could not be transferred, which the probes will show.
             assert done.returncode in (0, 23), done.stderr
-        # It takes times of one second for the same.
-        moment = int(time.time())
-        until("another second", lambda: int(time.time()) > moment)
 
 
 class I2node:
