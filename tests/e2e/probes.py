@@ -27,13 +27,14 @@ def nothing(_: int) -> None:
 class Probe:
     """make(fd) makes the thing in an empty directory, change(fd) is done to it when it has been
     replicated; `facts` are those of Seen, and of `more`, that belong to it. source: a file system
-    that can hold it."""
+    that can hold it. unheard: the kernel tells nobody of the change."""
 
     what: str
     make: Callable[[int], None]
     change: Callable[[int], None]
     facts: tuple[str, ...]
     source: str = "xfs"
+    unheard: bool = False
 
 
 # ---------------------------------------------------------------------------- kinds and names
@@ -484,7 +485,7 @@ PROBES = (
     Probe("ranges zeroed, collapsed, inserted", ranges, other_ranges, ("size", "hash")),
     Probe("a file of 1 TiB", huge, other_huge, ("size", "hash", "holes")),
     Probe("room reserved, not written", reserved, nothing, ("allocated",)),
-    Probe("chattr +i +a +d +A +S", flags, other_flags, ("flags", "kind", "hash")),
-    Probe("project id, inherited", projects, other_projects, ("project",)),
+    Probe("chattr +i +a +d +A +S", flags, other_flags, ("flags", "kind", "hash"), unheard=True),
+    Probe("project id, inherited", projects, other_projects, ("project",), unheard=True),
     Probe("access time", read_at, nothing, ("atime",)),
 )
