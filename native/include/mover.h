@@ -149,23 +149,26 @@ struct i2_listing {
     uint32_t self_len; /* bytes of the directory's own entry (name_len 0), first behind this */
     uint64_t dev;     /* file system of the directory */
     uint64_t bytes;   /* sum of sizes of regular files */
+    uint64_t unread;  /* of the entries, those with a status */
     /* self entry; then the listing, to the end */
 };
 
 /* Lists directories: opened beneath root (no symlink followed, never another file system than
  * dev), watched first when notify >= 0 (inotify_add_watch with mask), then read. A directory that
  * is a mount point of another file system is listed by its parent as an empty I2_DIR and answers
- * EXDEV here. Up to `threads` at a time; answers in the order of the requests.
+ * EXDEV here. partial: an entry of which the file system tells nothing (a dead mount, a bad block) has an
+ * errno for a status, I2_FILE for a kind and else only its name; otherwise the directory answers so.
+ * Up to `threads` at a time; answers in the order of the requests.
  * Returns bytes written to out; *done = requests answered. When a directory does not fit in what is
  * left of out, it and those behind it are not answered (done < asked); when not even the first
  * fits, returns -ENOBUFS and *done holds a cap that should. */
 int64_t i2_list(int root, uint64_t dev, const uint8_t *dirs, size_t dirs_len, int notify,
-                uint32_t mask, int threads, uint8_t *out, size_t cap, uint64_t *done);
+                uint32_t mask, int partial, int threads, uint8_t *out, size_t cap, uint64_t *done);
 
 /* The entries of some names of one directory; names are NUL-ended. Names that are not there are
- * absent from the listing. Same record as i2_list, one. */
+ * absent from the listing. Same record as i2_list, one, and partial as there. */
 int64_t i2_stat(int root, uint64_t dev, const uint8_t *path, size_t path_len,
-                const uint8_t *names, size_t names_len, uint8_t *out, size_t cap);
+                const uint8_t *names, size_t names_len, int partial, uint8_t *out, size_t cap);
 
 /* ------------------------------------------------------------------------------ steps -------- */
 

@@ -53,6 +53,7 @@ struct scratch {
     struct i2_listing head;
     struct i2_entry self;
     size_t size; /* of the whole answer */
+    int partial; /* see i2_list */
 };
 
 static void scratch_free(struct scratch *s)
@@ -159,11 +160,16 @@ static int stat_all(struct scratch *s, int fd, uint64_t dev)
         struct name name = s->names[i];
         int err = i2_statx(&s->k, fd, (const char *)s->chars + name.at, 0, &stx);
         if (err == -ENOENT) continue;
-        if (err) return err;
         struct i2_entry *e = &s->entries[kept];
         memset(e, 0, sizeof *e);
-        i2_entry_fill(e, &stx, racy_after);
-        if (!e->kind) return -EIO;
+        if (!err) i2_entry_fill(e, &stx, racy_after);
+        if (!err && !e->kind) err = -EIO;
+        if (err && !s->partial) return err;
+        if (err) {
+            e->kind = I2_FILE;
+            e->status = (uint16_t)-err;
+            s->head.unread++;
+        }
         if (e->kind == I2_DIR &&
             (i2_statx_dev(&stx) != dev ||
              (stx.stx_attributes & stx.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT)))
@@ -205,7 +211,7 @@ static void nothing(struct scratch *s, int err)
 {
     s->n = 0;
     s->head.n = s->head.dirs = 0;
-    s->head.bytes = 0;
+    s->head.bytes = s->head.unread = 0;
     s->head.self_len = 0;
     s->head.status = -err;
     s->size = sizeof s->head;
@@ -297,7 +303,7 @@ struct answer {
 };
 
 struct hall {
-    int root, notify;
+    int root, notify, partial;
     uint64_t dev;
     uint32_t mask;
     size_t cap, n;
@@ -314,6 +320,7 @@ static void *walk(void *arg)
 {
     struct walker *w = arg;
     struct hall *h = w->hall;
+    w->s.partial = h->partial;
     while (atomic_load(&h->bytes) < h->cap) {
         size_t i = atomic_fetch_add(&h->next, 1);
         if (i >= h->n) break;
@@ -364,6 +371,7 @@ static int64_t list_alone(struct hall *h, uint8_t *out, uint64_t *done)
 {
     struct scratch s;
     memset(&s, 0, sizeof s);
+    s.partial = h->partial;
     size_t used = 0, i = 0;
     int64_t result = 0;
     for (; i < h->n; i++) {
@@ -399,7 +407,7 @@ static int64_t read_requests(const uint8_t *dirs, size_t len, struct answer *ans
 }
 
 int64_t i2_list(int root, uint64_t dev, const uint8_t *dirs, size_t dirs_len, int notify,
-                uint32_t mask, int threads, uint8_t *out, size_t cap, uint64_t *done)
+                uint32_t mask, int partial, int threads, uint8_t *out, size_t cap, uint64_t *done)
 {
     *done = 0;
     int64_t n = read_requests(dirs, dirs_len, NULL);
@@ -407,8 +415,8 @@ int64_t i2_list(int root, uint64_t dev, const uint8_t *dirs, size_t dirs_len, in
     struct answer *answers = calloc((size_t)n, sizeof *answers);
     if (!answers) return -ENOMEM;
     read_requests(dirs, dirs_len, answers);
-    struct hall h = {.root = root, .notify = notify, .dev = dev, .mask = mask, .cap = cap,
-                     .n = (size_t)n, .answers = answers};
+    struct hall h = {.root = root, .notify = notify, .partial = partial, .dev = dev, .mask = mask,
+                     .cap = cap, .n = (size_t)n, .answers = answers};
     atomic_init(&h.next, 0);
     atomic_init(&h.bytes, 0);
     int hands = i2_hands(threads, h.n);
@@ -435,12 +443,13 @@ static int refuse_doubles(struct scratch *s)
 }
 
 int64_t i2_stat(int root, uint64_t dev, const uint8_t *path, size_t path_len, const uint8_t *names,
-                size_t names_len, uint8_t *out, size_t cap)
+                size_t names_len, int partial, uint8_t *out, size_t cap)
 {
     if (names_len && names[names_len - 1]) return -EINVAL;
     struct scratch s;
     struct statx self;
     memset(&s, 0, sizeof s);
+    s.partial = partial;
     begin(&s, 0);
     int err = 0;
     for (size_t at = 0; at < names_len && !err;) {

@@ -82,17 +82,23 @@ def project_of(fd: int) -> object:
     return number, bool(xflags & 0x200)
 
 
-def allocated(fd: int) -> object:
-    """Extents that are reserved and not written: (offset, length), joined (fiemap(5))."""
+def extents(fd: int) -> list[tuple[int, int, int, int]]:
+    """Of what is on disk: offset in the file, on the disk, length, flags (fiemap(5)). OSError."""
     room = 64
     answer = bytearray(struct.pack("<QQIIII", 0, 1 << 62, 1, 0, room, 0) + bytes(56 * room))
+    fcntl.ioctl(fd, FIEMAP, answer)
+    count = struct.unpack_from("<I", answer, 20)[0]
+    return [struct.unpack_from("<QQQ16xI", answer, 32 + 56 * i) for i in range(count)]
+
+
+def allocated(fd: int) -> object:
+    """Extents that are reserved and not written: (offset, length), joined."""
+    found: list[tuple[int, int]] = []
     try:
-        fcntl.ioctl(fd, FIEMAP, answer)
+        held = extents(fd)
     except OSError:
         return None  # a directory
-    found: list[tuple[int, int]] = []
-    for i in range(struct.unpack_from("<I", answer, 20)[0]):
-        at, _, span, what = struct.unpack_from("<QQQ16xI", answer, 32 + 56 * i)
+    for at, _, span, what in held:
         if what & UNWRITTEN and found and sum(found[-1]) == at:
             found[-1] = (found[-1][0], found[-1][1] + span)
         elif what & UNWRITTEN:

@@ -21,6 +21,7 @@ import struct
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 HEADER = struct.Struct("<IIQQIIIHH")
 INIT_IN = struct.Struct("<4I")
@@ -100,6 +101,7 @@ class Drive:
         self.medium = Medium(size)
         self.off = False
         self.fails: dict[str, bool] = {"reads": False, "writes": False}
+        self._bad: list[tuple[int, int]] = []  # (from, to) of what cannot be read
         self._fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         libc = ctypes.CDLL(None, use_errno=True)
         options = f"fd={self._fd},rootmode=100600,user_id=0,group_id=0".encode()
@@ -137,7 +139,7 @@ class Drive:
                     raise
                 self._answer(request)
 
-    def _command(self, asked: dict[str, object]) -> dict[str, int]:
+    def _command(self, asked: dict[str, Any]) -> dict[str, int]:
         medium = self.medium
         if asked["do"] == "cut":
             self.off = True
@@ -146,6 +148,7 @@ class Drive:
             self.off = False
         if asked["do"] == "fail":
             self.fails = {key: bool(asked.get(key)) for key in self.fails}
+            self._bad = [(at, at + span) for at, span in asked.get("bad", ())]
         return {"flushes": medium.flushes, "writes": medium.writes, "pending": len(medium.pending)}
 
     def _answer(self, request: bytes) -> None:
@@ -180,7 +183,8 @@ class Drive:
 
     def _read(self, body: bytes) -> bytes:
         _, at, length = SPAN.unpack_from(body)
-        if self.off or self.fails["reads"]:
+        bad = any(first < at + length and at < end for first, end in self._bad)
+        if self.off or self.fails["reads"] or bad:
             raise OSError(errno.EIO, "")
         return os.pread(self.medium.now, length, at)
 

@@ -87,11 +87,10 @@ class Disk:
 
 
 @contextmanager
-def plugged(kind: str, place: Path, mib: int) -> Iterator[Disk]:
-    """A new disk where a Ground in this place keeps its rooms."""
-    rooms = place / "rooms"
-    rooms.mkdir()
-    disk = Disk(kind, place, rooms, mib)
+def plugged(kind: str, place: Path, mib: int, at: str = "rooms") -> Iterator[Disk]:
+    """A new disk where a Ground in this place keeps its rooms, or elsewhere in it."""
+    (place / at).mkdir()
+    disk = Disk(kind, place, place / at, mib)
     try:
         disk.plug(make=True)
         yield disk

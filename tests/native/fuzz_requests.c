@@ -75,7 +75,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         check(out, (size_t)n);
         close((int)fd);
     }
-    int64_t used = i2_stat(root, dev, asked, path, more, rest, out, CAP);
+    int64_t used = i2_stat(root, dev, asked, path, more, rest, data[1] & 1, out, CAP);
     if (used > 0) check(out, (size_t)used);
 
     struct i2_dir dir = {.path_len = (uint32_t)path, .skip_len = (uint32_t)rest, .ticket = 1};
@@ -87,7 +87,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memcpy(request + sizeof dir, asked, path);
     memcpy(request + sizeof dir + path, more, rest);
     uint64_t done = 0;
-    used = i2_list(root, dev, request, dir.length, -1, 0, 1, out, CAP, &done);
+    used = i2_list(root, dev, request, dir.length, -1, 0, data[1] & 1, 1, out, CAP, &done);
     if (used > 0) check(out, (size_t)used);
     free(request);
 

@@ -258,6 +258,42 @@ def test_a_mount_is_told_and_never_entered(tmp_path: Path) -> None:
     in_namespace(MOUNTS, tmp_path)
 
 
+DEAD = """
+import errno, os, subprocess, sys
+from pathlib import Path
+from trees import entries
+from i2node.mover import batch
+
+root = Path(sys.argv[1])
+wire = os.open("/dev/fuse", os.O_RDWR)
+options = f"fd={wire},rootmode=40000,user_id=0,group_id=0"
+words = ["mount", "-i", "-t", "fuse", "-o", options, "dead", root / "dead"]
+subprocess.run(words, check=True, pass_fds=[wire])
+os.close(wire)
+fd = os.open(root, os.O_RDONLY)
+dev, names = os.fstat(fd).st_dev, [b"a", b"absent", b"dead", b"z"]
+for whole in (batch.list_dirs(fd, dev, [(b"", ())])[0], batch.stat_names(fd, dev, b"", names)):
+    assert (whole.status, whole.entries, whole.unread) == (errno.ENOTCONN, b"", 0), whole
+for threads in (1, 2):
+    asked = [(b"", ()), (b"", [b"dead"])]
+    one, other = batch.list_dirs(fd, dev, asked, partial=True, threads=threads)
+    for part in (one, batch.stat_names(fd, dev, b"", names, partial=True)):
+        assert (part.status, part.n, part.dirs, part.bytes, part.unread) == (0, 3, 0, 1, 1), part
+        told = [(e.name, e.status) for e in entries(part.entries)]
+        assert told == [(b"a", 0), (b"dead", errno.ENOTCONN), (b"z", 0)], told
+    assert (other.n, other.unread) == (2, 0), other
+"""
+
+
+@needs_root
+@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse")
+def test_one_that_stat_fails_for_hides_no_other(tmp_path: Path) -> None:
+    (tmp_path / "dead").mkdir()
+    (tmp_path / "a").write_text("1")
+    (tmp_path / "z").touch()
+    in_namespace(DEAD, tmp_path)
+
+
 def test_a_kernel_without_openat2_and_statx_lists_the_same(root: int, tmp_path: Path) -> None:
     top = tmp_path / "t"
     top.mkdir()

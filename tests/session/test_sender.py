@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,7 +25,7 @@ from i2node.repl import frame, sender
 from i2node.repl.journal import Journal
 from i2node.repl.large import LargeReader
 from i2node.repl.ledger import Ledger
-from i2node.repl.plan import Batch, Large, Put, known, make_dir, named_root
+from i2node.repl.plan import Batch, Large, Linked, Put, known, make_dir, named_root
 from i2node.repl.receiver import Receiver
 from i2node.repl.remote import Remote
 from i2node.repl.sender import Sender
@@ -330,6 +331,26 @@ def test_a_file_that_got_another_name_before_it_was_read_is_looked_at_again(
     assert held is not None and held.ino == listing.decode(now).ino
     changes = listing.diff(listing.encode(held), now, SMALL)
     assert changes is not None and changes.linked
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+@pytest.mark.parametrize("size", [10, SMALL + 1])
+def test_no_name_of_a_file_that_cannot_be_read_is_asked_for_at_once(wire: Wire, size: int) -> None:
+    """That would be to read it again and again."""
+    path = wire.source / "a"
+    path.write_bytes(b"1" * size)
+    os.link(path, wire.source / "b")
+    work = wire.batch("a")
+    first = Large(wire.ino, b"a", listing.decode(work.files.pop()[2]))
+    work.linked = [Linked(first, ((wire.ino, b"b", b"b"),))]
+    subprocess.run(["mount", "--bind", "/proc/version", str(path)], check=True)
+    try:
+        wire.send(work)
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+    told = [told for told in wire.told if told[0] in ("trouble", "again")]
+    assert told == [("trouble", (wire.ino, b"a")), ("trouble", (wire.ino, b"b"))]
 
 
 @pytest.mark.parametrize("size", [9000, 40_000])

@@ -128,7 +128,9 @@ class Rescan:
         while stack and not self._closed.is_set():
             paths = [stack.pop() for _ in range(min(_BATCH, len(stack)))]
             requests = [(path, self._paths.skip(path)) for path in paths]
-            answers = batch.list_dirs(self._root.fd, self._root.dev, requests, threads=2)
+            answers = batch.list_dirs(
+                self._root.fd, self._root.dev, requests, partial=True, threads=2
+            )
             for path, answer in zip(paths, answers, strict=True):
                 if answer.status in _GONE:
                     continue
@@ -150,6 +152,9 @@ class Rescan:
             self._dirty.add_dir(own.ino, False, now)
             return own.ino
         names = [entry.name for entry in listing.entries(listing.younger(answer.entries, since))]
+        if answer.unread:
+            # When they changed is not to be had.
+            names += [entry.name for entry in listing.troubled(answer.entries)]
         if self._paths.has_globs:
             names = [name for name in names if not self._paths.matches(path, name)]
         self._dirty.add_all(((own.ino, name, _TOUCH) for name in names), now)

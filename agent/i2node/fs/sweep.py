@@ -232,13 +232,15 @@ class Sweep:
     ) -> Iterator[tuple[Name, bytes, Entry]]:
         """The regular files of a directory, which is ino, that are in the rule."""
         kept = [n for n in names if not self.paths.matches(directory, n)]
-        answer = batch.stat_names(self.root.fd, self.root.dev, directory, kept)
+        answer = batch.stat_names(self.root.fd, self.root.dev, directory, kept, partial=True)
         if answer.status:
             return
         own = listing.decode(answer.own).ino
         if ino not in (own, None) or not self.watch.known(own):
             return  # not read yet, or no more: it is looked at for that
         for entry in listing.kept(answer.entries, Kind.FILE):
+            if entry.status:
+                continue
             path = directory + b"/" + entry.name if directory else entry.name
             yield (own, entry.name), path, entry
 

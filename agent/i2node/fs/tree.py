@@ -85,7 +85,7 @@ class Root:
 
 
 def _identity(fd: int, dev: int) -> Identity:
-    (answer,) = batch.list_dirs(fd, dev, [(b"", ())])
+    (answer,) = batch.list_dirs(fd, dev, [(b"", ())], partial=True)
     if answer.status:
         raise SafetyStop(
             f"cannot read the root: {os.strerror(answer.status)}",

@@ -18,7 +18,7 @@ from enum import IntEnum
 from i2node.errors import ProtocolError, SessionError
 from i2node.mover._mover import ffi, lib
 
-LISTING = struct.Struct("<IIiiiIIIQQ")
+LISTING = struct.Struct("<IIiiiIIIQQQ")
 DIR = struct.Struct("<IIII")
 GROUP = struct.Struct("<IIQ")
 STEP = struct.Struct("<IBBHIIIIIIIIqQQQQ16s")
@@ -99,7 +99,8 @@ class Listing:
     `status` is an errno: not 0 means that nothing is known of the content, and then `own` and
     `entries` are empty. `wd` is the inotify watch (-1: none), `wd_status` the errno of not getting
     it. `n` entries, of which `dirs` directories; `bytes` is the sum of the sizes of regular files.
-    `own` is the directory's own entry, with an empty name.
+    `unread` of the entries have a status, and else only their name (see list_dirs). `own` is the
+    directory's own entry, with an empty name.
     """
 
     ticket: int
@@ -110,6 +111,7 @@ class Listing:
     dirs: int
     dev: int
     bytes: int
+    unread: int
     own: Record
     entries: Record
 
@@ -153,23 +155,12 @@ def _pad(n: int) -> int:
 
 
 def _read_listing(buffer: memoryview, at: int) -> tuple[Listing, int]:
-    length, ticket, status, wd, wd_status, n, dirs, own_len, dev, size = LISTING.unpack_from(
-        buffer, at
-    )
-    own = at + LISTING.size
-    listing = Listing(
-        ticket,
-        status,
-        wd,
-        wd_status,
-        n,
-        dirs,
-        dev,
-        size,
-        bytes(buffer[own : own + own_len]),
-        bytes(buffer[own + own_len : at + length]),
-    )
-    return listing, at + length
+    length, *counts, own_len, dev, size, unread = LISTING.unpack_from(buffer, at)
+    ticket, status, wd, wd_status, n, dirs = counts
+    own, end = at + LISTING.size, at + length
+    records = bytes(buffer[own : own + own_len]), bytes(buffer[own + own_len : end])
+    listing = Listing(ticket, status, wd, wd_status, n, dirs, dev, size, unread, *records)
+    return listing, end
 
 
 def _request(path: bytes, skip: Sequence[bytes], ticket: int) -> bytes:
@@ -186,6 +177,7 @@ def list_dirs(
     *,
     notify: int = -1,
     mask: int = 0,
+    partial: bool = False,
     threads: int = 1,
     room: int = _ROOM,
 ) -> list[Listing]:
@@ -195,17 +187,17 @@ def list_dirs(
     `room` is the size of the buffer to begin with, in bytes.
 
     A directory on another file system than `dev`, or behind a mount or a symlink, answers with a
-    status. Raises SessionError when the call as a whole fails (no memory, an unsound request).
+    status, and so does one with an entry that stat(2) fails for; partial: only that entry does.
+    Raises SessionError when the call as a whole fails (no memory, an unsound request).
     """
     packed = [_request(path, skip, i) for i, (path, skip) in enumerate(requests)]
+    how = notify, mask, partial, threads
     answers: list[Listing] = []
     done = ffi.new("uint64_t *")
     out = _raw("uint8_t[]", room)
     while len(answers) < len(packed):
         asked = b"".join(packed[len(answers) :]) if answers else b"".join(packed)
-        used = lib.i2_list(
-            root_fd, dev, _aligned(asked), len(asked), notify, mask, threads, out, room, done
-        )
+        used = lib.i2_list(root_fd, dev, _aligned(asked), len(asked), *how, out, room, done)
         if used == -_ERR_BUFFER:
             room = max(done[0], room * 2)
             out = _raw("uint8_t[]", room)
@@ -219,14 +211,16 @@ def list_dirs(
     return answers
 
 
-def stat_names(root_fd: int, dev: int, path: bytes, names: Iterable[bytes]) -> Listing:
+def stat_names(
+    root_fd: int, dev: int, path: bytes, names: Iterable[bytes], partial: bool = False
+) -> Listing:
     """The entries of some names of the directory `path`; names that are not there are absent from
-    the listing, whose ticket is 0. Doubled names count once."""
+    the listing, whose ticket is 0. Doubled names count once. partial: see list_dirs."""
     asked = sorted(set(names))
     packed = b"".join(name + b"\0" for name in asked)
     room = LISTING.size + ENTRY_SIZE + sum(ENTRY_SIZE + len(name) + 8 for name in asked)
     out = _raw("uint8_t[]", room)
-    used = lib.i2_stat(root_fd, dev, path, len(path), packed, len(packed), out, room)
+    used = lib.i2_stat(root_fd, dev, path, len(path), packed, len(packed), partial, out, room)
     if used < 0:
         raise _failed("stat names", used)
     return _read_listing(memoryview(ffi.buffer(out, used)), 0)[0]

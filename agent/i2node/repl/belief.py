@@ -13,7 +13,7 @@ from i2node.mover import batch, listing
 from i2node.repl.doubts import UNTIL_ASKED
 from i2node.repl.draft import Draft
 from i2node.repl.journal import Journal
-from i2node.repl.plan import Put, Settled, Visit, believe, known, settled, tombstone
+from i2node.repl.plan import Put, Settled, Visit, believe, known, settled, without
 
 ALL_BELOW = b""
 """Among the suspects of a directory: nothing below it is known but by content."""
@@ -305,7 +305,7 @@ def included(paths: PathSet, path: bytes, now: bytes) -> bytes:
     if not paths.has_globs:
         return now
     out = [e.name for e in listing.entries(now) if paths.matches(path, e.name)]
-    return listing.merge(now, b"".join(tombstone(n) for n in out)) if out else now
+    return without(now, out) if out else now
 
 
 def _with(section: bytes, more: Iterable[Entry]) -> bytes:

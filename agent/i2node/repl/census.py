@@ -33,7 +33,9 @@ class Census:
         while stack and not self._stop():
             paths = [stack.pop() for _ in range(min(32, len(stack)))]
             requests = [(p, self._paths.skip(p)) for p in paths]
-            answers = batch.list_dirs(self._root.fd, self._root.dev, requests, threads=2)
+            answers = batch.list_dirs(
+                self._root.fd, self._root.dev, requests, partial=True, threads=2
+            )
             for path, answer in zip(paths, answers, strict=True):
                 self.files += answer.n - answer.dirs
                 self.bytes += answer.bytes

@@ -16,7 +16,7 @@ from i2node.model import Kind
 from i2node.mover import batch, listing
 from i2node.repl.belief import included
 from i2node.repl.journal import Journal
-from i2node.repl.plan import named_root
+from i2node.repl.plan import named_root, without
 
 _AT_ONCE = 32  # directories
 _COUNTED = 5000  # directories, where they are only counted
@@ -99,7 +99,7 @@ class Patrol:
 
     def _compare(self, some: list[tuple[int, bytes]]) -> None:
         requests = [(path, self.paths.skip(path)) for _, path in some]
-        answers = batch.list_dirs(self.root.fd, self.root.dev, requests)
+        answers = batch.list_dirs(self.root.fd, self.root.dev, requests, partial=True)
         for (ino, path), answer in zip(some, answers, strict=True):
             if answer.status == errno.EXDEV:
                 continue  # something is mounted above it
@@ -112,8 +112,13 @@ class Patrol:
                 continue
             if not path and self._root_differs(answer.own):
                 self.dirty.add(ino, b"", Touch.ATTR, self._clock())
-            now = included(self.paths, path, answer.entries)
-            changes = listing.diff(self.journal.listing(ino), now, self.small_max)
+            now, old = included(self.paths, path, answer.entries), self.journal.listing(ino)
+            if answer.unread:
+                # What cannot be looked at is no difference; it is told by the next who tries.
+                unread = [entry.name for entry in listing.troubled(now)]
+                self.dirty.add_all(((ino, name, Touch.NAME) for name in unread), self._clock())
+                now, old = without(now, unread), without(old, unread)
+            changes = listing.diff(old, now, self.small_max)
             if changes is not None:
                 self._differs(ino, changes)
 

@@ -249,6 +249,11 @@ def tombstone(name: bytes) -> bytes:
     return listing.encode(_NOTHING._replace(name=name))
 
 
+def without(entries: bytes, names: Iterable[bytes]) -> bytes:
+    """A listing but for these names."""
+    return listing.merge(entries, b"".join(map(tombstone, sorted(names))))
+
+
 ROOT = b"..."
 """The name under which the journal keeps the root's own record."""
 

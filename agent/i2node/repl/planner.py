@@ -29,7 +29,7 @@ from i2node.repl.draft import Draft, Sink
 from i2node.repl.emit import Emitter
 from i2node.repl.journal import Journal
 from i2node.repl.moves import Moves
-from i2node.repl.plan import Compared, Visit, join, named_root, racy
+from i2node.repl.plan import Compared, Visit, join, named_root, racy, without
 from i2node.repl.vigil import Vigil
 
 LIST_BATCH = 64
@@ -189,7 +189,13 @@ class Planner:
         if self.watch:
             notify, mask, asof = self.watch.descriptor, self.watch.mask, self.watch.mark()
         answers = batch.list_dirs(
-            self.root.fd, self.root.dev, requests, notify=notify, mask=mask, threads=4
+            self.root.fd,
+            self.root.dev,
+            requests,
+            notify=notify,
+            mask=mask,
+            partial=True,
+            threads=4,
         )
         olds, asked = self.belief.known(visits)
         moved = self.moves.count
@@ -227,12 +233,19 @@ class Planner:
         if own.ino != visit.ino:
             self._again(visit)
             return
+        unread: set[bytes] = set()
+        if answer.unread:
+            answer, unread = self._readable(visit.ino, visit.path, answer)
+            if answer.status:
+                self._unlisted(visit, answer.status)
+                return
+            old = without(old, unread)
         self.emitter.make(visit)
         if self.watch:
             self.watch.placed(answer.wd, own.ino, visit.parent, visit.name, asof)
         if self.watch and (children := self.watch.children(visit.ino)):
             here = {e.name for e in listing.kept(answer.entries, Kind.DIR)}
-            for name in children.keys() - here:
+            for name in children.keys() - here - unread:
                 self.watch.gone(children[name], visit.ino, name, asof)
         now = self.belief.included(visit.path, answer.entries)
         self.examined_files += answer.n - answer.dirs
@@ -282,6 +295,21 @@ class Planner:
         differs = differs or (not visit.name and self._root_differs(own))
         if differs:
             self.emitter.dress(visit, own)
+
+    def _readable(
+        self, ino: int, path: bytes, answer: batch.Listing
+    ) -> tuple[batch.Listing, set[bytes]]:
+        """Tells of the names that stat(2) fails for; gives the answer without them, and them. Of
+        what they stand for nothing is known, so that nothing is done about it. Where a directory
+        may not be searched, it is that directory which cannot be read."""
+        unread = {e.name: e.status for e in listing.troubled(answer.entries)}
+        if len(unread) == answer.n and set(unread.values()) == {errno.EACCES}:
+            return replace(answer, status=errno.EACCES), set()
+        for name, status in unread.items():
+            if not self.paths.matches(path, name):
+                self.trouble(join(path, name), status, (ino, name))
+        entries = without(answer.entries, unread)
+        return replace(answer, n=answer.n - len(unread), entries=entries), set(unread)
 
     def _mounted(self, path: bytes, so: bool) -> None:
         if (path in self.mounts) != so:
@@ -357,7 +385,10 @@ class Planner:
         if not names:
             return None
         asof = self.watch.mark()
-        answer = batch.stat_names(self.root.fd, self.root.dev, path, names)
+        answer = batch.stat_names(self.root.fd, self.root.dev, path, names, partial=True)
+        if answer.unread:
+            answer, unread = self._readable(work.ino, path, answer)
+            names = [name for name in names if name not in unread]
         if answer.status == errno.EXDEV:
             # It is looked at, with all below, when the mount is gone.
             self._mounted(self._mount_on(path), True)

@@ -112,6 +112,7 @@ class Sender:
         self._submitted = 0
         self._read = 0
         self._rested = 0.0
+        self._unread = b"", 0  # the path that could not be read last, and why
         self.line.start("read", self._read_loop)
 
     @property
@@ -127,7 +128,7 @@ class Sender:
         with self._changed:
             self._submitted += 1
         while True:
-            self._check()
+            self.line.check()
             try:
                 self._batches.put(work, timeout=0.2)
                 return
@@ -138,9 +139,9 @@ class Sender:
         """Returns when everything submitted so far is read and in the journal."""
         with self._changed:
             while self._read < self._submitted:
-                self._check()
+                self.line.check()
                 self._changed.wait(0.2)
-        self._check()
+        self.line.check()
 
     def drained(self) -> bool:
         """Whether everything submitted is durable on the target."""
@@ -171,7 +172,7 @@ class Sender:
         end = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             while self._read < self._submitted or self.line.durable < self.line.last:
-                self._check()
+                self.line.check()
                 if end is not None and time.monotonic() > end:
                     return False
                 self._changed.wait(0.2)
@@ -223,9 +224,6 @@ class Sender:
         self.line.close()
         self.large.close()
         self._pool.shutdown(cancel_futures=True)
-
-    def _check(self) -> None:
-        self.line.check()
 
     # ------------------------------------------------------------------ reading
 
@@ -345,6 +343,10 @@ class Sender:
             self.frame.count(read.files, read.content)
             self.frame.append(read.steps)
 
+    def _failed(self, path: bytes, status: int, place: Name) -> None:
+        self._unread = path, status
+        self.trouble(path, status, place)
+
     def _stands(self, owner: int, path: bytes) -> bool:
         """Whether the directory that was meant is still the one under this path."""
         answer = batch.stat_names(self.root.fd, self.root.dev, path, ())
@@ -387,7 +389,7 @@ class Sender:
             elif entry.status in GONE:
                 self.again(owner, entry.name, False)
             else:
-                self.trouble(join(path, entry.name), entry.status, (owner, entry.name))
+                self._failed(join(path, entry.name), entry.status, (owner, entry.name))
         self.journal.put(owner, entries)
         self.history.note(self.frame.number, owner, entries)
         for entry in joined:
@@ -444,6 +446,7 @@ class Sender:
     def _ship_linked(self, group: Linked) -> None:
         """A file under the first of its names; the others follow only if it could be read."""
         first = group.first
+        self._unread = b"", 0
         directory, _, name = first.path.rpartition(b"/")
         large = [first] if first.entry.size > self.small_max else []
         if not large:
@@ -453,8 +456,12 @@ class Sender:
         found = self.journal.select(first.dir, [name])
         now = next(iter(listing.entries(found)), None)
         if now is None or now.ino != first.entry.ino or now.ctime < first.entry.ctime:
-            for parent, other, _ in group.others:
-                self.again(parent, other, False)
+            for parent, other, path in group.others:
+                if self._unread[0] == first.path:
+                    # The same file: it is read again when that is to be tried again.
+                    self.trouble(path, self._unread[1], (parent, other))
+                else:
+                    self.again(parent, other, False)
             return
         for parent, other, path in group.others:
             self.journal.put(parent, known(now._replace(name=other)))
@@ -477,7 +484,7 @@ class Sender:
             self.journal.put(item.dir, unsettled(entry))
             self.again(item.dir, entry.name, True)
         elif entry.status:
-            self.trouble(item.path, entry.status, (item.dir, entry.name))
+            self._failed(item.path, entry.status, (item.dir, entry.name))
         else:
             self.journal.put(item.dir, known(entry._replace(verdict=Verdict.SAME)))
             if entry.nlink > 1 and (entry.ino != item.entry.ino or item.entry.nlink < 2):

@@ -41,6 +41,20 @@ TOLD_APART = 65_536
 told, until it is looked for again."""
 SHOWN = 10
 
+_REMEDIES = {
+    errno.EACCES: "run the agent of the source as root, or give it access",
+    errno.EPERM: "run the agent of the source as root, or give it access",
+    errno.EIO: "look at the kernel log of the source for disk errors",
+    errno.EBADMSG: "check the source's file system (fsck)",
+    errno.EUCLEAN: "check the source's file system (fsck)",
+    errno.EXDEV: "unmount what is mounted there on the source",
+    errno.ENOTCONN: "unmount what is mounted there on the source, or leave it out",
+    errno.EMFILE: "raise the limit of open files of the source's agent",
+    errno.ENFILE: "raise fs.file-max on the source",
+    errno.ENOMEM: "free memory on the source",
+}
+"""Against what keeps the source from being read; it is tried again by itself."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Kept:
@@ -81,7 +95,8 @@ class Troubles:
 
     def unreadable(self, path: bytes, status: int, place: Name) -> None:
         """place: its directory and its name there, or a directory and nothing: that one."""
-        self.problem(path, f"cannot be read: {os.strerror(status)}", remedy_for(status), place)
+        cause, remedy = f"cannot be read: {os.strerror(status)}", _REMEDIES.get(status, "")
+        self.problem(path, cause, remedy, place)
 
     def faulted(self, faults: list[Fault]) -> None:
         """Steps that the target could not do."""
