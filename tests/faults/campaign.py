@@ -37,7 +37,8 @@ from machine import Disk, plugged
 from moving_files import moving_files
 from nursery import Nursery
 from powercuts import power_cut
-from wires import half_open, resets
+from unreadable import bad_blocks, dead_mounts, no_rights, source_disk
+from wires import half_open, losses, resets
 
 KINDS = ("lost", "torn", "outside", "litter", "dead")
 SIZES = {"ext4": 96, "xfs": 400, "btrfs": 400}
@@ -109,6 +110,11 @@ def wires(ground: Ground, disk: Any) -> Runs:
         yield "wire: half-open", lambda rng: half_open(ground, rng)
 
 
+def lossy_wires(ground: Ground, disk: Any) -> Runs:
+    while True:
+        yield "wire: 5 % loss, 20 resets a minute", lambda rng: losses(ground, 12.0, rng)
+
+
 def damage(ground: Ground, disk: Any) -> Runs:
     while True:
         for side, patterns in states.FILES.items():
@@ -139,12 +145,33 @@ def sources(ground: Ground, disk: Any) -> Runs:
                 )
 
 
+def unreadable(ground: Ground, disk: Disk) -> Runs:
+    for again in itertools.cycle((False, True)):
+        more = ", its agent killed meanwhile" if again else ""
+        yield (
+            f"source: bad blocks under its files, {disk.kind}{more}",
+            lambda rng, a=again: bad_blocks(ground, disk, a, rng),
+        )
+        yield (
+            f"source: mounts that do not answer{more}",
+            lambda rng, a=again: dead_mounts(ground, a, rng),
+        )
+        yield (
+            f"source: no right to read{more}",
+            lambda rng, a=again: no_rights(ground, a, rng),
+        )
+
+
 def on(kind: str) -> Callable[[Path], AbstractContextManager[Any]]:
     return lambda place: rooms_on(kind, place, SIZES[kind])
 
 
 def drive(kind: str) -> Callable[[Path], AbstractContextManager[Any]]:
     return lambda place: plugged(kind, place, SIZES[kind])
+
+
+def source_drive(kind: str) -> Callable[[Path], AbstractContextManager[Any]]:
+    return lambda place: source_disk(kind, place)
 
 
 @contextmanager
@@ -164,8 +191,10 @@ FAMILIES: list[tuple[Callable[[Path], AbstractContextManager[Any]], Callable[...
     *((drive(kind), power) for kind in SIZES),
     *((drive(kind), failing) for kind in SIZES),
     (small, wires),
+    (small, lossy_wires),
     (small, damage),
     (on("ext4"), sources),
+    *((source_drive(kind), unreadable) for kind in ("ext4", "xfs")),
 ]
 
 
@@ -178,7 +207,8 @@ def family(
         held.callback(nursery.close)
         place = held.enter_context(area())
         disk = held.enter_context(where(place))
-        ground = Ground(place, nursery)
+        apart = place / "field"
+        ground = Ground(place, nursery, source=apart / "source" if apart.exists() else None)
         held.callback(ground.close)
         ground.plant()
         for number, (fault, run) in enumerate(runs(ground, disk)):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ground import Ground, area
 from nursery import Nursery
-from unreadable import bad_blocks, dead_mounts, field, no_rights
+from unreadable import bad_at_first, bad_blocks, dead_mounts, no_rights, source_disk
 
 pytestmark = [
     pytest.mark.root,
@@ -31,9 +31,10 @@ def grounded(place: Path, nursery: Nursery) -> Ground:
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
 def test_files_on_bad_blocks(place: Path, nursery: Nursery, kind: str) -> None:
-    with field(kind, place) as disk:
+    with source_disk(kind, place) as disk:
         ground = grounded(place, nursery)
         try:
+            assert bad_at_first(ground, disk).wrong == ()
             ground.plant()
             assert bad_blocks(ground, disk, True, random.Random(kind)).wrong == ()
         finally:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from deeds import digest
@@ -28,7 +28,7 @@ DISK_MIB = {"ext4": 200, "xfs": 400}
 
 
 @contextmanager
-def field(kind: str, place: Path) -> Iterator[Disk]:
+def source_disk(kind: str, place: Path) -> Iterator[Disk]:
     """A disk for the source of a Ground in this place, at `field`."""
     with plugged(kind, place, DISK_MIB[kind], "field") as disk:
         yield disk
@@ -61,15 +61,34 @@ def bad_blocks(ground: Ground, disk: Disk, again: bool, rng: random.Random) -> T
         bad = [*changed, *saved, *new, place / "linked"]
         disk.ask("fail", bad=[(block_at(path), BLOCK) for path in bad])
     wrong += endured(ground, [*bad, place / "other"], "Input/output", again)
+    sound = digest((place / "sound").read_bytes())
+    until("what can be read", lambda: contents(ground, place).get("sound") == sound)
     now = contents(ground, place)
-    if now.pop("sound", b"") != digest((place / "sound").read_bytes()):
-        wrong.append("lost: what could be read")
+    del now["sound"]
     if now != before:
         wrong.append(f"lost: {sorted(now.items() ^ before.items())}")
     disk.ask("fail")
     wrong += ground.settled() + mended(ground)
     deeds.remove(place)
     return Trial(True, tuple(dict.fromkeys(wrong)))
+
+
+def bad_at_first(ground: Ground, disk: Disk) -> Trial:
+    """The same in the first mirror, of a ground on which nothing runs yet."""
+    deeds, place = ground.deeds, ground.source / "first"
+    deeds.make(place)
+    bad = [place / f"new{size}" for size in SIZES]
+    for path, size in zip([*bad, place / "sound"], (*SIZES, 9000), strict=True):
+        deeds.write(path, size)
+    disk.ask("fail", bad=[(block_at(path), BLOCK) for path in bad])
+    forget(ground.source)
+    ground.hosts.start_target()
+    ground.hosts.start_source()
+    wrong = endured(ground, bad, "Input/output", True)
+    if contents(ground, place) != {"sound": digest((place / "sound").read_bytes())}:
+        wrong.append("lost: what could be read")
+    disk.ask("fail")
+    return Trial(True, (*wrong, *ground.settled(), *mended(ground)))
 
 
 def no_rights(ground: Ground, again: bool, rng: random.Random) -> Trial:
@@ -145,10 +164,10 @@ def dead_mounts(ground: Ground, again: bool, rng: random.Random) -> Trial:
         _change(ground, place)
         hosts.start_source()
         wrong += endured(ground, [place / "dir", top], "not connected", again)
-        wrong += _changed(ground, place)
+        until("what is beside them", lambda: _arrived(ground, place))
         _change(ground, place)
         wrong += endured(ground, [place / "dir", top], "not connected", False)
-        wrong += _changed(ground, place)
+        until("what is beside them", lambda: _arrived(ground, place))
         there = contents(ground, ground.source)[top.name]
         if (contents(ground, place / "dir" / "below"), there) != before:
             wrong.append("lost: what was there before")
@@ -166,10 +185,10 @@ def _change(ground: Ground, place: Path) -> None:
     (place / "new").unlink()
 
 
-def _changed(ground: Ground, place: Path) -> list[str]:
-    """What of that is not on the target."""
+def _arrived(ground: Ground, place: Path) -> bool:
+    """Whether all of that is on the target."""
     here = {p.name: digest(p.read_bytes()) for p in place.iterdir() if p.name != "dir"}
-    return [] if contents(ground, place) == here else ["lost: what is beside it"]
+    return contents(ground, place) == here
 
 
 @contextmanager
@@ -254,4 +273,8 @@ def block_at(path: Path, at: int | None = None) -> int:
 def contents(ground: Ground, place: Path) -> dict[str, bytes]:
     """What the target has of this directory of the source."""
     there = ground.target / place.relative_to(ground.source)
-    return {path.name: digest(path.read_bytes()) for path in there.iterdir() if path.is_file()}
+    found = {}
+    for path in there.iterdir():
+        with suppress(FileNotFoundError, IsADirectoryError):  # it may go meanwhile
+            found[path.name] = digest(path.read_bytes())
+    return found
