@@ -185,6 +185,11 @@ int i2_aside_takes(const struct i2_site *site, int err)
 static int write_whole(struct i2_site *site, const char *key, const struct i2_bytes *records)
 {
     char passing[I2_STAGE_NAME];
+    if (!i2_xattr_check(records->p, records->len)) {
+        /* Attributes up to the limits, and records of our own beside them: it would not be read again. */
+        unlinkat(site->shelf, key, 0);
+        return -E2BIG;
+    }
     i2_unique_name(site, passing); /* begins with PASSING */
     int fd = openat(site->shelf, passing, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0) return -errno;

@@ -173,8 +173,10 @@ void i2_do_rename(struct i2_site *site, const struct i2_step *s)
     if (!err && is_stage(site, &was)) err = -EPERM;
     if (!err) err = toll_of_rename(site, &p, &was, &toll);
     if (!err) err = i2_last_at(site, p.from->fd, p.from_name, p.to->fd, p.to_name);
-    char key[I2_ASIDE_NAME];
+    char key[I2_ASIDE_NAME], own[I2_ASIDE_NAME];
     i2_aside_doom(site, p.to->fd, p.to_name, key);
+    i2_aside_doom(site, p.from->fd, p.from_name, own);
+    if (!strcmp(key, own)) key[0] = 0; /* the name that it has already: nothing goes */
     for (int again = 0; !err; again = 1) {
         err = renameat(p.from->fd, p.from_name, p.to->fd, p.to_name) < 0 ? -errno : 0;
         if (!err) i2_aside_drop(site, key);

@@ -279,6 +279,26 @@ def test_a_delta_is_laid_on_a_file_whose_time_is_aside(spot):
     assert (told.mtime_s, told.mtime_ns) == (MTIME[0] + 1, MTIME[1])
 
 
+def test_a_name_that_it_has_already_takes_nothing(spot):
+    d = step(Op.MAKE_DIR, b"d", kind=Kind.DIR, mode=0o755)
+    of_d = step(Op.SET_META, b"d", kind=Kind.DIR, mode=0o755, mtime_s=5, xattrs=records(ATTRIBUTES))
+    assert spot.apply(put(b"f", ATTRIBUTES), d, of_d) == []
+    kept = spot.kept()
+    assert spot.apply(*(step(Op.RENAME, n, n) for n in (b"f", b"d"))) == []
+    assert len(kept) == 2 and spot.kept() == kept
+
+
+def test_more_than_can_be_read_again_is_told(spot):
+    """As many names as a file can have leave no room for a record of ours."""
+    names = {b"none.%04d" % i: b"" for i in range(65536 // 10)}
+    assert spot.apply(put(b"f", ATTRIBUTES)) == []
+    (fault,) = spot.apply(put(b"f", names, Op.SET_META))
+    assert (fault.what, fault.status) == (At.XATTR, errno.E2BIG)
+    assert spot.attributes("f") == b"" and spot.kept() == []
+    assert spot.apply(put(b"f", names, Op.SET_META, mtime=(5, 0))) == []
+    assert spot.attributes("f") == records(names)
+
+
 def test_names_of_our_own_are_no_attributes_of_a_peer(spot):
     for name in (b"i2node.stat", b"i2node.flags", b"i2node.other"):
         (fault,) = spot.apply(put(b"f", {name: b"x" * 80}))
