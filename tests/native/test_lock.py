@@ -19,6 +19,7 @@ from test_stage import stage, staged, write
 
 from disks import disk
 from i2node.errors import ProtocolError
+from i2node.fs.tree import TargetTree
 from i2node.model import Kind
 from i2node.mover import batch, listing
 from i2node.mover.batch import At, Op, step
@@ -222,6 +223,34 @@ def test_projects(target: Target) -> None:
         "d/e": (0, 0),
     }
     assert inode_of(r / "d") == (HEIR, 7) == inode_of(r)
+
+
+def test_what_a_crash_left_in_the_stage_is_cleared(spot: Path) -> None:
+    """An immutable file, a tree that holds one, and one that is deeper than a stack."""
+    place = Path(tempfile.mkdtemp(dir=spot))
+    left = place / "state" / "stage" / ".i2node-stage-crashed"
+    above = left / "t0123456789abcdef.1"
+    above.mkdir(parents=True)
+    for path in (left / "t0123456789abcdef.2", above / "f"):
+        path.write_text("x")
+        assert give(path, IMMUTABLE)
+    assert give(above, APPEND)
+    deep = os.open(left, os.O_RDONLY)
+    for name in ("t0123456789abcdef.3", *("d" * 2000)):
+        os.mkdir(name, dir_fd=deep)
+        below = os.open(name, os.O_RDONLY, dir_fd=deep)
+        os.close(deep)
+        deep = below
+    os.close(deep)
+    (place / "root").mkdir()
+    tree = TargetTree(os.fsencode(place / "root"), "crashed", place / "state", [])
+    try:
+        assert not tree.inside
+        tree.clean(keep_parts=True)
+        assert os.listdir(left) == []
+    finally:
+        unlock(place)
+        tree.close()
 
 
 def test_who_may_not_is_told(target: Target) -> None:

@@ -14,7 +14,6 @@ import errno
 import fcntl
 import os
 import re
-import shutil
 import stat
 import time
 from collections.abc import Iterator, Sequence
@@ -27,6 +26,7 @@ from i2node.fs.directory import open_directory, open_own
 from i2node.fs.shelf import Shelf
 from i2node.model import show
 from i2node.mover import batch, listing
+from i2node.mover.batch import Op
 
 _OURS = re.compile(r"[0-9a-f]{16}(\.redo)?|t[0-9a-f]{16}\.[0-9a-f]+|probe")
 """Names in a stage (native/src/stage.c, apply.c): nothing else is removed there."""
@@ -343,12 +343,16 @@ class TargetTree:
                 with suppress(FileNotFoundError):
                     if stat.S_ISREG(os.lstat(name, dir_fd=stage).st_mode):
                         continue
-            try:
-                os.unlink(name, dir_fd=stage)
-            except IsADirectoryError:
-                shutil.rmtree(name, dir_fd=stage)
-            except FileNotFoundError:
-                pass
+            self._remove_staged(stage, name)
+
+    def _remove_staged(self, stage: int, name: str) -> None:
+        """Also what is immutable, or deep: the mover takes it down, as it would have before."""
+        gone = batch.apply(
+            stage, stage, batch.step(Op.REMOVE, os.fsencode(name)), shelf=self.shelf.fd
+        )
+        for fault in gone.faults:
+            error = OSError(fault.status, os.strerror(fault.status))
+            raise _disk(f"clear {show(os.fsencode(name))} out of the staging directory", error)
 
     def make_room(self) -> int:
         """Removes what earlier sessions staged and this one has not written to; gives the bytes. A
