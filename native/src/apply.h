@@ -18,7 +18,7 @@
 #define I2_FRESH 128
 #define I2_STAGE_NAME 40
 #define I2_BUFFER (1u << 20)
-#define I2_OPENED 4
+#define I2_OPENED 8 /* a step takes at most that many, but for a tree */
 
 /* A directory of the target kept open while steps go to it. */
 struct i2_held {
@@ -167,15 +167,16 @@ uint64_t i2_spare(const struct i2_site *site);
 int i2_is_shrunk(const struct stat *old, uint64_t size);
 
 /* lock.c: what took no change or no name, so that a step failed with err, takes it now: name in dir, and
- * dir. 1: worth another try. What stays of the two is as it was when the step is through. */
-int i2_unlock(struct i2_site *site, int err, int dir, const char *name, int stays);
-#define I2_DOOMED 0    /* neither */
-#define I2_DIR_STAYS 1 /* the directory */
-#define I2_STAYS 2     /* both */
+ * dir. 1: worth another try. What is still there of the two when the step is through is as it was. */
+int i2_unlock(struct i2_site *site, int err, int dir, const char *name);
+#define I2_OBSTACLES 2 /* at most: it is locked, and it is of another project */
 
 /* Takes flags off what is open, or held with O_PATH; again: it has them again when the step is through.
  * 1: it had some. */
 int i2_open_up(struct i2_site *site, int fd, uint32_t flags, int again);
+
+/* What was opened up of an open file has the flags from then on that the step gives it. */
+void i2_stays_open(struct i2_site *site, int fd);
 
 /* The step is through. */
 void i2_lock_again(struct i2_site *site);

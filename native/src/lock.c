@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -28,14 +29,39 @@ void i2_lock(struct i2_site *site, int fd, uint32_t flags)
     if (own >= 0) close(own);
 }
 
+/* Nothing is done to what has no name any more. */
+static void lock_again(struct i2_site *site, const struct i2_opened *o)
+{
+    struct stat st;
+    int err = fstat(o->fd, &st) == 0 && !st.st_nlink ? 0 : i2_inode_add(o->fd, o->flags);
+    close(o->fd);
+    if (err) i2_fault(site, I2_AT_XATTR, err);
+}
+
 void i2_lock_again(struct i2_site *site)
 {
-    while (site->opened_n) {
-        const struct i2_opened *o = &site->opened[--site->opened_n];
-        int err = i2_inode_add(o->fd, o->flags);
-        close(o->fd);
-        if (err) i2_fault(site, I2_AT_XATTR, err);
-    }
+    while (site->opened_n) lock_again(site, &site->opened[--site->opened_n]);
+}
+
+void i2_stays_open(struct i2_site *site, int fd)
+{
+    struct stat it, st;
+    if (fstat(fd, &it) < 0) return;
+    for (int i = 0; i < site->opened_n; i++)
+        if (fstat(site->opened[i].fd, &st) == 0 && st.st_ino == it.st_ino) site->opened[i].flags = 0;
+}
+
+/* Of a tree that is taken down most are gone by then; else the first goes, which the step is through with,
+ * or opens up once more. */
+static void make_room(struct i2_site *site)
+{
+    struct stat st;
+    int i = 0;
+    while (i < I2_OPENED && (fstat(site->opened[i].fd, &st) < 0 || st.st_nlink)) i++;
+    if (i == I2_OPENED) i = 0;
+    lock_again(site, &site->opened[i]);
+    size_t behind = (size_t)(--site->opened_n - i);
+    memmove(&site->opened[i], &site->opened[i + 1], behind * sizeof *site->opened);
 }
 
 int i2_open_up(struct i2_site *site, int fd, uint32_t flags, int again)
@@ -44,7 +70,7 @@ int i2_open_up(struct i2_site *site, int fd, uint32_t flags, int again)
     if (own < 0) return 0;
     int64_t had = i2_inode_drop(own, flags);
     if (had > 0 && again) {
-        if (site->opened_n == I2_OPENED) i2_lock_again(site);
+        if (site->opened_n == I2_OPENED) make_room(site);
         site->opened[site->opened_n++] = (struct i2_opened){.fd = own, .flags = (uint32_t)had};
     } else {
         close(own);
@@ -52,18 +78,15 @@ int i2_open_up(struct i2_site *site, int fd, uint32_t flags, int again)
     return had > 0;
 }
 
-int i2_unlock(struct i2_site *site, int err, int dir, const char *name, int stays)
+int i2_unlock(struct i2_site *site, int err, int dir, const char *name)
 {
     if (err == -EXDEV)
         return i2_open_up(site, dir, I2_INODE_HEIR, 1) | i2_open_up(site, site->stage, I2_INODE_HEIR, 0);
     if (err != -EPERM && err != -EACCES) return 0;
-    int done = i2_open_up(site, dir, I2_INODE_LOCKS, stays != I2_DOOMED);
+    int done = i2_open_up(site, dir, I2_INODE_LOCKS, 1);
     int fd = i2_open_in(&site->k, dir, name, O_PATH | O_NOFOLLOW);
     if (fd < 0) return done;
-    struct stat st;
-    /* A file of several names stays under the others. */
-    int linked = fstat(fd, &st) == 0 && !S_ISDIR(st.st_mode) && st.st_nlink > 1;
-    done |= i2_open_up(site, fd, I2_INODE_LOCKS, linked || stays == I2_STAYS);
+    done |= i2_open_up(site, fd, I2_INODE_LOCKS, 1);
     close(fd);
     return done;
 }

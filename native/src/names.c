@@ -45,13 +45,13 @@ void i2_do_make_dir(struct i2_site *site, const struct i2_step *s)
     }
     mode_t mode = 0700 | (s->mode & 01777);
     if (i2_fresh_make(site, s, held, name, mode)) return;
-    for (int again = 0;; again = 1) {
+    for (int again = 0;; again++) {
         if (mkdirat(held->fd, name, mode) == 0) {
             i2_gained(site, held);
             return;
         }
         err = -errno;
-        if (again || !i2_unlock(site, err, held->fd, ".", I2_DIR_STAYS)) break;
+        if (again == I2_OBSTACLES || !i2_unlock(site, err, held->fd, ".")) break;
     }
     if (err != -EEXIST) {
         i2_fault(site, I2_AT_CREATE, err);
@@ -94,13 +94,13 @@ static int link_over(struct i2_site *site, const struct pair *p)
 /* One name more, in place of whatever has it; 0 or -errno. */
 static int link_name(struct i2_site *site, const struct pair *p)
 {
-    for (int again = 0;; again = 1) {
+    for (int again = 0;; again++) {
         int err = linkat(p->to->fd, p->to_name, p->from->fd, p->from_name, 0) < 0 ? -errno : 0;
         if (!err) i2_gained(site, p->from);
         if (err == -EEXIST) err = link_over(site, p);
         /* An immutable file takes no more names, and no more does an immutable directory. */
-        if (again || !(i2_unlock(site, err, p->from->fd, ".", I2_DIR_STAYS) |
-                       i2_unlock(site, err, p->to->fd, p->to_name, I2_STAYS)))
+        if (again == I2_OBSTACLES || !(i2_unlock(site, err, p->from->fd, ".") |
+                                       i2_unlock(site, err, p->to->fd, p->to_name)))
             return err;
     }
 }
@@ -133,10 +133,10 @@ static int move_over(struct i2_site *site, const struct pair *p)
     i2_forget(site);
     i2_unique_name(site, aside);
     if (renameat(p->to->fd, p->to_name, site->stage, aside) < 0) return -errno;
-    for (int again = 0;; again = 1) {
+    for (int again = 0;; again++) {
         err = renameat(p->from->fd, p->from_name, p->to->fd, p->to_name) < 0 ? -errno : 0;
         /* Of another project: so may be what would have to go back. */
-        if (again || !i2_unlock(site, err, p->to->fd, ".", I2_DIR_STAYS)) break;
+        if (again == I2_OBSTACLES || !i2_unlock(site, err, p->to->fd, ".")) break;
     }
     if (err) {
         renameat(site->stage, aside, p->to->fd, p->to_name);
@@ -177,14 +177,14 @@ void i2_do_rename(struct i2_site *site, const struct i2_step *s)
     i2_aside_doom(site, p.to->fd, p.to_name, key);
     i2_aside_doom(site, p.from->fd, p.from_name, own);
     if (!strcmp(key, own)) key[0] = 0; /* the name that it has already: nothing goes */
-    for (int again = 0; !err; again = 1) {
+    for (int again = 0; !err; again++) {
         err = renameat(p.from->fd, p.from_name, p.to->fd, p.to_name) < 0 ? -errno : 0;
         if (!err) i2_aside_drop(site, key);
         if (!err) break;
         if (err == -ENOTEMPTY || err == -EEXIST || err == -ENOTDIR || err == -EISDIR)
             err = move_over(site, &p);
-        if (again || !(i2_unlock(site, err, p.from->fd, p.from_name, I2_STAYS) |
-                       i2_unlock(site, err, p.to->fd, p.to_name, I2_DIR_STAYS)))
+        if (again == I2_OBSTACLES || !(i2_unlock(site, err, p.from->fd, p.from_name) |
+                                       i2_unlock(site, err, p.to->fd, p.to_name)))
             break;
         err = 0;
     }
@@ -231,11 +231,11 @@ void i2_do_exchange(struct i2_site *site, const struct i2_step *s)
     if (!err && (is_stage(site, &a) || is_stage(site, &b))) err = -EPERM;
     if (!err) err = i2_last_at(site, p.from->fd, p.from_name, p.to->fd, p.to_name);
     if (!err) err = i2_last_at(site, p.to->fd, p.to_name, p.from->fd, p.from_name);
-    for (int again = 0; !err; again = 1) {
+    for (int again = 0; !err; again++) {
         err = renameat2(p.from->fd, p.from_name, p.to->fd, p.to_name, RENAME_EXCHANGE) < 0 ? -errno : 0;
         if (err == -EINVAL || err == -ENOSYS) err = swap_by_stage(site, &p);
-        if (again || !(i2_unlock(site, err, p.from->fd, p.from_name, I2_STAYS) |
-                       i2_unlock(site, err, p.to->fd, p.to_name, I2_STAYS)))
+        if (again == I2_OBSTACLES || !(i2_unlock(site, err, p.from->fd, p.from_name) |
+                                       i2_unlock(site, err, p.to->fd, p.to_name)))
             break;
         err = 0;
     }

@@ -64,7 +64,7 @@ int i2_place(struct i2_site *site, const struct i2_held *held, const char *name,
     char key[I2_ASIDE_NAME];
     int err = i2_toll_of(site, held->fd, name, size, &toll);
     i2_aside_doom(site, held->fd, name, key);
-    for (int again = 0; !err; again = 1) {
+    for (int again = 0; !err; again++) {
         if (renameat(site->stage, staged, held->fd, name) == 0) {
             i2_aside_drop(site, key);
             break;
@@ -73,7 +73,7 @@ int i2_place(struct i2_site *site, const struct i2_held *held, const char *name,
         if (err == -EISDIR || err == -ENOTDIR || err == -ENOTEMPTY || err == -EEXIST)
             err = swap_in(site, held, name, staged);
         if (!err) break;
-        if (again || !i2_unlock(site, err, held->fd, name, I2_DIR_STAYS)) return err;
+        if (again == I2_OBSTACLES || !i2_unlock(site, err, held->fd, name)) return err;
         err = 0;
     }
     if (!err) i2_paid(site, held, &toll);
@@ -100,13 +100,13 @@ static int begin(struct i2_site *site, struct i2_held *held, const char *name, s
     d->named = d->fd >= 0;
     /* Where that failed the usual way does it, or tells what is wrong. */
     if (d->named) return 0;
-    for (int again = 0; !site->no_tmpfile; again = 1) {
+    for (int again = 0; !site->no_tmpfile; again++) {
         d->fd = openat(held->fd, ".", O_TMPFILE | O_WRONLY | O_CLOEXEC, mode);
         if (d->fd >= 0) return 0;
         /* ENOENT: the held directory was removed. EISDIR: a kernel that does not know the flag. */
         int err = -errno;
         if (err == -EOPNOTSUPP || err == -EISDIR || err == -EINVAL) site->no_tmpfile = 1;
-        else if (again || !i2_unlock(site, err, held->fd, ".", I2_DIR_STAYS)) return err;
+        else if (again == I2_OBSTACLES || !i2_unlock(site, err, held->fd, ".")) return err;
     }
     i2_unique_name(site, d->staged);
     d->fd = openat(site->stage, d->staged, NEW_FILE, mode);
@@ -160,11 +160,11 @@ static int give_name(struct i2_site *site, const struct i2_held *held, struct dr
                      const char *name, uint64_t size)
 {
     int err = 0;
-    for (int again = 0; !d->named && !d->staged[0]; again = 1) {
+    for (int again = 0; !d->named && !d->staged[0]; again++) {
         err = link_to(site, d->fd, held->fd, name);
         if (!err) break;
         if (err == -EEXIST) err = link_to_stage(site, d);
-        if (err && (again || !i2_unlock(site, err, held->fd, ".", I2_DIR_STAYS))) return err;
+        if (err && (again == I2_OBSTACLES || !i2_unlock(site, err, held->fd, "."))) return err;
     }
     if (!d->staged[0]) {
         i2_gained(site, held);

@@ -223,12 +223,12 @@ static int play(struct journal *j, int fd, uint64_t limit)
     return err;
 }
 
-/* Opens up an immutable or append-only file; the step says what it is to have of that, or leaves it. */
-static int open_up(struct i2_site *site, int dir, const char *name, const struct i2_step *at)
+/* Opens up an immutable or append-only file. */
+static int open_up(struct i2_site *site, int dir, const char *name)
 {
     int fd = i2_open_regular(site, dir, name, O_RDONLY);
     if (fd < 0) return 0;
-    int done = i2_open_up(site, fd, I2_INODE_LOCKS, at->flags & I2_STEP_NO_XATTR);
+    int done = i2_open_up(site, fd, I2_INODE_LOCKS, 1);
     close(fd);
     return done;
 }
@@ -243,7 +243,7 @@ static int open_old(struct journal *j, const struct i2_step *at, int flags, stru
     int err = i2_parent(site, i2_step_path(at), at->path_len, &held, name);
     if (err) return err;
     int fd = i2_open_regular(site, held->fd, name, flags);
-    if (fd == -EPERM && flags != O_RDONLY && open_up(site, held->fd, name, at))
+    if (fd == -EPERM && flags != O_RDONLY && open_up(site, held->fd, name))
         fd = i2_open_regular(site, held->fd, name, flags);
     i2_let_go_held(site); /* the path may be the journal's, which does not last */
     if (fd < 0) return fd;
@@ -340,6 +340,7 @@ static int patch(struct journal *j, int fd, const struct i2_step *s, int *torn)
     if (!err) err = i2_statx(&j->site->k, fd, "", AT_EMPTY_PATH, &now);
     if (err) return err;
     now.stx_mtime.tv_nsec = UINT32_MAX; /* writing moved it */
+    if (!(s->flags & I2_STEP_NO_XATTR)) i2_stays_open(j->site, fd);
     i2_lock(j->site, fd, i2_meta(j->site, fd, 0, s, &now, 0));
     return fsync(fd) < 0 ? -errno : 0;
 }

@@ -44,12 +44,12 @@ struct descent {
     uint8_t *dents;
 };
 
-/* unlinkat, once more when flags were in the way; not there is fine. stays: of i2_unlock. */
-static int unlink_at(struct i2_site *site, int dir, const char *name, int how, int stays)
+/* unlinkat, once more when flags were in the way; not there is fine. */
+static int unlink_at(struct i2_site *site, int dir, const char *name, int how)
 {
     char key[I2_ASIDE_NAME];
     i2_aside_doom(site, dir, name, key);
-    for (int again = 0;; again = 1) {
+    for (int again = 0;; again++) {
         if (unlinkat(dir, name, how) == 0) {
             site->unlinked++;
             i2_aside_drop(site, key);
@@ -57,7 +57,7 @@ static int unlink_at(struct i2_site *site, int dir, const char *name, int how, i
         }
         if (errno == ENOENT) return 0;
         int err = -errno;
-        if (again || !i2_unlock(site, err, dir, name, stays)) return err;
+        if (again == I2_OBSTACLES || !i2_unlock(site, err, dir, name)) return err;
     }
 }
 
@@ -134,7 +134,7 @@ static int pop(struct i2_site *site, struct descent *d, int base)
     int dir = above(d, base);
     if (dir < 0) return dir;
     const char *name = (const char *)d->names.p + l->name;
-    int err = unlink_at(site, dir, name, AT_REMOVEDIR, d->depth == 1 ? I2_DIR_STAYS : I2_DOOMED);
+    int err = unlink_at(site, dir, name, AT_REMOVEDIR);
     if ((err == -ENOTEMPTY || err == -EEXIST) && l->progress && l->passes++ < PASSES) {
         /* Removing moved the reading position past a name (tmpfs), or one came new. */
         l->progress = 0;
@@ -163,8 +163,8 @@ static int clear_level(struct i2_site *site, struct descent *d)
             const char *name = e->name;
             if (name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]))) continue;
             int err = -EISDIR;
-            if (e->type != DT_DIR) err = unlink_at(site, l->fd, name, 0, I2_DOOMED);
-            if (err == -EISDIR) err = unlink_at(site, l->fd, name, AT_REMOVEDIR, I2_DOOMED);
+            if (e->type != DT_DIR) err = unlink_at(site, l->fd, name, 0);
+            if (err == -EISDIR) err = unlink_at(site, l->fd, name, AT_REMOVEDIR);
             if (err == -ENOTEMPTY || err == -EEXIST) {
                 l->off = e->off;
                 return push(site, d, l->fd, name);
@@ -232,11 +232,11 @@ static int take_away(struct i2_site *site, int dir, const char *name, const stru
 {
     struct i2_toll one = {.lost = 1};
     int err = within ? i2_may(site, &one) : 0;
-    if (!err) err = S_ISDIR(st->st_mode) ? -EISDIR : unlink_at(site, dir, name, 0, I2_DIR_STAYS);
+    if (!err) err = S_ISDIR(st->st_mode) ? -EISDIR : unlink_at(site, dir, name, 0);
     if (err != -EISDIR) return err;
     if (st->st_ino == site->stage_ino && st->st_dev == site->dev) return -EBUSY;
     i2_forget(site);
-    err = unlink_at(site, dir, name, AT_REMOVEDIR, I2_DIR_STAYS);
+    err = unlink_at(site, dir, name, AT_REMOVEDIR);
     if (err != -ENOTEMPTY && err != -EEXIST) return err;
     if (within && site->budget) one.lost += i2_count_below(site, dir, name, i2_spare(site));
     err = within ? i2_may(site, &one) : 0;

@@ -181,6 +181,52 @@ def test_a_large_file_changes_in_place_and_is_locked_again(target: Target, locks
     assert (flags(target, "d/f"), flags(target, "d")) == (0, IMMUTABLE)
 
 
+def test_a_step_that_is_refused_leaves_what_is_locked_locked(target: Target) -> None:
+    """By the brake, and where a mount keeps a directory in its place."""
+    have = begin(target, noise(0, SIZE), b"f")
+    assert give(target.root / "f", IMMUTABLE)
+    steps = clone(have, b"f"), write(0, b"x"), staged(b"f", 1, xattrs=record(IMMUTABLE))
+    for spare, size in ((0, SIZE), (1, 1)):
+        done = batch.apply(*target.fds, b"".join(steps), spare=spare)
+        assert ([f.status for f in done.faults] == [errno.ECANCELED]) == (not spare)
+        assert (target.root / "f").stat().st_size == size
+        assert flags(target, "f") == IMMUTABLE
+
+    mount = target.root / "t" / "d" / "mount"
+    mount.mkdir(parents=True)
+    for n in range(9):
+        (target.root / "t" / f"{n}").write_text("x")
+    locked = [p for p in target.root.glob("t/**/*") if p != mount]
+    assert all(give(p, APPEND) for p in (*locked, target.root / "t"))
+    subprocess.run(["mount", "-t", "tmpfs", "none", mount], check=True)
+    try:
+        (fault,) = target.apply(step(Op.REMOVE, b"t"))
+        assert fault.status == errno.EBUSY
+        assert (flags(target, "t"), flags(target, "t/d")) == (APPEND, APPEND)
+    finally:
+        subprocess.run(["umount", mount], check=True)
+    assert target.apply(step(Op.REMOVE, b"t")) == []
+    assert not (target.root / "t").exists()
+
+
+def test_what_is_in_the_way_twice(target: Target) -> None:
+    """Locked, and of another project."""
+    d = target.root / "d"
+    d.mkdir()
+    (d / "old").write_text("old")
+    if not (into_project(d, 7) and give(d, HEIR) and inode_of(d) == (HEIR, 7)):
+        pytest.skip("no projects here")
+    for path in (d / "old", d):
+        assert give(path, IMMUTABLE)
+    large = stage(), write(0, b"12345"), staged(b"d/large", 5, xattrs=record(0, 9))
+    over = stage(), write(0, b"12345"), staged(b"d/old", 5, xattrs=record(IMMUTABLE, 9))
+    out = put(b"out"), step(Op.LINK, b"d/link", b"out"), step(Op.RENAME, b"out", b"d/own")
+    assert target.apply(*large, *over, *out) == []
+    assert sorted(os.listdir(d)) == ["large", "link", "old", "own"]
+    assert inode_of(d) == (HEIR | IMMUTABLE, 7)
+    assert inode_of(d / "old") == (IMMUTABLE, 9)
+
+
 def test_projects(target: Target) -> None:
     """A directory that hands its project on takes nothing of another project (EXDEV): no name, no
     link, nothing from the stage."""
