@@ -27,7 +27,7 @@ struct i2_held {
     size_t len;
     uint64_t used; /* the younger the greater */
     /* What a new file in it is given, which the first one tells. */
-    int bare; /* no extended attributes: 1, 0, -1 not known yet */
+    int bare; /* no extended attributes, and nobody else has a say: 1, 0, -1 not known yet */
     uint32_t uid, gid;
     int fresh; /* nobody sees it yet: it stands in the stage; the top it is below, from 1 */
     int alike; /* of i2_heirs_alike: 1, 0, -1 not known yet */

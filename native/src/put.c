@@ -113,8 +113,15 @@ static int begin(struct i2_site *site, struct i2_held *held, const char *name, s
     return d->fd < 0 ? -errno : 0;
 }
 
-/* What a file that was begun with a mode is by now. In a directory whose new files have no attributes,
- * and so no default ACL, all are given the same owner, and the mode less the umask. */
+/* Whether nobody else may say, from one file to the next, what a directory hands on (chmod(2), acl(5)). */
+static int is_own(int dir)
+{
+    struct stat st;
+    return fstat(dir, &st) == 0 && st.st_uid == geteuid();
+}
+
+/* What a file that was begun with a mode is by now. In a directory of our own whose new files have no
+ * attributes, and so no default ACL, all are given the same owner, and the mode less the umask. */
 static int begun(struct i2_site *site, struct i2_held *held, const struct draft *d, unsigned mode,
                  struct statx *now)
 {
@@ -127,7 +134,7 @@ static int begun(struct i2_site *site, struct i2_held *held, const struct draft 
         now->stx_mode = (uint16_t)(mode & ~site->umask);
     } else if (!err && !d->staged[0] && held->bare < 0) {
         const struct i2_bearer of = {.fd = d->fd};
-        held->bare = !i2_xattr_any(&of);
+        held->bare = is_own(held->fd) && !i2_xattr_any(&of);
         held->uid = now->stx_uid;
         held->gid = now->stx_gid;
     }

@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -311,6 +312,36 @@ def test_an_inherited_acl_does_not_stay(target: Target) -> None:
             assert os.listxattr(target.root / d / name) == []
         assert (target.root / d / "2").stat().st_mode & 0o7777 == 0o640
         assert os.getxattr(target.root / d / "3", "system.posix_acl_access") == ACL
+
+
+RESTLESS = """
+import os, sys
+os.setresgid(4711, 4711, 4711), os.setresuid(4711, 4711, 4711)
+os.write(1, b"!")
+while True:
+    os.fchmod(int(sys.argv[1]), 0o2755), os.fchmod(int(sys.argv[1]), 0o755)
+"""
+
+
+@needs_root
+def test_who_owns_a_directory_gets_no_rights_to_what_is_put_there(target: Target) -> None:
+    """Not even by having it hand on its group in the middle of a payload."""
+    d = target.root / "d"
+    d.mkdir()
+    os.chown(d, 4711, 4711)
+    names = [b"d/%d" % n for n in range(1000)]
+    fd = os.open(d, os.O_RDONLY)
+    words = [sys.executable, "-c", RESTLESS, str(fd)]
+    with subprocess.Popen(words, pass_fds=[fd], stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None and owner.stdout.read(1) == b"!"
+        try:
+            for more in (b"a", b"b", b"c", b"d", b"e", b"f"):
+                assert target.apply(*(put(name + more, mode=0o640) for name in names)) == []
+        finally:
+            owner.kill()
+            os.close(fd)
+    assert len(os.listdir(d)) == 6 * len(names)
+    assert {p.stat().st_gid for p in d.iterdir()} == {0}
 
 
 @needs_root
