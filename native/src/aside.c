@@ -295,6 +295,14 @@ void i2_aside_drop(struct i2_site *site, const char key[I2_ASIDE_NAME])
     if (key[0]) unlinkat(site->shelf, key, 0);
 }
 
+void i2_aside_undo(struct i2_site *site, int fd)
+{
+    char key[I2_ASIDE_NAME];
+    struct stat st;
+    if (site->shelf < 0 || site->shelf_empty || fstat(fd, &st) < 0 || st.st_nlink) return;
+    if (!i2_aside_name(fd, "", AT_EMPTY_PATH, key)) i2_aside_drop(site, key);
+}
+
 static DIR *listing(int shelf)
 {
     int fd = openat(shelf, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -57,6 +57,9 @@ void i2_aside_keep_flags(struct i2_site *site, int fd, uint32_t flags);
 void i2_aside_doom(struct i2_site *site, int dir, const char *name, char key[I2_ASIDE_NAME]);
 void i2_aside_drop(struct i2_site *site, const char key[I2_ASIDE_NAME]);
 
+/* Takes away what was kept aside of an open file, or one held with O_PATH, that got no name after all. */
+void i2_aside_undo(struct i2_site *site, int fd);
+
 /* Whether nothing is in a shelf; 1 where there is none. */
 int i2_aside_is_empty(int shelf);
 

@@ -229,6 +229,7 @@ void i2_do_put_file(struct i2_site *site, const struct i2_step *s)
     if (err) i2_fault(site, what, err);
     if ((err || site->fatal) && d.named) unlinkat(held->fd, name, 0);
     if ((err || site->fatal) && d.staged[0]) unlinkat(site->stage, d.staged, 0);
+    if (err || site->fatal) i2_aside_undo(site, d.fd);
     close(d.fd);
 }
 
@@ -250,9 +251,10 @@ static void dress_and_place(struct i2_site *site, const struct i2_step *s, const
         if (!site->fatal && staged[0]) err = i2_place(site, held, name, staged, 0);
         else if (!site->fatal) i2_gained(site, held);
     }
-    if (fd >= 0) close(fd);
     if (err) i2_fault(site, what, err);
     if (err || site->fatal) unlinkat(dir, made, 0);
+    if (fd >= 0 && (err || site->fatal)) i2_aside_undo(site, fd);
+    if (fd >= 0) close(fd);
 }
 
 void i2_do_put_link(struct i2_site *site, const struct i2_step *s)

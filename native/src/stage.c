@@ -306,10 +306,11 @@ void i2_do_staged(struct i2_site *site, const struct i2_step *s)
     if (fd >= 0) {
         err = site->redo ? i2_redo_staged(site, s, &what) : i2_finish_staged(site, s, &what);
         if (err) i2_fault(site, what, err);
-        i2_let_go_staged(site);
         /* After a fatal fault the step is done again and needs the file; else nothing asks for it any
          * more. */
         if (err && !site->fatal) i2_unstage(site, s->stage);
+        if (err && site->staged >= 0) i2_aside_undo(site, site->staged);
+        i2_let_go_staged(site);
         return;
     }
     if (site->spoilt && spoilt(site, s, &what, &err)) {

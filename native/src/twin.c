@@ -67,7 +67,10 @@ int i2_twin(struct i2_site *site, const struct i2_held *held, const char *name)
     }
     if (!err) err = i2_place(site, held, name, staged, self.stx_size);
     if (!err) i2_lock(site, to, locks);
-    if (err && to >= 0) unlinkat(site->stage, staged, 0);
+    if (err && to >= 0) {
+        unlinkat(site->stage, staged, 0);
+        i2_aside_undo(site, to);
+    }
     if (to >= 0) close(to);
     close(from);
     free(s);

@@ -279,6 +279,28 @@ def test_a_delta_is_laid_on_a_file_whose_time_is_aside(spot):
     assert (told.mtime_s, told.mtime_ns) == (MTIME[0] + 1, MTIME[1])
 
 
+def test_what_gets_no_name_leaves_nothing(spot):
+    """A mount stands there: however often it is tried, nothing is aside of what never was."""
+    mount = spot.root / "m"
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", mount], check=True)
+    try:
+        link = {"kind": Kind.SYMLINK, "mode": 0o777, "mtime_s": MTIME[0]}
+        for steps in (
+            [put(b"m", ATTRIBUTES)],
+            [step(Op.PUT_LINK, b"m", b"there", **link)],
+            [
+                step(Op.STAGE, b"", stage=1),
+                step(Op.WRITE, b"", stage=1, data=b"large"),
+                step(Op.STAGED, b"m", stage=1, size=5, kind=Kind.FILE, mtime_s=MTIME[0]),
+            ],
+        ):
+            assert spot.apply(put(b"other", ATTRIBUTES), *steps)[-1].what == At.NAME
+            assert len(spot.kept()) == 1 and os.listdir(spot.stage) == []
+    finally:
+        subprocess.run(["umount", mount], check=True)
+
+
 def test_a_name_that_it_has_already_takes_nothing(spot):
     d = step(Op.MAKE_DIR, b"d", kind=Kind.DIR, mode=0o755)
     of_d = step(Op.SET_META, b"d", kind=Kind.DIR, mode=0o755, mtime_s=5, xattrs=records(ATTRIBUTES))
