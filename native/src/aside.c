@@ -85,7 +85,9 @@ static int is_stat(const uint8_t *value, uint32_t len, struct i2_aside_stat *st)
 {
     if (!value || len != sizeof *st) return 0;
     memcpy(st, value, sizeof *st);
-    return 1;
+    /* What no entry can be, a disk has spoilt. */
+    int node = !(st->what & I2_ASIDE_NODE) || (st->kind > I2_SYMLINK && st->kind <= I2_SOCK);
+    return node && st->mode <= 07777 && st->mtime_ns < 1000000000u;
 }
 
 int i2_aside_read(int shelf, int at, const char *path, int flags, struct i2_bytes *out)
@@ -114,7 +116,7 @@ static int lay_inode(const uint8_t *value, uint32_t len, struct i2_bytes *xattrs
     struct i2_inode pair[2], now = {0};
     const size_t name_len = sizeof I2_INODE_NAME - 1;
     uint32_t found_len;
-    if (len != sizeof pair) return 0;
+    if (len != sizeof pair || !i2_inode_check(value, sizeof pair[0])) return 0;
     memcpy(pair, value, sizeof pair);
     const uint8_t *found = i2_record_find(xattrs->p, xattrs->len, I2_INODE_NAME, name_len, &found_len);
     if (found && found_len == sizeof now) memcpy(&now, found, sizeof now);

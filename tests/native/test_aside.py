@@ -321,6 +321,26 @@ def test_more_than_can_be_read_again_is_told(spot):
     assert spot.attributes("f") == records(names)
 
 
+@pytest.mark.parametrize("field", ["sound", "kind", "mode", "ns", "flags"])
+def test_what_a_disk_spoilt_is_not_laid_over(spot, field):
+    """With an entry that cannot be, a listing would be none at all."""
+    assert spot.apply(put(b"f", {b"user.big": BIG}, mtime=(5, 0), data=b"")) == []
+    (kept,) = spot.kept()
+    kind = 99 if field == "kind" else Kind.FIFO
+    mode, ns = (0o10600 if field == "mode" else 0o600), (10**9 if field == "ns" else 7)
+    what = 8 | 2 | 4  # the kind, the mode and the time
+    there = 0o644, 0, 0, 0, 5
+    own = struct.pack("<6IqQ4Iq", what, kind, mode, 0, 0, ns, 9, 0, *there)
+    spoilt = {b"i2node.stat": own}
+    if field == "flags":
+        spoilt = {b"i2node.flags": struct.pack("<4I", 0x80000000, 7, 0, 0)}
+    (spot.shelf / kept).write_bytes(records(spoilt))
+    told = spot.told()[b"f"]
+    found = told.kind, told.mode, told.mtime_s, told.mtime_ns
+    assert found == ((Kind.FIFO, 0o600, 9, 7) if field == "sound" else (Kind.FILE, 0o644, 5, 0))
+    assert spot.attributes("f") == b""
+
+
 def test_names_of_our_own_are_no_attributes_of_a_peer(spot):
     for name in (b"i2node.stat", b"i2node.flags", b"i2node.other"):
         (fault,) = spot.apply(put(b"f", {name: b"x" * 80}))
