@@ -65,6 +65,7 @@ int i2_twin(struct i2_site *site, const struct i2_held *held, const char *name)
         locks = i2_meta(site, to, 0, s, &now, 0);
         if (site->noted + site->more != told) err = -EMLINK; /* told of already */
     }
+    if (!err) err = i2_last(site, to);
     if (!err) err = i2_place(site, held, name, staged, self.stx_size);
     if (!err) i2_lock(site, to, locks);
     if (err && to >= 0) {

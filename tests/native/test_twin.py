@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,6 +120,42 @@ def test_an_immutable_file_has_an_immutable_second_one(place: Path) -> None:
     finally:
         for path in (first, place / "names" / "0"):
             give(path, less=IMMUTABLE)
+
+
+LINKING = """
+import os, sys
+from i2node.mover import batch
+fds = [os.open(p, os.O_RDONLY) for p in sys.argv[1:3]]
+print([int(f.what) for f in batch.apply(*fds, sys.stdin.buffer.read()).faults])
+"""
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
+def test_a_second_one_lasts_before_it_takes_the_name(tmp_path: Path) -> None:
+    """Where it cannot be a clone, and the file system does not wait for what replaces a file."""
+    with disk("btrfs", tmp_path, mib=300) as mount:
+        places = [mount / name for name in ("root", "stage", "names")]
+        for path in places:
+            path.mkdir()
+        first = places[0] / "a"
+        first.touch()
+        subprocess.run(["chattr", "+C", first], check=True)  # the stage copies on write
+        first.write_bytes(bytes(range(256)) * 400)
+        with pytest.raises(OSError, match="Too many links"):
+            for name in itertools.count():
+                os.link(first, places[2] / str(name))
+        trace = ["strace", "-qq", "-o", tmp_path / "calls", "-e", "trace=fdatasync,renameat"]
+        done = subprocess.run(
+            [*trace, sys.executable, "-c", LINKING, *places[:2]],
+            input=step(Op.LINK, b"b", b"a"),
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            check=True,
+        )
+        assert done.stdout == b"[%d]\n" % At.LINKS
+        calls = [line.split("(")[0] for line in (tmp_path / "calls").read_text().splitlines()]
+        assert calls == ["fdatasync", "renameat"]
+        assert (places[0] / "b").read_bytes() == (places[2] / "0").read_bytes()
 
 
 def test_a_symlink_of_too_many_names_is_a_trouble_of_the_next(place: Path) -> None:
