@@ -1,5 +1,6 @@
 """What an attribute becomes, decided without a disk."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -42,7 +43,7 @@ def test_what_is_no_use_to_keep_aside_is_lost():
     ("key", "value"),
     [
         *(("found", v) for v in (None, 7, [1], [["owner"]], [["owner", "perhaps", ""]])),
-        *(("free", v) for v in (None, [], [1], ["x", 1])),
+        *(("free", v) for v in (None, [], [1], ["x", 1], [math.inf, 1])),
         ("clock", "noon"),
         ("version", KeyError),
     ],
@@ -80,6 +81,17 @@ def test_a_demand_is_refused_by_name_and_cause():
         fidelity.demand(examined(), NAMES, "bk:/b")
     assert "bk:/b" in caught.value.cause and "holes (no holes)" in caught.value.cause
     assert "mode" not in caught.value.cause and caught.value.remedy
+
+
+def test_what_is_required_and_not_told_of_is_no_promise():
+    """A target that knows less, or keeps silent, does not get what it may not lose."""
+    message = fidelity.told(GROUND)
+    message["found"] = [["mode", "exact", ""]]
+    found = fidelity.heard(message, frozenset())
+    fidelity.demand(found, ("mode",), "bk:/b")
+    with pytest.raises(SessionError) as caught:
+        fidelity.demand(found, ("mode", "acl"), "bk:/b")
+    assert "acl" in caught.value.cause and "mode" not in caught.value.cause
 
 
 def test_what_could_not_be_tried_is_neither_lost_nor_promised():

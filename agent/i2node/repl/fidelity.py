@@ -89,7 +89,7 @@ def heard(message: Mapping[str, object], cannot: frozenset[str]) -> Examined:
                 if name in verdicts
             ),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ProtocolError("the target's answer to examine is malformed") from error
 
 
@@ -127,6 +127,12 @@ def demand(found: Examined, require: Sequence[str], target: str) -> None:
     not known."""
     if require and found.untried:
         raise SessionError(found.untried, _UNTRIED)
+    answered = {a.name for a in found.attributes}
+    if unknown := [name for name in require if name not in answered]:
+        raise SessionError(
+            f"{target} does not tell whether it keeps what is required: " + ", ".join(unknown),
+            "its agent is of another version: update it, or require less",
+        )
     lost = [a for a in of(found.attributes, "lost") if a.name in require]
     if lost:
         raise SafetyStop(
