@@ -311,15 +311,15 @@ struct i2_budget {
 /* Applies steps beneath root, in order. stage: directory on the same file system for staged files and
  * for names in passing. A file appears under its final name only whole, with its metadata; a directory
  * that is made is built in the stage, where that hands on what the parent does, and appears with all that
- * is put in it up to the next step of another kind than MAKE_DIR and PUT. A fault of
- * one path is noted and the next step done; ENOSPC, EDQUOT, EROFS, EIO, EMFILE, ENOMEM stop at that
- * step (fatal), what was before it is done, and the same payload can be applied again. So does a step that
- * the budget (may be NULL) has no room for: nothing of it is done, its status is ECANCELED.
+ * is put in it up to the next step of another kind than MAKE_DIR and PUT; on XFS and btrfs files of PUT steps that
+ * replace others appear together, before a step of another kind. A fault of one path is noted and the next step
+ * done; ENOSPC, EDQUOT, EROFS, EIO, EMFILE, ENOMEM stop at that step (fatal), what was before it is done, and the
+ * same payload can be applied again. So does a step that the budget (may be NULL) has no room for: nothing of it is done, its status is ECANCELED.
  * OWNER, MODE, XATTR, TIMES faults leave the file in place with what could be set.
  * flags: I2_APPLY_NO_OWNER: the process may not chown, do not try.
  * shelf: see shelf.h; may be -1.
  * Returns the number of steps gone through, with or without a fault: fewer than there are after a fatal
- * one; *faults in: room, out: noted (never more than room; the rest
+ * one; *faults in: room, out: noted, in the order of the steps (never more than room; the rest
  * is lost but counted in *more, except that a fatal one takes the last place). -EINVAL: the payload is not sound, nothing was done. */
 int64_t i2_apply(int root, int stage, int shelf, const uint8_t *steps, size_t len, int flags,
                  struct i2_budget *budget, struct i2_fault *fault, uint64_t *faults, uint64_t *more);

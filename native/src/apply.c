@@ -33,14 +33,42 @@ void i2_fault(struct i2_site *site, int what, int err)
     int fatal = i2_is_fatal(err) || site->torn || site->braked || what == I2_AT_DISK ||
                 what == I2_AT_ASIDE;
     if (fatal) site->fatal = 1;
+    /* A file that waited tells of its step when others were through. */
+    uint64_t at = site->noted;
+    while (at && site->fault[at - 1].step > site->index) at--;
     if (site->noted == site->room) {
         site->more++;
         /* A fatal fault is told whatever the room: the caller must know that it is not through. */
-        if (!fatal || !site->room) return;
+        if (fatal && at && at == site->room) at--;
+        if (at == site->room) return;
         site->noted--;
     }
-    site->fault[site->noted++] = (struct i2_fault){
+    memmove(site->fault + at + 1, site->fault + at, (site->noted - at) * sizeof *site->fault);
+    site->fault[at] = (struct i2_fault){
         .step = site->index, .status = -err, .what = (uint32_t)what, .fatal = (uint32_t)fatal};
+    site->noted++;
+}
+
+struct i2_told i2_told(const struct i2_site *site)
+{
+    struct i2_told told = {.noted = site->noted, .more = site->more};
+    if (site->noted) told.last = site->fault[site->noted - 1];
+    return told;
+}
+
+void i2_untell(struct i2_site *site, const struct i2_told *told)
+{
+    site->noted = told->noted;
+    site->more = told->more;
+    if (told->noted) site->fault[told->noted - 1] = told->last; /* a fatal one took its place */
+    if (site->budget) site->budget->wanted = 0;
+    site->fatal = site->braked = 0;
+}
+
+/* Whether faults were noted since. */
+static int is_told(const struct i2_site *site, const struct i2_told *before)
+{
+    return site->noted + site->more != before->noted + before->more;
 }
 
 void i2_forget(struct i2_site *site) { site->stale = 1; }
@@ -183,6 +211,7 @@ int64_t i2_apply(int root, int stage, int shelf, const uint8_t *steps, size_t le
 {
     struct i2_site site;
     struct i2_fresh fresh[I2_FRESH];
+    struct i2_draft drafts[I2_DRAFTS];
     memset(&site, 0, sizeof site);
     site.root = root;
     site.stage = stage;
@@ -190,6 +219,7 @@ int64_t i2_apply(int root, int stage, int shelf, const uint8_t *steps, size_t le
     site.steps = steps;
     site.len = len;
     site.fresh = fresh;
+    site.drafts = drafts;
     site.flags = flags;
     site.budget = budget;
     site.fault = fault;
@@ -205,17 +235,29 @@ int64_t i2_apply(int root, int stage, int shelf, const uint8_t *steps, size_t le
         int over = site.at == len || site.fatal;
         const struct i2_step *s = over ? NULL : (const struct i2_step *)(steps + site.at);
         /* Behind a fault too: done again with what comes later in place, that step might be no fault. */
-        if (site.fresh_n && (over || faulted || !i2_fresh_stays(&site, s)) && i2_fresh_publish(&site))
+        int publish = site.fresh_n && (over || faulted || !i2_fresh_stays(&site, s));
+        const struct i2_told told = i2_told(&site);
+        if (site.drafts_n && (over || publish || !i2_drafts_stay(&site, s))) {
+            i2_name_drafts(&site);
+            faulted |= is_told(&site, &told);
             continue;
+        }
+        if (publish && i2_fresh_publish(&site)) continue;
         if (over) break;
-        uint64_t told = site.noted + site.more;
         /* Only these leave the names alone, so that the old file stays the one that was opened. */
         if (s->op != I2_WRITE && s->op != I2_COPY && s->op != I2_HOLE) i2_let_go_source(&site);
         if (touches_ours(&site, s)) i2_fault(&site, I2_AT_OPEN, -EPERM);
         else ops[s->op](&site, s);
         i2_lock_again(&site);
-        faulted = site.noted + site.more != told;
+        faulted = is_told(&site, &told);
         if (site.stale) i2_let_go_held(&site);
+        if (site.fatal && site.drafts_n) {
+            /* The files that are still to be replaced hold room: once more without them. */
+            i2_untell(&site, &told);
+            i2_name_drafts(&site);
+            faulted = is_told(&site, &told);
+            continue;
+        }
         if (site.fatal) continue;
         site.at += s->length;
         site.index++;

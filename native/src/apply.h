@@ -2,11 +2,11 @@
  *
  * apply.c walks through the steps; put.c makes files, links and nodes; meta.c gives them owner,
  * mode, attributes and times; names.c moves and removes; twin.c parts a file of too many names;
- * fresh.c builds new directories where nobody sees them, if heirs.c allows; remove.c takes trees
- * down; budget.c counts what is lost, and refuses what would be too much; stage.c builds large files,
- * range.c copies between them, direct.c writes them past the page cache, redo.c changes them in place;
- * lock.c opens up what takes no change, and closes it again. Every path is resolved from the held root,
- * everything in passing stands in the stage. */
+ * fresh.c builds new directories where nobody sees them, if heirs.c allows; lasting.c has content
+ * durable before it replaces other; remove.c takes trees down; budget.c counts what is lost, and refuses
+ * what would be too much; stage.c builds large files, range.c copies between them, direct.c writes them
+ * past the page cache, redo.c changes them in place; lock.c opens up what takes no change, and closes it
+ * again. Every path is resolved from the held root, everything in passing stands in the stage. */
 #ifndef I2_APPLY_H
 #define I2_APPLY_H
 
@@ -16,6 +16,7 @@
 
 #define I2_HELD 4
 #define I2_FRESH 128
+#define I2_DRAFTS 512
 #define I2_STAGE_NAME 40
 #define I2_BUFFER (1u << 20)
 #define I2_OPENED 8 /* a step takes at most that many, but for a tree */
@@ -44,6 +45,12 @@ struct i2_opened {
     uint32_t flags;
 };
 
+/* What is noted of faults at a moment, to go back to. */
+struct i2_told {
+    uint64_t noted, more;
+    struct i2_fault last;
+};
+
 /* A directory that was made in the stage and has its name still to get; what is below it is in it. */
 struct i2_fresh {
     const uint8_t *path;
@@ -52,9 +59,16 @@ struct i2_fresh {
     /* The step that made it, and what was noted before that: where to go back to. */
     size_t at;
     uint32_t index;
-    uint64_t noted, more;
-    struct i2_fault last;
+    struct i2_told told;
     struct i2_toll paid; /* for it and in it */
+};
+
+/* A whole file in the stage that has its name still to get, from a file that has it; and its step. */
+struct i2_draft {
+    size_t at;
+    uint32_t index;
+    char staged[I2_STAGE_NAME];
+    struct i2_toll paid;
 };
 
 /* What a directory hands on to what is made in it; all zero where it is nothing. */
@@ -78,7 +92,7 @@ struct i2_site {
     /* what the file system was found not to have */
     int no_tmpfile, no_empty_link, no_clone, no_range, no_direct;
     int unwritten; /* what was written before the step at hand is not on disk: I2_AT_DISK */
-    int waits; /* 1: what replaces a file is durable before it does; -1: not of itself; 0: not known */
+    int waits;     /* of lasting.c; 0: not known */
     uint64_t unique, uniques;
     /* the staged file and the old file that the last step used */
     int staged, source;
@@ -102,6 +116,9 @@ struct i2_site {
     int run_filled; /* something is put behind it */
     struct i2_heirs heirs; /* the stage's */
     int heirs_known;
+    /* files that wait for their names */
+    struct i2_draft *drafts; /* I2_DRAFTS of them; NULL: none waits */
+    int drafts_n;
     /* losses */
     struct i2_budget *budget; /* NULL: nothing is counted */
     uint64_t unlinked;
@@ -117,6 +134,10 @@ int i2_is_fatal(int err);
 
 /* Notes that the step at hand could not be done, or not in full; err is -errno. */
 void i2_fault(struct i2_site *site, int what, int err);
+
+/* What is noted so far; and back to that, for a step that is done again, with nothing fatal. */
+struct i2_told i2_told(const struct i2_site *site);
+void i2_untell(struct i2_site *site, const struct i2_told *told);
 
 /* The directory that path stands in, and its last name; 0 or -errno. Good to the end of the step. */
 int i2_parent(struct i2_site *site, const uint8_t *path, size_t len, struct i2_held **held,
@@ -189,6 +210,20 @@ void i2_lock(struct i2_site *site, int fd, uint32_t flags);
  * of a regular file. 0 or -errno, then `staged` is still there. */
 int i2_place(struct i2_site *site, const struct i2_held *held, const char *name, const char *staged,
              uint64_t size);
+
+/* lasting.c: whether a file that is to be named can wait for that. */
+int i2_can_wait(struct i2_site *site, const struct i2_held *held, const char *name);
+
+/* A file of the step at hand, whole, in the stage as `staged`, waits for its name; 0 or -errno. */
+int i2_wait(struct i2_site *site, const struct i2_held *held, const char *name, const char *staged,
+            uint64_t size);
+
+/* Whether files can go on waiting when the step is done. */
+int i2_drafts_stay(const struct i2_site *site, const struct i2_step *s);
+
+/* Gives those that wait their names, once they are durable. After a fatal fault the site is back at
+ * the step of the one that met it, and those behind it are thrown away. */
+void i2_name_drafts(struct i2_site *site);
 
 /* Makes the content of a file durable that is about to take another one's name; 0 or -errno. */
 int i2_last(struct i2_site *site, int fd);

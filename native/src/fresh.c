@@ -20,30 +20,18 @@
 
 #include "apply.h"
 
-static int is_put(const struct i2_step *s)
-{
-    return s->op == I2_PUT_FILE || s->op == I2_PUT_LINK || s->op == I2_PUT_NODE;
-}
-
-/* Whether path is dir, or below it. */
-static int is_within(const uint8_t *path, size_t len, const uint8_t *dir, size_t dir_len)
-{
-    if (len < dir_len || memcmp(path, dir, dir_len)) return 0;
-    return len == dir_len || path[dir_len] == '/';
-}
-
 /* The top whose place is path, or one with its place below that. */
 static const struct i2_fresh *top_within(const struct i2_site *site, const uint8_t *path, size_t len)
 {
     for (int i = 0; i < site->fresh_n; i++)
-        if (is_within(site->fresh[i].path, site->fresh[i].len, path, len)) return &site->fresh[i];
+        if (i2_path_within(site->fresh[i].path, site->fresh[i].len, path, len)) return &site->fresh[i];
     return NULL;
 }
 
 int i2_fresh_stays(const struct i2_site *site, const struct i2_step *s)
 {
     if (s->op == I2_MAKE_DIR) return 1;
-    if (!is_put(s)) return 0;
+    if (!i2_is_put(s)) return 0;
     /* Put in the place of a fresh directory, or of one that it is to stand in. */
     return !top_within(site, i2_step_path(s), s->path_len);
 }
@@ -52,7 +40,7 @@ int i2_fresh_open(struct i2_site *site, const uint8_t *path, size_t len, int *to
 {
     for (int i = 0; i < site->fresh_n; i++) {
         const struct i2_fresh *f = &site->fresh[i];
-        if (!is_within(path, len, f->path, f->len)) continue;
+        if (!i2_path_within(path, len, f->path, f->len)) continue;
         *top = i + 1;
         int at = i2_open_in(&site->k, site->stage, f->staged, O_RDONLY | O_DIRECTORY | O_NOATIME);
         if (at < 0 || len == f->len) return at;
@@ -77,7 +65,7 @@ static int is_filled(struct i2_site *site, const struct i2_step *s)
             next = (const struct i2_step *)(site->steps + at);
         }
         site->run_end = at;
-        site->run_filled = at < site->len && is_put(next);
+        site->run_filled = at < site->len && i2_is_put(next);
     }
     return site->run_filled;
 }
@@ -97,8 +85,7 @@ int i2_fresh_make(struct i2_site *site, const struct i2_step *s, struct i2_held 
 
     struct i2_fresh *f = &site->fresh[site->fresh_n];
     *f = (struct i2_fresh){.path = path, .len = s->path_len, .at = site->at, .index = site->index,
-                           .noted = site->noted, .more = site->more};
-    if (site->noted) f->last = site->fault[site->noted - 1];
+                           .told = i2_told(site)};
     i2_unique_name(site, f->staged);
     if (mkdirat(site->stage, f->staged, mode) < 0) return 0;
     site->fresh_n++;
@@ -144,12 +131,10 @@ int i2_fresh_publish(struct i2_site *site)
         i2_remove(site, site->stage, site->fresh[i].staged);
         i2_paid_back(site, &site->fresh[i].paid);
     }
-    if (site->budget) site->budget->wanted = 0;
-    site->fatal = site->braked = 0;
     site->at = back->at;
     site->index = back->index;
-    site->noted = back->noted;
-    site->more = back->more;
-    if (back->noted) site->fault[back->noted - 1] = back->last; /* a fatal one took its place */
+    i2_untell(site, &back->told);
+    /* What is not on disk does not come to be by a second time. */
+    if (site->unwritten) i2_fault(site, I2_AT_DISK, -EIO);
     return 1;
 }

@@ -29,6 +29,12 @@ int i2_name_clean(const uint8_t *name, size_t len)
     return 1;
 }
 
+int i2_path_within(const uint8_t *path, size_t len, const uint8_t *dir, size_t dir_len)
+{
+    if (len < dir_len || memcmp(path, dir, dir_len)) return 0;
+    return len == dir_len || path[dir_len] == '/';
+}
+
 int i2_path_clean(const uint8_t *path, size_t len)
 {
     if (len == 0) return 1;

@@ -34,6 +34,9 @@ int i2_path_clean(const uint8_t *path, size_t len);
  * the first *parent_len bytes. */
 size_t i2_path_split(const uint8_t *path, size_t len, size_t *parent_len);
 
+/* Whether a clean path is dir, or below it. */
+int i2_path_within(const uint8_t *path, size_t len, const uint8_t *dir, size_t dir_len);
+
 /* Opens one name in dir without following it and without leaving dir's mount; flags as of open(2).
  * Returns a descriptor or -errno (EXDEV: a mount stands there). */
 int i2_open_in(struct i2_kernel *k, int dir, const char *name, int flags);

@@ -163,8 +163,9 @@ static int link_to_stage(struct i2_site *site, struct draft *d)
     return err;
 }
 
+/* locks: what is to be done when it has its name, so that it cannot wait for that. */
 static int give_name(struct i2_site *site, const struct i2_held *held, struct draft *d,
-                     const char *name, uint64_t size)
+                     const char *name, uint64_t size, uint32_t locks)
 {
     int err = 0;
     for (int again = 0; !d->named && !d->staged[0]; again++) {
@@ -177,6 +178,7 @@ static int give_name(struct i2_site *site, const struct i2_held *held, struct dr
         i2_gained(site, held);
         return 0;
     }
+    if (!locks && i2_can_wait(site, held, name)) return i2_wait(site, held, name, d->staged, size);
     err = i2_last(site, d->fd);
     return err ? err : i2_place(site, held, name, d->staged, size);
 }
@@ -222,7 +224,7 @@ void i2_do_put_file(struct i2_site *site, const struct i2_step *s)
         uint32_t locks = err ? 0 : i2_meta(site, d.fd, 0, s, &now, !d.staged[0] && held->bare == 1);
         if (!err && !site->fatal) {
             what = I2_AT_NAME;
-            err = give_name(site, held, &d, name, s->size);
+            err = give_name(site, held, &d, name, s->size, locks);
             if (!err) i2_lock(site, d.fd, locks);
         }
     }

@@ -19,6 +19,11 @@ static inline const uint8_t *i2_step_data(const struct i2_step *s)
     return i2_step_xattrs(s) + s->xattr_len;
 }
 
+static inline int i2_is_put(const struct i2_step *s)
+{
+    return s->op == I2_PUT_FILE || s->op == I2_PUT_LINK || s->op == I2_PUT_NODE;
+}
+
 /* Bytes of a step with all that follows, padded. */
 static inline uint64_t i2_step_size(const struct i2_step *s)
 {
