@@ -357,6 +357,52 @@ def test_other_names_of_a_file_are_as_old_as_the_one_that_went(
     assert b"b" in again and at.dirty.since(top, b"b") == 10.0
 
 
+def _told(at: At, *names: bytes) -> None:
+    """The target told of these, which are there as they are here."""
+    top = at.root.identity.ino
+    answer = batch.stat_names(at.root.fd, at.root.dev, b"", list(names))
+    groups = bytearray(batch.group(b"", answer.entries))
+    batch.digest_files(at.root.fd, at.root.dev, groups, content=True)
+    for entry in listing.entries(batch.groups(groups)[0][1]):
+        at.journal.put(top, known(entry._replace(ino=entry.ino + 1000, ctime=1, flags=PROBED)))
+        Place(entry.ino, top, entry.name).note(at.journal)
+    at.watch.placed(-1, top, 0, b"", at.watch.mark())
+
+
+def test_an_attribute_of_what_only_the_target_told_of_is_looked_at(
+    tmp_path: Path, planned: Planned
+) -> None:
+    """Its ctime is not that of the source's file, so that nothing else shows the change."""
+    (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "b").write_bytes(b"b")
+    at = planned()
+    top = at.root.identity.ino
+    _told(at, b"a", b"b")
+    os.setxattr(tmp_path / "a", "user.a", b"new")
+    at.dirty.add(top, b"a", Touch.ATTR, 1.0)
+    at.planner.live(at.dirty.take(9, 9.0), lambda: False)
+    files = [records for work in at.sink.sent for _, _, records in work.files]
+    assert [e.name for records in files for e in listing.entries(records)] == [b"a"]
+    held = {e.name: e.flags & PROBED for e in listing.entries(at.journal.listing(top))}
+    assert held[b"b"] == 0
+
+
+def test_a_name_that_only_the_target_told_of_has_other_names_here(
+    tmp_path: Path, planned: Planned
+) -> None:
+    """What was done to the file under that name is seen under them alone."""
+    (tmp_path / "a").write_bytes(b"linked")
+    (tmp_path / "b").hardlink_to(tmp_path / "a")
+    at = planned()
+    top = at.root.identity.ino
+    _told(at, b"a", b"b")
+    (tmp_path / "a").unlink()
+    at.dirty.add(top, b"a", Touch.ATTR | Touch.DELETED, 1.0)
+    at.planner.live(at.dirty.take(9, 9.0), lambda: False)
+    again = {n for work in at.dirty.take(9, time.monotonic() + 9) for n in work.names or ()}
+    assert b"b" in again
+
+
 class _Lost(Kept):
     """A sink that is gone when what follows from an answer is to be sent."""
 

@@ -203,11 +203,11 @@ class Links:
         was done to the file under that name, the watch told of that name alone."""
         went: dict[int, set[tuple[int, bytes]]] = {}
         for entry in listing.linked(old):
-            if entry.flags & PROBED:
-                continue
+            told = entry.flags & PROBED
+            number = self.journal.occupant(ino, entry.name) if told else entry.ino
             seen = listing.find(now, entry.name)
-            if seen is None or seen.ino != entry.ino:
-                went.setdefault(entry.ino, set()).add((ino, entry.name))
+            if number is not None and (seen is None or seen.ino != number):
+                went.setdefault(number, set()).add((ino, entry.name))
         for file, names in went.items():
             ages = (self.dirty.since(*place) for place in names)
             since = min((age for age in ages if age is not None), default=None)

@@ -416,9 +416,9 @@ class Planner:
         if closed := [name for name in names if work.names[name].value & _UNTOLD]:
             self._closed(work, path, closed, answer.entries)
         old = self.journal.select(work.ino, names)
-        strange = (e.name for e in listing.kept(old, Kind.DIR) if e.flags & PROBED)
-        if any(_is_dir(answer.entries, name) for name in strange):
-            # It was told of while none was here: no place is known of it, and nothing in it.
+        if listing.probed(old) and _told_alone(old, answer.entries):
+            # Of a directory no place is known, nor what is in it; of a file neither when it changed
+            # nor which other names it has, so that a look alone would take it for the same.
             self._revisit(work, path)
             return None
         changes = listing.diff(old, answer.entries, self.small_max)
@@ -483,6 +483,13 @@ class Planner:
             child = where[0]
         if stale:
             self.dirty.add(stale[0], stale[1], Touch.NAME | Touch.TREE, time.monotonic())
+
+
+def _told_alone(old: bytes, entries: bytes) -> bool:
+    """Whether what stands here under one of these names is known only as the target told of it."""
+    told = (e for e in listing.entries(old) if e.flags & PROBED)
+    found = ((e, listing.find(entries, e.name)) for e in told)
+    return any(here is not None and here.kind == e.kind for e, here in found)
 
 
 def _is_dir(entries: bytes, name: bytes) -> bool:
