@@ -378,6 +378,7 @@ int64_t i2_differ(const struct i2_block *a, const struct i2_block *b, size_t n, 
 /* The block size for a file of that many bytes: 4096 up to 4 GiB, then doubled so that a file has at most
  * 1 Mi blocks, which is 20 MiB of signature (2^31 at most). Both sides compute it, so it is part of the protocol. */
 uint32_t i2_block_size(uint64_t size);
+#define I2_SIZE_MAX 281474976710656 /* 256 TiB, holes counted: the blocks of more would take the memory */
 
 /* The digest of a file's content from its blocks: BLAKE3-128 over the strong hashes, a run of k zero
  * blocks standing as one item {8 zero bytes, u64 k}; a file of one block that is not zero: its strong

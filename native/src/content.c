@@ -63,6 +63,7 @@ static int all_hole(int fd, uint64_t at, uint64_t len)
 
 int i2_digest_open(struct i2_reading *r, int fd, uint64_t size, int sparse, uint8_t content[16])
 {
+    if (size > I2_SIZE_MAX) return -EOVERFLOW;
     uint32_t block = i2_block_size(size);
     size_t window = block > WINDOW ? block : WINDOW;
     uint64_t n = size / block + 1, count = 0;

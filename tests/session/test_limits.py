@@ -23,6 +23,14 @@ LIMIT = 65_000  # EXT4_LINK_MAX
 
 
 @pytest.fixture
+def on_xfs(tmp_path: Path, nursery: Nursery) -> Iterator[Scene]:
+    with disk("xfs", tmp_path) as mount:
+        made = Scene(mount, nursery, "auto")
+        yield made
+        made.hosts.close()
+
+
+@pytest.fixture
 def on_ext4(tmp_path: Path, nursery: Nursery) -> Iterator[Scene]:
     with disk("ext4", tmp_path) as mount:
         made = Scene(mount, nursery, "auto")
@@ -92,3 +100,31 @@ def test_very_many_names_are_linked_together_in_a_first_mirror(scene: Scene) -> 
     assert report is not None and report.bytes_sent < 60 * names
     assert files(scene) == [names]
     scene.equal()
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_file_of_holes_beyond_all_disks_is_a_problem_of_its_own(
+    on_xfs: Scene, mirrored: bool
+) -> None:
+    """Anybody who may write there can make one; what is computed for each of its blocks would take
+    all memory."""
+    scene = on_xfs
+    huge = scene.source / "huge"
+    scene.deeds.write(huge, 100)
+    scene.deeds.write(scene.source / "beside", 100)
+    scene.hosts.start_target()
+    if mirrored:
+        scene.equal()
+    scene.deeds.write(scene.source / "more", 100)
+    os.truncate(huge, 1 << 60)
+    scene.hosts.start_source()
+    until("no problem", lambda: scene.problems() == 1)
+    report = scene.hosts.report()
+    assert report is not None
+    (problem,) = report.problems.first
+    assert problem.path == "huge" and "256 TiB" in problem.remedy
+    until("not beside it", lambda: (scene.target / "more").exists())
+    assert (scene.target / "huge").exists() == mirrored
+    scene.deeds.write(huge, 5000)
+    scene.equal()
+    assert scene.problems() == 0

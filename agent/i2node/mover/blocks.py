@@ -36,6 +36,10 @@ def hash(data: Data, n: int = HASH_MAX) -> bytes:
     return bytes(ffi.buffer(out, n))
 
 
+LARGEST = int(lib.I2_SIZE_MAX)
+"""Bytes of a file, holes counted; what is larger is EOVERFLOW, and takes nobody's memory."""
+
+
 def block_size(size: int) -> int:
     """The block size, in bytes, for a file of `size` bytes; every node computes the same."""
     return int(lib.i2_block_size(size))

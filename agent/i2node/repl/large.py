@@ -155,6 +155,9 @@ class LargeReader:
         if entry.kind != Kind.FILE:
             shipment.outcome = entry._replace(status=errno.ENOENT)
             return
+        if entry.size > blocks.LARGEST:
+            shipment.outcome = entry._replace(status=errno.EOVERFLOW)
+            return
         kept, held = self._kept(item), self._held(item)
         shipment.holed = held is not None and _other_holes(held, entry)
         # What was seen of writes was seen up to the moment of the entry, not of now.

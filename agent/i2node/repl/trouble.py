@@ -52,6 +52,7 @@ _REMEDIES = {
     errno.EMFILE: "raise the limit of open files of the source's agent",
     errno.ENFILE: "raise fs.file-max on the source",
     errno.ENOMEM: "free memory on the source",
+    errno.EOVERFLOW: "leave it out: a file has at most 256 TiB, its holes counted",
 }
 """Against what keeps the source from being read; it is tried again by itself."""
 
