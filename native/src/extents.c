@@ -12,6 +12,7 @@
 #include <sys/ioctl.h>
 
 #include "mover.h"
+#include "writers.h"
 
 #define MAPS 512u
 

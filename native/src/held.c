@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "path.h"
+#include "writers.h"
 
 /* Headers of EL8 do not know the mount in a statx; where it stands is the kernel's ABI. */
 #define MNT_ID 0x1000u

@@ -20,6 +20,7 @@
 
 #include "mover.h"
 #include "path.h"
+#include "writers.h"
 
 #define FIRST_PID_SPACE 0xEFFFFFFCu /* inode number of /proc/self/ns/pid where all processes show */
 #define LINE_MAX_MAPS 65536u
