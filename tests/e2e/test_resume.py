@@ -128,6 +128,8 @@ def test_a_cut_while_it_follows(hosts, trees, narrow):
     finally:
         hosts.heal()
     until("in sync", lambda: (r := hosts.source.status()) and r.in_sync)
+    report = hosts.source.status()
+    assert (report.progress, report.files_total, report.files_done) == (100.0, 1, 1)  # of the pass
     assert_equal(trees.source, trees.target)
     assert mirror.end() == 0
 

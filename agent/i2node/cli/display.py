@@ -133,7 +133,8 @@ def status_text(reports: Sequence[RuleReport]) -> str:
             continue
         lines = [f"{report.source or '?'} -> {report.target or '?'}  (process {report.pid})"]
         lines.append(f"  {standing(report)}")
-        lines.append(f"  {amounts(report)}, {report.progress:.0f} %")
+        part = f", {report.progress:.0f} %" if report.progress < 100 else ""
+        lines.append(f"  {amounts(report)}{part}")
         lines.append(f"  {coverage(report)}")
         for verdict, names in asdict(report.fidelity).items():
             if names:
@@ -177,6 +178,9 @@ def asof(report: RuleReport) -> str:
 
 
 def amounts(report: RuleReport) -> str:
+    """How far the pass is; behind it what it found, since what comes and goes is not counted."""
+    if report.progress >= 100:
+        return f"last pass: {report.files_total:,} files, {size(report.bytes_total)}"
     return (
         f"files {report.files_done:,} of {report.files_total:,}, "
         f"{size(report.bytes_done)} of {size(report.bytes_total)}"
@@ -220,7 +224,7 @@ def summary(outcome: Outcome) -> list[str]:
         lines.append(f"and {untold:,} problems more")
     sync = "in sync" if outcome.in_sync else "not in sync"
     lines.append(
-        f"{sync}: {outcome.files:,} files, {outcome.changed:,} changes, "
+        f"{sync}: {outcome.files:,} files, {outcome.changed:,} shipped, "
         f"{size(outcome.bytes_read)} read, {size(outcome.bytes_sent)} sent, "
         f"{outcome.problem_count:,} problems, {duration(outcome.elapsed_s)}"
     )

@@ -82,6 +82,8 @@ class RuleReport:
     progress: float = 0.0
     """Percent of the pass that is done, 0..100."""
     files_total: int = 0
+    """Of the source, as of the last pass; what came and went since then is not counted. A target
+    tells the entries that it holds now."""
     files_done: int = 0
     bytes_total: int = 0
     bytes_done: int = 0
@@ -93,7 +95,8 @@ class RuleReport:
     dirty: int = 0
     """Names that changed and are not on their way yet."""
     in_flight: int = 0
-    """Names sent that the target has not made durable yet."""
+    """Frames of changes, each of one name or of thousands, and large files, that the target has not
+    made durable yet."""
     lag_s: float | None = None
     """How far the target is behind: what the last heartbeat took until all before it was durable
     there, or the age of the oldest change or heartbeat that is not, where that is more. None:
@@ -127,9 +130,9 @@ class Outcome:
     problem_count: int = 0
     problems: tuple[PathProblem, ...] = ()
     files: int = 0
-    """Files the source holds."""
+    """Files of the source, as of the last pass."""
     changed: int = 0
-    """Entries created, updated, renamed or removed on the target."""
+    """Files and the like that were sent, content or attributes; not what was renamed or removed."""
     bytes_read: int = 0
     bytes_sent: int = 0
     elapsed_s: float = 0.0

@@ -121,8 +121,7 @@ class Session:
             self._troubles.waiting,
         )
         flow = sender.flow() if sender else None
-        mirrored = self._state in (State.REPLICATION, State.FINISH)
-        counts = self._progress.counts(planner, flow, mirrored)
+        counts = self._progress.counts(planner, flow)
         in_flight = flow.in_flight if flow else 0
         watch = self._vigil.reports() if self._vigil else WatchReport()
         clock = time.monotonic()
@@ -367,7 +366,7 @@ class Session:
         root = binding.root
         fresh = not binding.journal.listing(root.identity.ino)
         census = Census(root, self.paths, self._stopped) if fresh else None
-        self._progress.census = census
+        self._progress.begin(census)
         for attempt in range(ONCE_PASSES):
             planner.examined_files = planner.examined_bytes = 0
             self._troubles.forgive()
@@ -388,6 +387,7 @@ class Session:
             self._enter(State.SWITCH, "settle")
             self._wait(sender)
             self._walked, self._history.walking = True, False
+            self._progress.walked(planner)
             planner.emitter.may_empty = False
             for path in planner.mounts:
                 log.event(_log, logging.WARNING, "mount-left-out", rule=self.rule, path=show(path))
