@@ -164,9 +164,10 @@ def test_what_a_crash_left_of_trials_is_in_nobodys_way(tmp_path):
             unlock(mount)
 
 
-def test_a_requirement_that_is_none(hosts, trees):
-    words = ("mirror", trees.source, hosts.place(trees.target), "--require", "colour")
-    assert "colour" in hosts.source.run(*words, status=2).said()
+@pytest.mark.parametrize("text", ["colour", ""])  # as of a variable that is not set
+def test_a_requirement_that_is_none(hosts, trees, text):
+    words = ("mirror", trees.source, hosts.place(trees.target), "--once", "--require", text)
+    assert repr(text) in hosts.source.run(*words, status=2).said()
 
 
 @pytest.mark.root

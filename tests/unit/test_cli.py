@@ -608,3 +608,20 @@ def test_a_fault_of_the_program_has_its_own_exit_status(monkeypatch, capsys):
     monkeypatch.setitem(main.__globals__["commands"].COMMANDS, "version", broken)
     assert main(["version"]) == 70
     assert "internal-error" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--home", "", "status"),
+        ("mirror", "", "/target"),
+        ("mirror", "/source", "/target", "--require", ""),
+        ("agent", "--allow-root", ""),
+    ],
+)
+def test_what_an_unset_variable_gives_means_nothing(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    home = () if "--home" in words else ("--home", str(tmp_path))
+    assert main([*home, *words]) == 2
+    assert capsys.readouterr().err.startswith("i2node: ")
+    assert list(tmp_path.glob("etc/*")) == []

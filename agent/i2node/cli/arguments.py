@@ -46,7 +46,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Keeps a directory tree mirrored on another host, continuously.",
     )
     parser.add_argument(
-        "--home", metavar="DIR", type=Path, help="DIR/etc and DIR/var instead of the system's own"
+        "--home",
+        metavar="DIR",
+        type=directory_of,
+        help="DIR/etc and DIR/var instead of the system's own",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
@@ -143,7 +146,6 @@ def _add_mirror(mirror: argparse.ArgumentParser) -> None:
     mirror.add_argument(
         "--require",
         metavar="all|LIST",
-        default="",
         help="attributes, as `doctor` names them, that the target must not lose",
     )
     mirror.add_argument("--json", action="store_true", help="a JSON object a line")
@@ -194,8 +196,8 @@ def _path(text: str, path: bytes) -> bytes:
     return b"/" + b"/".join(parts)
 
 
-def source_of(text: str) -> Path:
-    """The source as an absolute path; a symlink in it is left to whoever opens it. UsageError for
+def directory_of(text: str) -> Path:
+    """A directory as an absolute path; a symlink in it is left to whoever opens it. UsageError for
     an empty text: what a script's unset variable gives must not mean the current directory."""
     if not text:
         raise UsageError("an empty path for a directory", "name the directory")
@@ -208,7 +210,7 @@ def options_of(arguments: argparse.Namespace) -> MirrorOptions:
     encrypt = arguments.encrypt
     key_file: Path | None = arguments.secret_key_file
     return MirrorOptions(
-        source=source_of(arguments.source),
+        source=directory_of(arguments.source),
         target=target,
         once=arguments.once,
         excludes=tuple(os.fsencode(path) for path in arguments.exclude),
@@ -232,8 +234,9 @@ def _compress(text: str) -> Literal["auto", "off"] | int:
     raise UsageError(f"--compress {text!r}", "expected auto, off, or a level from 1 to 22")
 
 
-def _require(text: str) -> tuple[str, ...]:
-    if not text:
+def _require(text: str | None) -> tuple[str, ...]:
+    """An empty text is no attribute: a script's unset variable must not mean that none counts."""
+    if text is None:
         return ()
     from i2node.repl.fidelity import parse_require
 

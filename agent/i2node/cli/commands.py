@@ -18,12 +18,12 @@ from types import FrameType
 import i2node
 from i2node import log
 from i2node.cli.arguments import (
+    directory_of,
     options_of,
     parse_listen,
     parse_peer,
     parse_target,
     shown,
-    source_of,
 )
 from i2node.cli.secret import code_of
 from i2node.config import Config
@@ -94,7 +94,7 @@ def _agent_config(arguments: argparse.Namespace) -> Config:
         host, port = parse_listen(arguments.listen)
         config = replace(config, listen_host=host, listen_port=port)
     roots: list[str] = arguments.allow_root
-    more = tuple(source_of(root) for root in roots)
+    more = tuple(directory_of(root) for root in roots)
     return replace(config, allow_roots=config.allow_roots + more)
 
 
@@ -207,7 +207,7 @@ def compare(arguments: argparse.Namespace) -> int:
 
     result = compare_trees(
         config,
-        source_of(arguments.source),
+        directory_of(arguments.source),
         target,
         arguments.strict,
         Identity.load(config.etc),
@@ -237,7 +237,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     from i2node.net.identity import Identity
     from i2node.repl.doctor import diagnose
 
-    found = diagnose(config, source_of(arguments.source), target, Identity.load(config.etc))
+    found = diagnose(config, directory_of(arguments.source), target, Identity.load(config.etc))
     if arguments.json:
         for line in lines(found):
             print(json.dumps(line))
