@@ -136,6 +136,14 @@ def test_a_release_lasts_until_the_burst_is_over() -> None:
     assert brake.quiet(50.0, ended=True) == over
 
 
+def test_what_always_comes_and_goes_does_not_keep_the_brake_released() -> None:
+    brake, now = Brake(100, 100).stand(1.0).release(5.0), 5.0
+    while brake.released and now < 10 * OVER_S:
+        now += 1.0
+        brake = brake.after(1, 0, 0, now, LIMITS).after(0, 1, 0, now, LIMITS).quiet(now)
+    assert now == 5.0 + OVER_S and brake.spare(now, LIMITS) == 25
+
+
 def test_off() -> None:
     off = replace(LIMITS, window_s=0.0)
     brake = Brake(100, 100).after(0, 100, 0, 0.0, off)

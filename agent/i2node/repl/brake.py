@@ -21,8 +21,9 @@ from i2node.config import Limits
 GRAIN = 64
 """Into so many parts a window is divided: earlier levels are forgotten that much late at most."""
 OVER_S = 30.0
-"""A released burst is over when the source has nothing more to send, and nothing was lost for this
-long: a source that takes very much away does so in many rounds."""
+"""A released burst is over when the source has nothing more to send, and the level reached no new low
+for this long: a source that takes very much away does so in many rounds, one that just works takes
+away for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +39,15 @@ class Mark:
 class Brake:
     """One rule's, at one moment. entries: names it holds. level: see above; only differences of it
     mean anything. marks: earlier levels, higher than all that came later, oldest first. stands:
-    clock reading at which something was held back, None: nothing is. lost_at: when something was
-    lost last."""
+    clock reading at which something was held back, None: nothing is. low: the lowest level of a
+    burst that is released, lost_at: when that was reached."""
 
     entries: int
     level: int
     marks: tuple[Mark, ...] = ()
     stands: float | None = None
     released: bool = False
+    low: int = 0
     lost_at: float = 0.0
 
     def after(self, gained: int, lost: int, shrunk: int, now: float, limits: Limits) -> Brake:
@@ -63,7 +65,8 @@ class Brake:
             entries=max(0, self.entries + gained - lost),
             level=level,
             marks=tuple(marks),
-            lost_at=now if lost or shrunk else self.lost_at,
+            low=min(self.low, level),
+            lost_at=now if level < self.low else self.lost_at,
         )
 
     def peak(self, now: float, limits: Limits) -> Mark:
@@ -99,7 +102,7 @@ class Brake:
 
     def release(self, now: float) -> Brake:
         """What is held back may pass, and all that belongs to it."""
-        return replace(self, stands=None, released=True, lost_at=now)
+        return replace(self, stands=None, released=True, low=self.level, lost_at=now)
 
     def quiet(self, now: float, ended: bool = False) -> Brake:
         """The source has nothing more to send for now; ended: it has said goodbye."""
