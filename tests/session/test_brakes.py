@@ -99,7 +99,7 @@ def test_what_goes_beyond_the_budget_waits_for_a_release(hosts: Hosts) -> None:
     assert decide(hosts, "release") == 0
     hosts.quiesce()
     assert hosts.differences() == []
-    assert there(hosts).phase == "receive" and decide(hosts, "refuse") == 2
+    assert there(hosts).phase == "released" and decide(hosts, "refuse") == 2
 
 
 def test_files_that_are_cut_are_held_back_and_refused_and_asked_for_again(hosts: Hosts) -> None:

@@ -121,6 +121,7 @@ def test_a_release_lifts_the_brake_and_outlasts_a_kill(tmp_path: Path) -> None:
         assert woken and budget.decided
         served, budget = serving(tmp_path, tree)
         assert apply(tree, budget, remove(*names[:60])) and held(tree) == 41
+        assert budget.report().phase == "released"
         budget.quiet()  # too soon: more of it may follow
         assert apply(tree, budget, remove(*names[60:80])) and held(tree) == 21
         served.close(RULE, ended=True)
@@ -143,6 +144,29 @@ def test_a_refusal_stops_and_the_next_session_asks_again(tmp_path: Path) -> None
         _, budget = serving(tmp_path, tree)
         assert not apply(tree, budget, remove(*names)) and not budget.decided
         assert held(tree) == 101 - 25
+
+
+@pytest.mark.parametrize("first", ["release", "refuse"])
+def test_who_decides_first_has_decided(tmp_path: Path, first: str) -> None:
+    with planted(tmp_path) as tree:
+        _, budget = serving(tmp_path, tree)
+        assert not apply(tree, budget, remove(*names))
+        getattr(budget, first)()
+        for again in (budget.release, budget.refuse):
+            with pytest.raises(UsageError, match=f"was {first}d a moment ago"):
+                again()
+        assert budget.grant(1) == (first == "release")
+
+
+def test_a_release_that_cannot_be_written_down_is_none(tmp_path: Path) -> None:
+    with planted(tmp_path) as tree:
+        _, budget = serving(tmp_path, tree)
+        assert not apply(tree, budget, remove(*names))
+        (tmp_path / "targets").rename(tmp_path / "away")
+        with pytest.raises(SessionError, match="cannot write"):
+            budget.release()
+        (tmp_path / "away").rename(tmp_path / "targets")
+        assert not budget.decided and not budget.grant(1)
 
 
 def test_what_is_damaged_or_of_another_tree_is_counted(tmp_path: Path) -> None:

@@ -189,9 +189,12 @@ def _decide(arguments: argparse.Namespace, verb: str, done: str) -> int:
     if any(answer.error is None for answer in answers):
         print(f"rule {arguments.rule} {done}")
         return 0
-    # Sources answer too, and know of no such thing: what an agent says comes first.
+    # Sources answer too, and know of no such thing: what the agent says that has it comes first.
     told = [answer.error for answer in answers if answer.error is not None]
-    told.sort(key=lambda error: "holds nothing back" not in error.cause)
+    told.sort(key=lambda error: not error.cause.startswith(f"rule {arguments.rule} "))
+    for error in told:
+        if not isinstance(error, UsageError):
+            raise error
     raise UsageError(
         told[0].cause if told else f"no agent of this home runs (asked in {run})",
         "ask on the target's host, with the --home of its agent; see: i2node status",

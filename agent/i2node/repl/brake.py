@@ -21,9 +21,9 @@ from i2node.config import Limits
 GRAIN = 64
 """Into so many parts a window is divided: earlier levels are forgotten that much late at most."""
 OVER_S = 30.0
-"""A released burst is over when the source has nothing more to send, and the level reached no new low
-for this long: a source that takes very much away does so in many rounds, one that just works takes
-away for ever."""
+"""A released burst is over when the source has nothing more to send, and the level reached no new
+low for this long: a source that takes very much away does so in many rounds, one that just works
+takes something away for ever."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,16 +162,21 @@ class Budget:
     # ------------------------------------------------------------------ a person
 
     def release(self) -> None:
-        """UsageError when nothing is held back."""
+        """UsageError when nothing is held back, or that was decided; SessionError when it cannot be
+        written down, and so is not released."""
         with self._lock:
             self._must_hold()
-            self._brake = self._known.release(_now())
-            self._write(lasting=True)
+            before, self._brake = self._brake, self._known.release(_now())
+            try:
+                self._write(lasting=True)
+            except SessionError:
+                self._brake = before
+                raise
         log.event(_log, logging.INFO, "brake-released", rule=self.rule)
         self.wake()
 
     def refuse(self) -> None:
-        """The same."""
+        """UsageError as above."""
         with self._lock:
             self._must_hold()
             self._refused = True
@@ -192,7 +197,7 @@ class Budget:
             target=show(self.root),
             side="target",
             state=State.REPLICATION,
-            phase="count" if brake is None else "held" if hold else "receive",
+            phase=_phase(brake, hold),
             pid=os.getpid(),
             files_total=brake.entries if brake else 0,
             blocked_on="a person who releases or refuses it" if hold else "",
@@ -210,6 +215,9 @@ class Budget:
     def _must_hold(self) -> None:
         if self.hold is None:
             raise UsageError(f"rule {self.rule} holds nothing back", "see: i2node status")
+        if self.decided:
+            was = "refused" if self._refused else "released"
+            raise UsageError(f"rule {self.rule} was {was} a moment ago", "see: i2node status")
 
     def _set(self, brake: Brake) -> None:
         if brake != self._brake:
@@ -317,6 +325,12 @@ def count(tree: TargetTree, stop: Callable[[], bool]) -> int:
             above = path + b"/" if path else b""
             left += [above + e.name for e in listing.kept(answer.entries, Kind.DIR)]
     return found
+
+
+def _phase(brake: Brake | None, hold: Hold | None) -> str:
+    if brake is None:
+        return "count"
+    return "held" if hold else "released" if brake.released else "receive"
 
 
 def _now() -> float:
