@@ -146,6 +146,27 @@ def test_a_refusal_stops_and_the_next_session_asks_again(tmp_path: Path) -> None
         assert held(tree) == 101 - 25
 
 
+@pytest.mark.parametrize("released", [True, False])
+def test_what_a_kill_left_unwritten_is_counted(tmp_path: Path, released: bool) -> None:
+    """What is allowed is a share of what the tree holds, not of what it held before the burst."""
+    with planted(tmp_path) as tree:
+        served, budget = serving(tmp_path, tree)
+        if released:
+            assert not apply(tree, budget, remove(*names))
+            budget.release()
+        assert apply(tree, budget, remove(*names[:90] if released else names[:20]))
+        ledger = Ledger(tmp_path / "targets")
+        killed = Budgets(ledger, lambda rule, root: LIMITS).open(RULE, "wk:/source", tree, False)
+        assert not killed.known and killed.report().phase == "count"
+        killed.close(ended=False)
+        _, killed = serving(tmp_path, tree)
+        assert killed.report().files_total == held(tree)
+        assert killed.decided == released, "a count decides nothing"
+        served.close(RULE, ended=True)
+        again = Budgets(ledger, lambda rule, root: LIMITS).open(RULE, "wk:/source", tree, False)
+        assert again.known, "what was closed in order is not counted again"
+
+
 @pytest.mark.parametrize("first", ["release", "refuse"])
 def test_who_decides_first_has_decided(tmp_path: Path, first: str) -> None:
     with planted(tmp_path) as tree:

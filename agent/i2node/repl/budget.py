@@ -66,19 +66,22 @@ class Budget:
         self._lease = 0
         self._written = True
         self._refused = False
-        self._brake = read(path)
+        self._brake, self._exact = read(path)
         if self._brake is not None and self._brake.released:
             # Whoever sends the rest needs a moment to find it again.
             self._brake = replace(self._brake, lost_at=_now())
 
     @property
     def known(self) -> bool:
-        """Whether it is known what the tree holds; else it is to be counted first."""
-        return self._brake is not None
+        """Whether it is known what the tree holds; else it is to be counted first. It is not where
+        a kill came between what was lost and its being written down."""
+        return self._brake is not None and self._exact
 
     def counted(self, entries: int) -> None:
         with self._lock:
-            self._brake = Brake(entries, entries)
+            known = None if self._exact else self._brake
+            self._brake = replace(known or Brake(entries, entries), entries=entries)
+            self._exact = True
             self._write()
 
     # ------------------------------------------------------------------ applying
@@ -157,7 +160,7 @@ class Budget:
                 if ended and self._brake.released:
                     self._brake = self._brake.quiet(_now(), ended=True)
                 self._lease = 0
-                self._write(lasting=True)
+                self._write(lasting=True, over=self.known)
 
     # ------------------------------------------------------------------ a person
 
@@ -197,7 +200,7 @@ class Budget:
             target=show(self.root),
             side="target",
             state=State.REPLICATION,
-            phase=_phase(brake, hold),
+            phase=_phase(brake if self.known else None, hold),
             pid=os.getpid(),
             files_total=brake.entries if brake else 0,
             blocked_on="a person who releases or refuses it" if hold else "",
@@ -224,11 +227,14 @@ class Budget:
             self._brake = brake
             self._written = False
 
-    def _write(self, lasting: bool = False) -> None:
-        """As if all that may be lost until the next writing were lost."""
+    def _write(self, lasting: bool = False, over: bool = False) -> None:
+        """As if all that may be lost until the next writing were lost. over: nothing will be; else
+        what the tree holds is to be counted where something may."""
         now = _now()
         brake = self._known.after(0, 0, self._lease, now, self._limits)
-        text = json.dumps({"boot": boot_id(), "at": now, "brake": asdict(brake)})
+        exact = over or (self.known and not self._lease and not brake.released)
+        record = {"boot": boot_id(), "at": now, "exact": exact, "brake": asdict(brake)}
+        text = json.dumps(record)
         beside = self._path.with_suffix(".new")
         try:
             with open(beside, "w", opener=_private) as file:
@@ -281,7 +287,7 @@ class Budgets:
         ]
 
     def _away(self, record: Record) -> RuleReport:
-        brake = read(self._path(f"{record.ino}-{record.birth}-{record.fs}"))
+        brake, _ = read(self._path(f"{record.ino}-{record.birth}-{record.fs}"))
         held = brake is not None and brake.stands is not None
         return RuleReport(
             rule=record.rule,
@@ -300,17 +306,18 @@ class Budgets:
         return self._ledger.directory / f"{identity}.brake"
 
 
-def read(path: Path) -> Brake | None:
-    """A record; None where there is none, or it is damaged."""
+def read(path: Path) -> tuple[Brake | None, bool]:
+    """A record, and whether its entries are exact; None where there is none, or it is damaged."""
     try:
         table = json.loads(path.read_text())
         fields = table["brake"]
         fields["marks"] = tuple(Mark(**mark) for mark in fields["marks"])
         brake = Brake(**fields)
         # Another boot began to count anew: no time is taken to have passed.
-        return brake if table["boot"] == boot_id() else brake.later(_now() - table["at"])
+        here = table["boot"] == boot_id()
+        return brake if here else brake.later(_now() - table["at"]), table["exact"] is True
     except (OSError, ValueError, TypeError, KeyError):
-        return None
+        return None, False
 
 
 def count(tree: TargetTree, stop: Callable[[], bool]) -> int:
