@@ -32,6 +32,7 @@ T = 1_800_000_000.0
 FIELDS: dict[str, Any] = {"kind": "file", "size": 5, "mtime_ns": 7, "mode": 0o644}
 FIELDS |= {"uid": 0, "gid": 0, "links": 1}
 NOW = Seen(**FIELDS)
+LONGER = replace(NOW, size=6)
 HELD = Held(**FIELDS, content="ab" * 16, attributes=True, racy=False, told=False)
 SENT = Sent(
     frame=9,
@@ -55,6 +56,7 @@ LIFE = Life(
     known_since=T - 100,
     durable_as_of=T - 1,
     undetected_s=30.0,
+    slow_s=3600.0,
     now=NOW,
     held=HELD,
     same=True,
@@ -126,8 +128,10 @@ def judged(**fields: Any) -> Judgement:
         ({"above": Above(path="/s", sent=UNDER_WAY), **AWAY}, "waits", "for the target"),
         ({"above": Above(path="/s", sent=UNDER_WAY), "queued": WHOLE}, "on its way", "its turn"),
         # It differs, and nobody told.
-        ({"same": False}, "waits", "it is found within 30 s"),
-        ({"same": False, "undetected_s": None}, "waits", "no bound"),
+        ({"same": False, "now": LONGER}, "waits", "it is found within 30 s"),
+        ({"same": False, "now": LONGER, "undetected_s": None}, "waits", "no bound"),
+        ({"same": False}, "waits", "it is found within 3600 s"),  # flags, as chattr changes them
+        ({"same": False, "slow_s": None}, "waits", "no bound"),
         ({"same": False, "state": State.MIRROR}, "on its way", "the walk"),
         ({"same": False, **AWAY}, "waits", "for the target"),
         ({"same": False, "held": None}, "waits", "no event told yet"),

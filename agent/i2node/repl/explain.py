@@ -108,6 +108,7 @@ def explain(rooms: Rooms, path: bytes, report: RuleReport) -> Life:
         known_since=rooms.history.since,
         durable_as_of=report.durable_as_of,
         undetected_s=report.watch.max_undetected_s,
+        slow_s=report.watch.slow_sweep_s,
         excluded=None if excluded is None else show(excluded),
         mount=None if mount is None else show(os.path.join(rooms.source, mount)),
         now=None if now.entry is None else Seen(**lives.seen(now.entry)),

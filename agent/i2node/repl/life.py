@@ -1,8 +1,8 @@
 """The life of one path, as the rooms it passes through tell it, and what follows from that.
 
-Plain data and pure decisions: `gather` (explain.py) asks, `judge` decides, the command line prints.
-Times are seconds since 1970, sizes bytes, texts as model.show makes them. None means not known, or
-that it is not so; what was forgotten is told by `known_since`.
+Plain data and pure decisions: explain.py asks, `judge` decides, the command line prints. Times are
+seconds since 1970, sizes bytes, texts as model.show makes them. None means not known, or that it is
+not so; what was forgotten is told by `known_since`.
 """
 
 from __future__ import annotations
@@ -145,6 +145,8 @@ class Life:
     """See RuleReport."""
     undetected_s: float | None = None
     """Bound of the age of a change that no event told; None: there is none."""
+    slow_s: float | None = None
+    """The same of one that shows in nothing but the time of the change, as of file flags."""
 
     excluded: str | None = None
     mount: str | None = None
@@ -303,11 +305,19 @@ def _differing(life: Life) -> Judgement | None:
         return _judged(Verdict.WAITS, text)
     if life.state in (State.MIRROR, State.SWITCH):
         return _judged(Verdict.ON_ITS_WAY, "the walk comes to it, or is at it")
-    bound = life.undetected_s
+    bound = life.slow_s if _looks_alike(life) else life.undetected_s
     found = f"it is found within {bound:.0f} s" if bound is not None else "no bound is known"
     return _judged(
         Verdict.WAITS, f"it differs from what the target holds, and no event told yet: {found}"
     )
+
+
+def _looks_alike(life: Life) -> bool:
+    """Whether all that is told of both sides is equal, though they differ."""
+    if life.now is None or life.held is None:
+        return False
+    now, held = asdict(life.now), asdict(life.held)
+    return all(held[key] == value for key, value in now.items())
 
 
 def _doubtful(life: Life) -> Judgement | None:
