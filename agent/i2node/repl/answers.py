@@ -169,3 +169,21 @@ def _parts(data: bytes) -> Iterator[tuple[bytes, bool]]:
     """Cut into messages, at least one, with whether it is the last."""
     for at in range(0, max(len(data), 1), PART):
         yield data[at : at + PART], at + PART >= len(data)
+
+
+def faults(
+    seq: int, payload: bytes | memoryview, found: Sequence[batch.Fault]
+) -> Iterator[Message]:
+    """What tells the source of the faults of a frame, of every one: what it does not hear of it
+    takes for done."""
+    rows: list[list[object]] = []
+    size = step = at = 0
+    for fault in found:
+        at += batch.step_offset(memoryview(payload)[at:], fault.step - step)
+        step = fault.step
+        op, path, other = batch.step_at(memoryview(payload)[at:], 0)
+        rows.append([path, other, int(op), fault.status, int(fault.what)])
+        size += len(path) + len(other) + 32
+        if size >= PART or fault is found[-1]:
+            yield {"t": "faults", "seq": seq, "faults": rows}
+            rows, size = [], 0

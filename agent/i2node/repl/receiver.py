@@ -52,7 +52,7 @@ from i2node.repl.budget import Budget, Budgets, count
 from i2node.repl.idle import Idle
 from i2node.repl.ledger import Ledger
 from i2node.repl.mend import apply_flags, mend
-from i2node.repl.remote import FAULTS_A_STEP, FLUSH, PART, STEPS, error_message
+from i2node.repl.remote import FAULTS_A_STEP, FLUSH, STEPS, error_message
 
 _log = logging.getLogger(__name__)
 _seldom = log.Seldom(_log)
@@ -371,8 +371,8 @@ class Receiver:
                 continue
             fatal = next((f for f in result.faults if f.fatal), None)
             noted = [replace(f, step=f.step + done) for f in result.faults if not f.fatal]
-            if noted:
-                self._report(seq, payload, noted)
+            for told in answers.faults(seq, payload, noted):
+                self.channel.send(told)
             if fatal is None:
                 return
             if fatal.what == batch.At.DISK:
@@ -427,20 +427,6 @@ class Receiver:
             free = self.tree.free()
             if any(now > had + had // ROOM for now, had in zip(free, before, strict=True)):
                 return
-
-    def _report(self, seq: int, payload: bytes | memoryview, faults: Sequence[batch.Fault]) -> None:
-        """Tells the source of every one: what it does not hear of it takes for done."""
-        rows: list[list[object]] = []
-        size = step = at = 0
-        for fault in faults:
-            at += batch.step_offset(memoryview(payload)[at:], fault.step - step)
-            step = fault.step
-            op, path, other = batch.step_at(memoryview(payload)[at:], 0)
-            rows.append([path, other, int(op), fault.status, int(fault.what)])
-            size += len(path) + len(other) + 32
-            if size >= PART or fault is faults[-1]:
-                self.channel.send({"t": "faults", "seq": seq, "faults": rows})
-                rows, size = [], 0
 
     def _commit(self, opener: Opener) -> None:
         """Durability by the group: at once when the source has nothing more, else every few
