@@ -275,7 +275,7 @@ class Emitter:
             if not self.root.still_there():
                 raise SafetyStop(
                     "the root of the source was unmounted or replaced while it was read",
-                    "mount it again; nothing was deleted",
+                    "mount it again; nothing was deleted for that",
                 )
             self._not_emptied()
             for ino, path, section in self.draft.gone:

@@ -336,7 +336,7 @@ class Planner:
         if not visit.name:
             raise SafetyStop(
                 f"cannot list the root of the source: {os.strerror(status)}",
-                "mount it or make it readable; nothing was deleted",
+                "mount it or make it readable; nothing was deleted for that",
             )
         if status in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             self._again(visit)

@@ -161,7 +161,7 @@ def _check(root: Root, watch: Watch, sender: Sender) -> None:
     if watch.root_lost or not root.still_there():
         raise SafetyStop(
             f"{show(root.path)} was unmounted, moved or removed",
-            "mount it or put it back, then start again; nothing was deleted",
+            "mount it or put it back, then start again; nothing was deleted for that",
         )
     if sender.error is not None:
         raise sender.error
