@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deeds import Deeds, torn
-from ends import Hosts, NotSettledError, until
+from ends import OURS, Hosts, NotSettledError, until
 from nursery import Nursery
 
 from disks import disk
@@ -99,7 +99,7 @@ class Ground:
             "ballast",
             "lost+found",
         }
-        found += [f"outside: {n}" for n in others if not n.startswith(".i2node-stage-")]
+        found += [f"outside: {n}" for n in others if not n.startswith(OURS)]
         kept = self.hosts.outside
         if os.listdir(kept) != ["kept"] or (kept / "kept").read_text() != "kept":
             found.append("outside: the canary")

@@ -20,6 +20,8 @@ from i2node.node import rpc
 from i2node.repl.report import RuleReport
 
 PATIENCE_S = 60.0
+OURS = (".i2node-stage-", ".i2node-aside-")
+"""What may stand beside a target between two sessions after a crash: the stage, and the shelf."""
 CONFIG = """\
 small_file_max = 4096
 frame_bytes = 262144

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from deeds import Deeds, torn
-from ends import Hosts
+from ends import OURS, Hosts
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -325,7 +325,7 @@ def _not_directory(mode: int) -> bool:
 
 
 def _stages(rooms: Path) -> set[str]:
-    return {p.name for p in rooms.iterdir() if p.name.startswith(".i2node-stage-")}
+    return {p.name for p in rooms.iterdir() if p.name.startswith(OURS)}
 
 
 def run(machine: type[Mirrored], seconds: float, number: int, steps: int = 40) -> None:
