@@ -1,4 +1,5 @@
-"""The configuration of a node: `i2node.toml`, typed, its defaults in one place.
+"""The configuration of a node, `i2node.toml`, and that of the management server, `controller.toml`:
+typed, their defaults in one place.
 
 Precedence: command line, i2node.toml, `i2port.conf` (the port alone), the defaults below. An
 unknown key or a wrong value is an error that names file, key and what was expected. Paths and
@@ -118,7 +119,50 @@ class Config:
             config = replace(config, listen_port=port)
         path = file or config.file
         text = _text(path, must=file is not None)
-        return config if text is None else replace(config, **_parse(path, text))
+        return config if text is None else replace(config, **_parse(path, text, cls))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerConfig:
+    """What the controller is told. Every field but `etc` and `var` is a key of controller.toml."""
+
+    etc: Path = ETC / "controller"
+    """Configuration, keys, certificate."""
+    var: Path = VAR / "controller"
+    """The database."""
+
+    listen_host: str = ""
+    """Address of both ports; empty: all, IPv6 too where the host has it."""
+    http_port: int = _number(58080, 0, 65535)
+    https_port: int = _number(58086, 0, 65535)
+    """0 lets the kernel choose."""
+    database: str = ""
+    """URL, such as postgresql+psycopg://user:password@host/name; empty: SQLite in `var`."""
+    certificate: str = ""
+    """File with key and certificate for HTTPS, PEM; empty: its own, made at the first start."""
+    strict_signatures: bool = False
+    """Whether every call must be rightly signed, which some clients cannot."""
+    log_level: str = field(default="info", metadata={"choices": tuple(LEVELS)})
+    """debug, info, warning or error."""
+
+    @property
+    def file(self) -> Path:
+        """Where the configuration is read from."""
+        return self.etc / "controller.toml"
+
+    @property
+    def database_url(self) -> str:
+        """The database that is used."""
+        return self.database or f"sqlite:///{self.var / 'controller.db'}"
+
+    @classmethod
+    def load(cls, home: Path | None) -> ControllerConfig:
+        """Reads the configuration below a home, as `Config.load` does."""
+        config = cls()
+        if home is not None:
+            config = cls(etc=home / "etc" / "controller", var=home / "var" / "controller")
+        text = _text(config.file, must=False)
+        return config if text is None else replace(config, **_parse(config.file, text, cls))
 
 
 _LIMITS = tuple(item.name for item in fields(Limits))
@@ -152,12 +196,12 @@ def _port_file(path: Path) -> int | None:
     return None
 
 
-def _parse(path: Path, text: str) -> dict[str, Any]:
+def _parse(path: Path, text: str, of: type[Config] | type[ControllerConfig]) -> dict[str, Any]:
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: not TOML: {error}", "see the sample i2node.toml") from error
-    known = {item.name: item for item in fields(Config) if item.name not in ("etc", "var")}
+        raise UsageError(f"{path}: not TOML: {error}", f"see the sample {path.name}") from error
+    known = {item.name: item for item in fields(of) if item.name not in ("etc", "var")}
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in known:
@@ -199,6 +243,10 @@ def _checked(where: str, kind: str, limits: Mapping[str, Any], value: object) ->
         choices = limits.get("choices")
         if not isinstance(value, str) or (choices and value not in choices):
             raise _wrong(where, value, "one of " + ", ".join(choices) if choices else "a string")
+        return value
+    if kind == "bool":
+        if not isinstance(value, bool):
+            raise _wrong(where, value, "true or false")
         return value
     noun, types = ("a whole number", (int,)) if kind == "int" else ("a number", (int, float))
     low, high = limits["low"], limits["high"]

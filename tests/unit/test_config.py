@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from i2node.config import Config, Limits
+from i2node.config import Config, ControllerConfig, Limits
 from i2node.errors import UsageError
 
 SAMPLE = Path(__file__).parents[2] / "packaging" / "i2node.toml"
+CONTROLLERS = Path(__file__).parents[2] / "packaging" / "controller.toml"
 KEYS = [item.name for item in fields(Config) if item.name not in ("etc", "var")]
 
 
@@ -128,6 +129,30 @@ def test_the_sample_shows_every_key_with_its_default(tmp_path):
     path = tmp_path / "shown.toml"
     path.write_text("\n".join(shown))
     assert Config.load(None, path) == Config()
+
+
+def test_the_controllers_sample_shows_every_key_with_its_default(tmp_path):
+    shown = re.findall(r"^#([a-z_]+ = .*)$", CONTROLLERS.read_text(), re.MULTILINE)
+    keys = [f.name for f in fields(ControllerConfig) if f.name not in ("etc", "var")]
+    assert [line.split(" = ")[0] for line in shown] == keys
+    home = tmp_path / "etc" / "controller"
+    home.mkdir(parents=True)
+    (home / "controller.toml").write_text("\n".join(shown))
+    bare = ControllerConfig(etc=home, var=tmp_path / "var" / "controller")
+    assert ControllerConfig.load(tmp_path) == bare
+
+
+@pytest.mark.parametrize(
+    "text", ["http_port = 65536", "strict_signatures = 1", "nonsense = 1", 'log_level = "loud"']
+)
+def test_what_the_controller_does_not_understand_is_named(tmp_path, text):
+    file = tmp_path / "etc" / "controller" / "controller.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    with pytest.raises(UsageError) as refused:
+        ControllerConfig.load(tmp_path)
+    assert str(file) in refused.value.cause and text.split(" = ")[0] in refused.value.cause
+    assert refused.value.remedy
 
 
 def test_a_rule_may_have_limits_of_its_own(tmp_path):

@@ -100,11 +100,30 @@ def _parser() -> argparse.ArgumentParser:
     _add_places(doctor)
     doctor.add_argument("--json", action="store_true", help="a JSON object a line")
 
+    _add_controller(
+        commands.add_parser(
+            "controller", help="the management server; begun: it has users, and drives no nodes yet"
+        )
+    )
+
     check = commands.add_parser("check-config", help="check a configuration without using it")
     check.add_argument("file", metavar="FILE", nargs="?", type=Path)
 
     commands.add_parser("version", help="print the version")
     return parser
+
+
+def _add_controller(controller: argparse.ArgumentParser) -> None:
+    controller.add_argument(
+        "--password-file",
+        metavar="FILE",
+        type=Path,
+        help="of the administrator or user (default: one is made up and printed, once)",
+    )
+    parts = controller.add_subparsers(dest="part", metavar="PART")
+    user = parts.add_parser("user", help="who may log in")
+    user.add_argument("deed", choices=("list", "add", "password", "remove"))
+    user.add_argument("name", metavar="NAME", nargs="?", default="")
 
 
 def _add_places(parser: argparse.ArgumentParser) -> None:

@@ -25,6 +25,7 @@ from i2node.cli.arguments import (
     parse_target,
     shown,
 )
+from i2node.cli.console import controller
 from i2node.cli.secret import code_of
 from i2node.config import Config
 from i2node.errors import UsageError
@@ -273,6 +274,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "refuse": refuse,
     "compare": compare,
     "doctor": doctor,
+    "controller": controller,
     "check-config": check_config,
     "version": version,
 }

@@ -17,6 +17,7 @@ KEY_FILE_MAX = 64 * 1024
 
 _CODE = re.compile(r"[A-Za-z0-9]{32}")
 _CODE_MAX = 256
+_PASSWORD_MAX = 1024
 
 
 def key_of(path: Path) -> bytes:
@@ -47,6 +48,18 @@ def code_of(path: Path | None, peer: str) -> str:
             f"it has 32 letters and digits; run on {peer}: i2node code",
         )
     return code
+
+
+def password_of(path: Path) -> str:
+    """The password in the first line of a file. UsageError: it cannot be used."""
+    text = _read(path, "password file", _PASSWORD_MAX)
+    password = text.decode("utf-8", "replace").partition("\n")[0].removesuffix("\r")
+    if not password or len(text) > _PASSWORD_MAX:
+        raise UsageError(
+            f"password file {path} is {'too long' if password else 'empty'}",
+            "its first line is the password",
+        )
+    return password
 
 
 def _read(path: Path, what: str, most: int) -> bytes:

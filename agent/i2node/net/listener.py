@@ -134,13 +134,7 @@ class Listener:
 
     def start(self) -> None:
         """Binds and begins to accept. UsageError when the address cannot be had."""
-        try:
-            self._door = _bind(self._host, self.port)
-        except OSError as e:
-            raise UsageError(
-                f"listening on {self._host or '*'}:{self.port}: {e.strerror or e}",
-                "is another i2node running? see: ss -ltnp",
-            ) from e
+        self._door = bound(self._host, self.port)
         self.port = self._door.getsockname()[1]
         self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -468,7 +462,9 @@ class Listener:
             self._counted = replace(self._counted, **now)
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens there, non-blocking. host: "" is all, IPv6 too where the host has it;
+    port: 0 lets the kernel choose. UsageError: the address cannot be had."""
     if host == "" and socket.has_dualstack_ipv6():
         with contextlib.suppress(OSError):  # IPv6 may be switched off in this kernel
             door = socket.create_server(
@@ -476,7 +472,13 @@ def _bind(host: str, port: int) -> socket.socket:
             )
             door.setblocking(False)
             return door
-    family = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)[0][0]
-    door = socket.create_server((host, port), family=family, backlog=512)
+    try:
+        family = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)[0][0]
+        door = socket.create_server((host, port), family=family, backlog=512)
+    except OSError as e:
+        raise UsageError(
+            f"listening on {host or '*'}:{port}: {e.strerror or e}",
+            "is another i2node running? see: ss -ltnp",
+        ) from e
     door.setblocking(False)
     return door

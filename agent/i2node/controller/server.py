@@ -1,0 +1,139 @@
+"""The controller's process: its files, its database, its two ports.
+
+<etc>/controller/controller.toml    configuration
+<etc>/controller/identity/          key and certificate, for HTTPS and for the nodes
+<etc>/controller/login.pem          the key that clients seal passwords for
+<etc>/controller/vault.key          the key of the secrets in the database
+<var>/controller/controller.db      the database, unless the configuration names another
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import uvicorn
+from fastapi import FastAPI
+
+from i2node import log
+from i2node.config import ControllerConfig
+from i2node.controller.accounts import Accounts
+from i2node.controller.app import Desk, app_of
+from i2node.controller.call import Gate
+from i2node.controller.seal import Seal, Vault
+from i2node.controller.store.database import Database
+from i2node.controller.store.logins import Logins
+from i2node.controller.store.users import Users
+from i2node.controller.tokens import TokenDesk
+from i2node.errors import UsageError
+from i2node.net.identity import Identity
+from i2node.net.listener import bound
+
+_log = logging.getLogger(__name__)
+
+ADMINISTRATOR = "admin"
+_DRAIN_S = 5  # for calls that are under way when it is told to stop
+
+
+@dataclass(frozen=True, slots=True)
+class Office:
+    """What stands behind the HTTP server. A context."""
+
+    config: ControllerConfig
+    database: Database
+    accounts: Accounts
+    desk: Desk
+
+    @classmethod
+    def open(cls, config: ControllerConfig) -> Office:
+        """Makes what is missing of its files and tables. UsageError: something cannot be used."""
+        _make_directories(config)
+        vault = Vault(config.etc / "vault.key")
+        seal = Seal.load(config.etc / "login.pem")
+        database = Database(config.database_url)
+        accounts = Accounts(Users(database))
+        tokens = TokenDesk(Logins(database), vault)
+        gate = Gate(tokens, config.strict_signatures)
+        return cls(config, database, accounts, Desk(accounts, tokens, gate, seal))
+
+    def __enter__(self) -> Office:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.database.close()
+
+    def found_administrator(self, password: str | None) -> str | None:
+        """Makes the administrator where there is no user yet; gives the password that was made up
+        for that, where none was given."""
+        if self.accounts.names():
+            return None
+        made = password or secrets.token_urlsafe(15)
+        self.accounts.create(ADMINISTRATOR, made)
+        log.event(_log, logging.INFO, "administrator-created", name=ADMINISTRATOR)
+        return None if password else made
+
+    def serve(self) -> None:
+        """Answers calls until SIGTERM or SIGINT. UsageError: a port cannot be had."""
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        config, app = self.config, app_of(self.desk)
+        certificate = config.certificate or str(Identity.load(config.etc).key_file)
+        plain, sealed = _settings(app), _settings(app)
+        sealed.ssl_certfile = certificate
+        try:
+            sealed.load()
+        except OSError as error:  # ssl.SSLError is one
+            raise UsageError(
+                f"certificate {certificate}: {error}", "it holds a key and a certificate, PEM"
+            ) from error
+        servers = (_Server(plain), _Server(sealed))
+        ports = (config.http_port, config.https_port)
+        doors = [bound(config.listen_host, port) for port in ports]
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, _end, servers)
+        where = [door.getsockname()[1] for door in doors]
+        log.event(
+            *(_log, logging.INFO, "controller-listens"), http_port=where[0], https_port=where[1]
+        )
+        await asyncio.gather(
+            *(server.serve([door]) for server, door in zip(servers, doors, strict=True))
+        )
+        log.event(_log, logging.INFO, "controller-stopped")
+
+
+class _Server(uvicorn.Server):
+    """One port; signals are handled for both together."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _end(servers: tuple[_Server, ...]) -> None:
+    for server in servers:
+        server.should_exit = True
+
+
+def _settings(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_DRAIN_S,
+    )
+
+
+def _make_directories(config: ControllerConfig) -> None:
+    for directory in (config.etc, config.var):
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"make {directory}: {error.strerror}", "see its owner") from error

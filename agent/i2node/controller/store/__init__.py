@@ -1,0 +1,1 @@
+"""What the controller keeps: tables, their migrations, and the only place that knows SQL."""

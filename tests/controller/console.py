@@ -1,0 +1,96 @@
+"""A controller, as a user starts it: a process of its own, reached over HTTP."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PASSWORD = "Info1234"  # what the tests of the SDK log in with
+DEADLINE = 30.0
+
+
+@dataclass
+class Console:
+    """home: its directories. log: what it wrote so far goes there."""
+
+    home: Path
+    log: Path
+    process: subprocess.Popen[bytes]
+    http: int
+    https: int
+    token: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http}/api"
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[int, dict[str, Any]]:
+        """HTTP status, envelope."""
+        data = None if body is None else json.dumps(body).encode()
+        told = {"Authorization": self.token} | dict(headers or {})
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.http}{path}", data, told, method=method
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                assert error.headers["Content-Type"].startswith("application/json")
+                return error.code, json.load(error)
+
+    def data(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The payload of a call that is HTTP 200, its code included."""
+        status, envelope = self.ask(method, path, body)
+        assert (status, envelope["ret"], envelope["msg"]) == (200, 200, ""), envelope
+        found: dict[str, Any] = envelope["data"]
+        return found
+
+    def log_in(self, name: str = "admin", password: str = PASSWORD) -> dict[str, Any]:
+        found = self.data("POST", "/api/auth/token", {"username": name, "pwd": password})
+        assert found["code"] == 0, found
+        self.token = found["token"]
+        return found
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(DEADLINE)
+
+
+def started(home: Path) -> Console:
+    """A controller with this home; the administrator's password is PASSWORD."""
+    etc = home / "etc" / "controller"
+    etc.mkdir(parents=True, exist_ok=True)
+    if not (etc / "controller.toml").exists():
+        (etc / "controller.toml").write_text("http_port = 0\nhttps_port = 0\n")
+    password = home / "password"
+    password.touch(mode=0o600)
+    password.write_text(PASSWORD + "\n")
+    log = home / "controller.log"
+    command = [sys.executable, "-m", "i2node", "--home", str(home), "controller"]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*command, "--password-file", str(password)], stdout=out, stderr=subprocess.STDOUT
+        )
+    deadline = time.monotonic() + DEADLINE
+    while not (ports := re.search(r"http_port=(\d+) https_port=(\d+)", log.read_text())):
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.02)
+    return Console(home, log, process, int(ports[1]), int(ports[2]))
