@@ -172,7 +172,7 @@ def test_what_cannot_be_read_is_tried_again_where_it_is_by_then(
     root.close()
 
 
-def _asked(*_: object) -> list[bytes | None]:
+def _asked(*_: object, **more: object) -> list[bytes | None]:
     raise AssertionError("nothing is to be asked")
 
 
@@ -385,6 +385,22 @@ def test_an_attribute_of_what_only_the_target_told_of_is_looked_at(
     assert [e.name for records in files for e in listing.entries(records)] == [b"a"]
     held = {e.name: e.flags & PROBED for e in listing.entries(at.journal.listing(top))}
     assert held[b"b"] == 0
+
+
+def test_a_file_under_way_that_only_the_target_told_of_costs_no_listing(
+    tmp_path: Path, planned: Planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it has arrived, each write to a large file would cost its whole directory."""
+    (tmp_path / "large").write_bytes(b"more than is small")
+    at = planned()
+    top = at.root.identity.ino
+    _told(at, b"large")
+    monkeypatch.setattr(batch, "list_dirs", _asked)
+    with (tmp_path / "large").open("ab") as more:
+        more.write(b" and more")
+    at.dirty.add(top, b"large", Touch.DATA, 1.0)
+    at.planner.live(at.dirty.take(9, 9.0), lambda: False)
+    assert [len(work.large) for work in at.sink.sent] == [1, 0]
 
 
 def test_a_name_that_only_the_target_told_of_has_other_names_here(

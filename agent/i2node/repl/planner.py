@@ -29,7 +29,7 @@ from i2node.repl.draft import Draft, Sink
 from i2node.repl.emit import Emitter
 from i2node.repl.journal import Journal
 from i2node.repl.moves import Moves
-from i2node.repl.plan import Compared, Visit, join, named_root, racy, without
+from i2node.repl.plan import Compared, Visit, join, named_root, racy, settled, without
 from i2node.repl.vigil import Vigil
 
 LIST_BATCH = 64
@@ -416,12 +416,12 @@ class Planner:
         if closed := [name for name in names if work.names[name].value & _UNTOLD]:
             self._closed(work, path, closed, answer.entries)
         old = self.journal.select(work.ino, names)
-        if listing.probed(old) and _told_alone(old, answer.entries):
+        changes = listing.diff(old, answer.entries, self.small_max)
+        if listing.probed(old) and _told_alone(old, answer.entries, changes):
             # Of a directory no place is known, nor what is in it; of a file neither when it changed
-            # nor which other names it has, so that a look alone would take it for the same.
+            # nor which other names it has. One that differs is sent, and stays so until it arrived.
             self._revisit(work, path)
             return None
-        changes = listing.diff(old, answer.entries, self.small_max)
         if changes is None:
             return None
         self.emitter.links.left(work.ino, old, answer.entries)
@@ -485,10 +485,13 @@ class Planner:
             self.dirty.add(stale[0], stale[1], Touch.NAME | Touch.TREE, time.monotonic())
 
 
-def _told_alone(old: bytes, entries: bytes) -> bool:
-    """Whether what stands here under one of these names is known only as the target told of it."""
+def _told_alone(old: bytes, entries: bytes, changes: listing.Changes | None) -> bool:
+    """Whether a directory that stands here, or what seems to be the same under one of these names,
+    is known only as the target told of it."""
+    c = changes
+    same = settled(entries, (c.bulk, c.large, c.linked)) if c else entries
     told = (e for e in listing.entries(old) if e.flags & PROBED)
-    found = ((e, listing.find(entries, e.name)) for e in told)
+    found = ((e, listing.find(same, e.name)) for e in told)
     return any(here is not None and here.kind == e.kind for e, here in found)
 
 
