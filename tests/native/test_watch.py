@@ -492,6 +492,34 @@ def test_a_directory_that_moved_nobody_knows_where_stays_in_doubt(
     watch.close()
 
 
+@pytest.mark.parametrize("through", ["placed", "stands", "early", "dead"])
+def test_what_comes_back_from_a_listing_holds_up_the_mark_behind_it(
+    root: Path, through: str
+) -> None:
+    """It was told of before the mark, whenever a listing says where it belongs."""
+    ino, dirty = root.stat().st_ino, Dirty()
+    watch = InotifyWatch(ino, dirty)
+    for wd, child, name in ((1, ino, b""), (2, 50, b"a"), (3, 51, b"b")):
+        watch.placed(wd, child, ino if name else 0, name, watch.mark())
+    asof = watch.mark()
+    dirty.under_way = 1.0  # a round looks at what was told of until then
+    if through in ("early", "dead"):
+        mask = masks.CREATE if through == "early" else inotify._IGNORED
+        watch._take([Event(where=9, mask=mask, cookie=0, name=b"f")])
+    dirty.mark(2.0, 2.0)
+    if through in ("early", "dead"):
+        watch.placed(9, 52, ino, b"c", asof)
+    elif through == "placed":
+        watch.placed(3, 51, 50, b"c", asof)
+    else:
+        assert watch.stands(51, 50, b"c", asof)
+    dirty.under_way = None
+    assert dirty.count() and dirty.passed() is None
+    dirty.take(9, time.monotonic() + 9)
+    assert dirty.passed() == 2.0
+    watch.close()
+
+
 def test_what_a_look_does_not_find_is_given_up_though_nothing_happens(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,8 +126,9 @@ class InotifyWatch(TreeWatch):
                     self._told.clear()
                     for event in early:
                         self._translate(event, touches)
-        if touches:
-            self._dirty.add_all(touches, self._clock())
+        # Not all at once: that would be as if it had happened only now, behind a mark.
+        for touch in touches:
+            self._dirty.add(*touch, self._clock())
 
     def _fetch(self) -> bytes:
         return fetch(self.source)

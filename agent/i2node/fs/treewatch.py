@@ -449,8 +449,9 @@ class TreeWatch(Watch):
         """A listing found a directory elsewhere than it is believed to be. Which is the newer is
         not sure, and what was told of its own entry went to one of them: both are looked at."""
         if believed is not None and believed != found:
-            both = [(*believed, NAME | TREE), (*found, NAME | TREE)]
-            self._dirty.add_all(both, self._clock())
+            # One by one: they are as old as what is looked at now, so that no mark passes them.
+            for place in (believed, found):
+                self._dirty.add(*place, NAME | TREE, self._clock())
 
     def _doubt(self, ino: int) -> None:
         place = self._tree.place(ino)
