@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "apply.h"
+#include "aside.h"
 
 #define XFS 0x58465342 /* XFS_SUPER_MAGIC, which headers of EL8 do not have */
 
@@ -125,6 +126,16 @@ static int last_one(struct i2_site *site, const struct i2_draft *d, int synced)
     return err;
 }
 
+/* It gets no name: neither does what was kept aside of it. */
+static void throw_away(struct i2_site *site, const struct i2_draft *d)
+{
+    int fd = i2_open_in(&site->k, site->stage, d->staged, O_PATH | O_NOFOLLOW);
+    unlinkat(site->stage, d->staged, 0);
+    if (fd < 0) return;
+    i2_aside_undo(site, fd);
+    close(fd);
+}
+
 /* err: of syncing all. Takes it away when it gets no name. */
 static void name_one(struct i2_site *site, const struct i2_draft *d, int synced, int err)
 {
@@ -138,7 +149,7 @@ static void name_one(struct i2_site *site, const struct i2_draft *d, int synced,
     if (!err) err = i2_place(site, held, name, d->staged, s->size);
     if (err) {
         i2_fault(site, what, err);
-        unlinkat(site->stage, d->staged, 0);
+        throw_away(site, d);
     }
     i2_lock_again(site);
     if (site->stale) i2_let_go_held(site);
@@ -162,7 +173,7 @@ void i2_name_drafts(struct i2_site *site)
         return;
     }
     for (; i < n; i++) {
-        unlinkat(site->stage, site->drafts[i].staged, 0);
+        throw_away(site, &site->drafts[i]);
         i2_paid_back(site, &site->drafts[i].paid);
     }
     /* Of what is done again. */

@@ -301,6 +301,23 @@ def test_what_gets_no_name_leaves_nothing(spot):
         subprocess.run(["umount", mount], check=True)
 
 
+def test_what_waited_and_gets_no_name_leaves_nothing(tmp_path):
+    """Files that replace others wait for one sync; a mount keeps the last of them from its name."""
+    with spot_on("btrfs", tmp_path, mib=200, options="noacl") as spot:
+        names = [b"%d" % n for n in range(12)]
+        refused = {b"system.posix_acl_access": ACL}
+        assert spot.apply(*(put(name, refused) for name in names)) == []
+        before = spot.kept()
+        assert len(before) == len(names)
+        subprocess.run(["mount", "--bind", spot.root / "0", spot.root / "11"], check=True)
+        try:
+            faults = spot.apply(*(put(name, refused, data=b"new") for name in names))
+        finally:
+            subprocess.run(["umount", spot.root / "11"], check=True)
+        assert [(f.step, f.status) for f in faults] == [(11, errno.EBUSY)]
+        assert len(spot.kept()) == len(names) and os.listdir(spot.stage) == []
+
+
 def test_a_name_that_it_has_already_takes_nothing(spot):
     d = step(Op.MAKE_DIR, b"d", kind=Kind.DIR, mode=0o755)
     of_d = step(Op.SET_META, b"d", kind=Kind.DIR, mode=0o755, mtime_s=5, xattrs=records(ATTRIBUTES))
