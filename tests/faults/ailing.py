@@ -389,7 +389,13 @@ class Ailing(Mirrored):
         self.claim(not found, f"{found}")
         if "reads" in self.frail.ill():
             return
-        wrong = [w for w in self.frail.whole() if not (self.unsure and w.startswith("torn"))]
+        try:
+            whole = self.frail.whole()
+        except OSError:
+            if "writes" not in self.frail.ill():
+                raise
+            return  # the file system gave up, and lists no directory
+        wrong = [w for w in whole if not (self.unsure and w.startswith("torn"))]
         self.claim(not wrong, f"{wrong}")
 
     def raze(self) -> None:
