@@ -151,7 +151,7 @@ def of_config(data: bytes) -> None:
     """i2node.toml, i2port.conf and i2id.conf."""
     text = data.decode(errors="replace")
     with suppress(UsageError):
-        config.Config(**config._parse(Path("i2node.toml"), text))
+        config.Config(**config._parse(Path("i2node.toml"), text, config.Config))
     etc = _scratch() / "written"
     etc.mkdir(exist_ok=True)
     (etc / "i2port.conf").write_bytes(data)

@@ -210,6 +210,7 @@ def test_a_hostile_peer_is_cut_off(
         tls.sendall(said)
         end_of(tls)
     until("the channel stayed", lambda: nodes.listener.statistics().channels == 0)
+    until("it was not told", lambda: bool(logged))
     assert nodes.served.empty()
     assert [line.split()[:2] for line in logged] == [["channel-ended", "address=127.0.0.1"]]
     mine, _ = nodes.connect()
