@@ -52,6 +52,8 @@ def fail(ground: Ground, side: str, call: str, error: str, when: str, rng: rando
         # A thread of each new session would meet it again.
         _work(ground, rng, lambda: injection.hits() >= ENOUGH or not victim.alive())
     dead = () if victim.alive() else (f"dead: the {side}",)
+    if call == "unlinkat":
+        hosts.relay.cut()  # what could not be taken away goes when the next session opens
     return Trial(injection.hits() > 0, (*dead, *ground.settled()))
 
 
