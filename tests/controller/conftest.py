@@ -1,10 +1,10 @@
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import info2soft
 import pytest
 from console import Console, started
 
@@ -26,7 +26,9 @@ def console(home: Path) -> Iterator[Console]:
 def sdk(tmp_path: Path) -> Path:
     """A copy of the SDK, which writes tokens beside its code; to be put first on the path."""
     where = tmp_path / "sdk"
-    shutil.copytree(Path(info2soft.__file__).parent, where / "info2soft")
+    spec = importlib.util.find_spec("info2soft")  # found, not imported: its code makes Python warn
+    assert spec is not None and spec.origin is not None
+    shutil.copytree(Path(spec.origin).parent, where / "info2soft")
     (where / "aim.py").write_text(
         "import os\n"
         "from info2soft import config\n"
