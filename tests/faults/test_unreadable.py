@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ground import Ground, area
 from nursery import Nursery
-from unreadable import bad_at_first, dead_mounts, no_rights, source_disk
+from unreadable import bad_at_first, bad_blocks, dead_mounts, no_rights, source_disk
 
 pytestmark = [
     pytest.mark.root,
@@ -34,8 +34,9 @@ def test_files_on_bad_blocks(place: Path, nursery: Nursery, kind: str) -> None:
     with source_disk(kind, place) as disk:
         ground = grounded(place, nursery)
         try:
-            # Blocks that go bad later are for the campaign: the kernel may have them in memory.
             assert bad_at_first(ground, disk).wrong == ()
+            ground.plant()
+            assert bad_blocks(ground, disk, True, random.Random(kind)).wrong == ()
         finally:
             ground.close()
 
