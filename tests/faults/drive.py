@@ -3,7 +3,9 @@
 It serves one regular file, the image, that a loop device stands on. What was written since the last
 flush (FSYNC, which the loop device makes of each barrier) is remembered write by write. A cut keeps
 what was flushed and a random part of the rest: any subset, or a prefix, some of the writes torn at
-a sector. Nothing else is a disk bound to. Commands are JSON lines on stdin, answers on stdout.
+a sector, as disks have them inside: of 4 KiB. With less, the superblock of ext4 could be torn, which
+is written in place with a checksum and 1 KiB long: only e2fsck makes a file system of that again.
+Nothing else is a disk bound to. Commands are JSON lines on stdin, answers on stdout.
 
 See linux/fuse.h for the protocol, and fuse(4).
 """
@@ -33,7 +35,7 @@ SILENT = {2, 42, 36}
 DIRECT = 1
 BIG_WRITES, MAX_PAGES = 1 << 5, 1 << 22
 MOST = 1 << 20
-SECTOR = 512
+SECTOR = 4096
 
 
 @dataclass
@@ -74,12 +76,13 @@ class Medium:
             if end == count and rng.random() >= share:
                 continue
             kept += 1
-            sectors = range(0, len(data), SECTOR)
+            firsts = [at, *range(at - at % SECTOR + SECTOR, at + len(data), SECTOR)]
             if rng.random() < 0.1:
                 torn += 1
-                sectors = [s for s in sectors if rng.random() < 0.5]  # type: ignore[assignment]
-            for first in sectors:
-                os.pwrite(self.flushed, data[first : first + SECTOR], at + first)
+                firsts = [first for first in firsts if rng.random() < 0.5]
+            for first in firsts:
+                end_of_sector = first - first % SECTOR + SECTOR
+                os.pwrite(self.flushed, data[first - at : end_of_sector - at], first)
         self.pending.clear()
         at = 0
         while at < self.size:  # only where there is something

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from deeds import digest
-from ends import until
+from ends import NotSettledError, until
 from ground import LARGE, MIB, Ground
 from inode import extents
 from kills import Trial
@@ -214,7 +214,10 @@ def endured(ground: Ground, paths: Iterable[Path], cause: str, again: bool) -> l
         if kill:
             hosts.kill_source()
             hosts.start_source()
-        until(f"{len(names)} problems", lambda: told(hosts.report(), names, cause))
+        try:
+            until(f"{len(names)} problems", lambda: told(hosts.report(), names, cause))
+        except NotSettledError as error:
+            raise NotSettledError(f"{error}, but {hosts.report()}") from None
         fence = ground.source / f"fence-of-{kill}"
         fence.touch()
         until("the rest to go on", (ground.target / fence.name).exists)
