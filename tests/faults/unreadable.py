@@ -21,7 +21,6 @@ from machine import Disk, Process, plugged
 
 from i2node.repl.report import RuleReport
 
-BLOCK = 4096
 SIZES = (2000, 9000, LARGE, 18 * MIB)
 """Packed with others, streamed, changed in place or on a clone, and held open by its reader."""
 DISK_MIB = {"ext4": 200, "xfs": 400}
@@ -59,7 +58,7 @@ def bad_blocks(ground: Ground, disk: Disk, again: bool, rng: random.Random) -> T
         deeds.change(place / "linked", 4500, 100)
         deeds.write(place / "sound", 9000)
         bad = [*changed, *saved, *new, place / "linked"]
-        disk.ask("fail", bad=[(block_at(path), BLOCK) for path in bad])
+        disk.ask("fail", bad=[block_at(path) for path in bad])
     wrong += endured(ground, [*bad, place / "other"], "Input/output", again)
     sound = digest((place / "sound").read_bytes())
     until("what can be read", lambda: contents(ground, place).get("sound") == sound)
@@ -80,7 +79,7 @@ def bad_at_first(ground: Ground, disk: Disk) -> Trial:
     bad = [place / f"new{size}" for size in SIZES]
     for path, size in zip([*bad, place / "sound"], (*SIZES, 9000), strict=True):
         deeds.write(path, size)
-    disk.ask("fail", bad=[(block_at(path), BLOCK) for path in bad])
+    disk.ask("fail", bad=[block_at(path) for path in bad])
     forget(ground.source)
     ground.hosts.start_target()
     ground.hosts.start_source()
@@ -264,16 +263,18 @@ def forget(place: Path) -> None:
     Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
-def block_at(path: Path, at: int | None = None) -> int:
-    """Where the block at this offset of a file, else that in its middle, is on the disk; it is
-    written to it before."""
+def block_at(path: Path, at: int | None = None) -> tuple[int, int]:
+    """Where the block at this offset of a file, else that in its middle, is on the disk, and its
+    size, both in bytes; it is written to it before. One of the file system, and no byte more: what
+    is beside it is another file's, or a directory's."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
         at = os.fstat(fd).st_size // 2 if at is None else at
+        block = os.fstatvfs(fd).f_bsize
         for first, there, span, _ in extents(fd):
             if first <= at < first + span:
-                return (there + at - first) // BLOCK * BLOCK
+                return (there + at - first) // block * block, block
     finally:
         os.close(fd)
     raise AssertionError(f"{path} has nothing at {at}")
