@@ -15,6 +15,8 @@ FLOORS = {
     "log": 0,
     "config": 0,
     "model": 0,
+    "orders": 0,
+    "schedule": 0,
     "mover": 1,
     "fs": 2,
     "net": 2,
