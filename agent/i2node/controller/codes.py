@@ -31,6 +31,12 @@ class Code(IntEnum):
     DENIED = 10001142, "permission denied"
     LOCKED_OUT = 10001174, "too many failed logins"
     TWO_KEYS = 10001160, "a user has at most two pairs of keys"
+    NO_SUCH_NODE = 10011001, "the node does not exist"
+    NODE_OFFLINE = 10011202, "the node is offline"
+    NODE_DENIES = 10011203, "the node's authentication failed"
+    NO_SUCH_RULE = 10031017, "the rule does not exist"
+    OLD_RULE = 10061104, "work or backup node has a full-server rule already: delete it first"
+    UNREACHABLE = 11110001, "the call failed, the node cannot be connected to"
     NO_SUCH_KEY = 10001162, "the access key does not exist"
 
 
