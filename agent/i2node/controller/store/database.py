@@ -12,13 +12,14 @@ from alembic.config import Config as Migrations
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from i2node.errors import UsageError
 
 _BUSY_S = 30  # for who writes at the same time
 _MIGRATING = 0x69326E6F6465  # the advisory lock of PostgreSQL
+_CONFLICTS = ("40001", "40P01")  # serialization failure, deadlock (PostgreSQL, appendix A)
 _REMEDY = "see `database` in controller.toml"
 
 
@@ -54,25 +55,35 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """A transaction that is kept whole at its end, or not at all where it raises."""
+        """A transaction that is kept whole at its end, or not at all where it raises. Of SQLite's
+        there is one at a time; elsewhere who goes by what he read locks that (with_for_update)."""
         with (
-            self._engine.connect().execution_options(i2_writes=True) as connection,
+            self._writer() as connection,
             Session(connection, expire_on_commit=False) as session,
             session.begin(),
         ):
             yield session
 
+    def is_conflict(self, error: DBAPIError) -> bool:
+        """Whether another transaction was first, and nothing else is wrong."""
+        state = getattr(error.orig, "sqlstate", None)
+        return isinstance(error, IntegrityError) or state in _CONFLICTS
+
     def close(self) -> None:
         """Gives the connections back."""
         self._engine.dispose()
 
+    def _writer(self) -> Connection:
+        connection = self._engine.connect().execution_options(i2_writes=True)
+        if self._is_sqlite:
+            return connection
+        # Whoever comes second waits for the first and goes on, instead of being turned away.
+        return connection.execution_options(isolation_level="READ COMMITTED")
+
     def _migrate(self) -> None:
         migrations = Migrations()
         migrations.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        with (
-            self._engine.connect().execution_options(i2_writes=True) as connection,
-            connection.begin(),
-        ):
+        with self._writer() as connection, connection.begin():
             if not self._is_sqlite:
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATING})"))
             migrations.attributes["connection"] = connection

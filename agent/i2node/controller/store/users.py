@@ -62,7 +62,7 @@ class Users:
         """One login more that failed; those of before count if the last is less than forgotten_s
         seconds ago."""
         with self._database.writing() as session:
-            found = session.get(User, user)
+            found = session.get(User, user, with_for_update=True)
             if found is not None:
                 recent = now < found.failed_at + forgotten_s
                 found.failures = found.failures + 1 if recent else 1

@@ -1,0 +1,270 @@
+"""The link to one node: kept up, what is wanted of the node pushed, what it tells heard, questions
+asked and answered. The controller dials; node.govern is the other end.
+
+    -> govern              <- governed {number}
+    -> orders {...}        <- held {number} | refused {number, cause, remedy}
+    -> ask {id, verb}      <- answer {id, value} | answer {id, error, cause, remedy}
+                           <- standings {rules}
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from i2node import log
+from i2node.errors import I2Error, PeerLost, ProtocolError, Refused, of_code
+from i2node.net.channel import Channel
+from i2node.net.identity import Identity
+from i2node.net.transport import connect
+from i2node.orders import Orders, Standing, plain, read_standing
+
+_log = logging.getLogger(__name__)
+
+BACKOFF_S = (1.0, 2.0, 5.0, 10.0)
+GREETING_S = 10.0
+DIALS = threading.Semaphore(32)
+"""Links that are being made at a time: a fleet that comes back is not met all at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a node is, and who it must be. node: its uuid; peer: its node id, "" any that is
+    paired."""
+
+    node: str
+    host: str
+    port: int
+    peer: str
+
+
+class Conversation:
+    """Questions over one channel, several at a time. Safe to use from several threads."""
+
+    def __init__(self, channel: Channel) -> None:
+        """Says what this channel is for. PeerLost, ProtocolError: the node does not take it so."""
+        self.channel = channel
+        self._changed = threading.Condition()
+        self._next = 0
+        self._open: dict[int, Mapping[str, Any] | None] = {}
+        self._over: I2Error | None = None
+        channel.send({"t": "govern"})
+        self.number = _number(_due(channel.recv(GREETING_S), "governed"))
+
+    def ask(self, verb: str, arguments: Mapping[str, Any], timeout_s: float) -> Any:
+        """What the node answers. PeerLost: nothing in time; else the node's own error."""
+        with self._changed:
+            self._next += 1
+            number = self._next
+            self._open[number] = None
+        try:
+            self.channel.send({"t": "ask", "id": number, "verb": verb, "arguments": arguments})
+            with self._changed:
+                self._changed.wait_for(lambda: self._over or self._open[number], timeout_s)
+                answer = self._open[number]
+                if answer is None:
+                    lost = PeerLost(f"{self.channel.address}: no answer within {timeout_s:g} s")
+                    raise self._over or lost
+        finally:
+            with self._changed:
+                del self._open[number]
+        if "error" in answer:
+            raise of_code(*(str(answer.get(key, "")) for key in ("error", "cause", "remedy")))
+        return answer.get("value")
+
+    def answered(self, message: Mapping[str, Any]) -> None:
+        """Hands an answer to who asked."""
+        with self._changed:
+            number = message.get("id")
+            if isinstance(number, int) and number in self._open:
+                self._open[number] = message
+                self._changed.notify_all()
+
+    def end(self, error: I2Error) -> None:
+        """Who still waits waits in vain."""
+        with self._changed:
+            self._over = error
+            self._changed.notify_all()
+
+
+class Link:
+    """One node's, in a thread of its own from `start` to `close`. The others may be called from any
+    thread."""
+
+    def __init__(
+        self,
+        address: Address,
+        identity: Identity,
+        orders: Callable[[], Orders],
+        heard: Callable[[str, list[Standing]], None],
+        greeted: Callable[[str, str], None],
+    ) -> None:
+        """orders gives what is wanted now; heard takes what the node tells; greeted its uuid and
+        version at each connection."""
+        self.address = address
+        self._identity = identity
+        self._orders = orders
+        self._heard = heard
+        self._greeted = greeted
+        self._changed = threading.Condition()
+        self._pushing = threading.Lock()
+        self._talk: Conversation | None = None
+        self._held = -1
+        self._refusal: I2Error | None = None
+        self._closing = threading.Event()
+        self.cause: I2Error = PeerLost("there was no connection yet")
+        self._tried = False
+        self._thread = threading.Thread(target=self._run, name="i2node-link", daemon=True)
+
+    def start(self) -> None:
+        """Begins to connect."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the link; does not wait for it."""
+        self._closing.set()
+        talk = self._talk
+        if talk is not None:
+            talk.end(PeerLost("the link is closed"))
+            threading.Thread(target=talk.channel.close, daemon=True).start()
+
+    @property
+    def online(self) -> bool:
+        """Whether the node is connected."""
+        return self._talk is not None
+
+    def ask(self, verb: str, arguments: Mapping[str, Any], timeout_s: float) -> Any:
+        """See Conversation.ask; without a connection the cause of that is raised."""
+        talk = self._talk
+        if talk is None:
+            raise type(self.cause)(self.cause.cause, self.cause.remedy) from self.cause
+        return talk.ask(verb, arguments, timeout_s)
+
+    def push(self) -> int:
+        """Tells the node what is wanted of it now, if it is connected; gives the number of that."""
+        with self._pushing:
+            orders = self._orders()
+            talk = self._talk
+            if talk is not None:
+                with self._changed:
+                    self._refusal = None
+                talk.channel.send({"t": "orders", **plain(orders)})
+            return orders.number
+
+    def wait_held(self, number: int, timeout_s: float) -> None:
+        """Until the node holds orders of this number or a higher one. PeerLost: not within this
+        time; Refused: it does not take them."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._held >= number or self._refusal or self._is_lost, timeout_s
+            )
+            if self._held >= number:
+                return
+            if self._refusal is not None:
+                raise self._refusal
+        cause = "it does not say that it took it" if self.online else self.cause.cause
+        raise PeerLost(f"{self.address.host}: {cause}")
+
+    @property
+    def _is_lost(self) -> bool:
+        return self._tried and not self.online
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._closing.is_set():
+            began = time.monotonic()
+            try:
+                self._talk_once()
+            except I2Error as error:
+                self.cause = error
+            except Exception:
+                log.event(_log, logging.ERROR, "fault", at="link", node=self.address.node)
+                self.cause = PeerLost("a fault of the controller: its log has more")
+            with self._changed:
+                self._tried = True
+                self._changed.notify_all()
+            failures = 0 if time.monotonic() - began > 60 else failures + 1
+            pause = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1]
+            self._closing.wait(pause * random.uniform(0.5, 1.0))
+
+    def _talk_once(self) -> None:
+        """One connection, to its end, which is an I2Error."""
+        address = self.address
+        with DIALS:
+            if self._closing.is_set():
+                return
+            channel = connect(address.host, address.port, self._identity, address.peer or None)
+        try:
+            talk = Conversation(channel)
+            self._begin(talk)
+            self._greeted(address.node, channel.version)
+            self.push()
+            while True:
+                self._take(talk, channel.recv(None))
+        except I2Error as error:
+            self._end(error)
+            raise
+        finally:
+            channel.close()
+
+    def _begin(self, talk: Conversation) -> None:
+        with self._changed:
+            self._held = -1
+            self._talk = talk
+        log.event(_log, logging.INFO, "node-online", node=self.address.node)
+
+    def _end(self, error: I2Error) -> None:
+        with self._changed:
+            talk, self._talk = self._talk, None
+            self.cause = error
+            self._changed.notify_all()
+        if talk is not None:
+            talk.end(error)
+            log.event(
+                _log, logging.WARNING, "node-offline", node=self.address.node, cause=error.cause
+            )
+
+    def _take(self, talk: Conversation, message: Mapping[str, Any]) -> None:
+        kind = message["t"]
+        if kind == "answer":
+            talk.answered(message)
+        elif kind == "standings":
+            rules = message.get("rules")
+            if not isinstance(rules, list) or not all(isinstance(one, dict) for one in rules):
+                raise ProtocolError(f"{talk.channel.address}: unsound standings")
+            self._heard(self.address.node, [read_standing(one) for one in rules])
+        elif kind in ("held", "refused"):
+            self._judged(kind, message)
+        else:
+            raise ProtocolError(f"{talk.channel.address}: unexpected message {kind!r:.40}")
+
+    def _judged(self, kind: str, message: Mapping[str, Any]) -> None:
+        with self._changed:
+            if kind == "held":
+                self._held = _number(message)
+            else:
+                told = (str(message.get(key, "")) for key in ("cause", "remedy"))
+                self._refusal = Refused(*told)
+                cause = self._refusal.cause
+                log.event(
+                    _log, logging.ERROR, "orders-refused", node=self.address.node, cause=cause
+                )
+            self._changed.notify_all()
+
+
+def _due(message: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    if message["t"] != kind:
+        raise ProtocolError(f"{message['t']!r:.40} came where {kind} is due")
+    return message
+
+
+def _number(message: Mapping[str, Any]) -> int:
+    number = message.get("number")
+    if type(number) is not int:
+        raise ProtocolError(f"{message['t']} has no number")
+    return number

@@ -1,0 +1,55 @@
+"""Where the nodes are, and what is wanted of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import or_, select, update
+
+from i2node.controller.store.database import Database
+from i2node.controller.store.tables import Node, Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is wanted of a node: a number that rises with it, and the rules it takes part in, each
+    with its work node and its backup node."""
+
+    number: int
+    rules: tuple[tuple[Rule, Node, Node], ...]
+
+
+class Links:
+    """The tables of nodes and rules, as links need them. Safe to use from several threads."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def paired(self) -> list[Node]:
+        """The nodes to which there is to be a link."""
+        with self._database.reading() as session:
+            return list(session.scalars(select(Node).where(Node.peer != "")))
+
+    def wanted(self, node: str) -> Wanted | None:
+        """What is wanted of a node, as of one moment; None: there is no such node."""
+        with self._database.reading() as session:
+            found = session.scalar(select(Node).where(Node.uuid == node))
+            if found is None:
+                return None
+            concerned = or_(Rule.wk_id == found.id, Rule.bk_id == found.id)
+            rules = list(session.scalars(select(Rule).where(concerned).order_by(Rule.id)))
+            ids = {rule.wk_id for rule in rules} | {rule.bk_id for rule in rules}
+            nodes = {one.id: one for one in session.scalars(select(Node).where(Node.id.in_(ids)))}
+            those = tuple((rule, nodes[rule.wk_id], nodes[rule.bk_id]) for rule in rules)
+            return Wanted(found.orders, those)
+
+    def numbers(self) -> dict[str, int]:
+        """By node: the number of what is wanted of it."""
+        with self._database.reading() as session:
+            rows = session.execute(select(Node.uuid, Node.orders).where(Node.peer != ""))
+            return dict(rows.tuples().all())
+
+    def greeted(self, node: str, version: str, now: int) -> None:
+        """A node is there, with this version of i2node."""
+        with self._database.writing() as session:
+            session.execute(update(Node).where(Node.uuid == node).values(version=version, seen=now))
