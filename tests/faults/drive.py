@@ -3,8 +3,8 @@
 It serves one regular file, the image, that a loop device stands on. What was written since the last
 flush (FSYNC, which the loop device makes of each barrier) is remembered write by write. A cut keeps
 what was flushed and a random part of the rest: any subset, or a prefix, some of the writes torn at
-a sector, as disks have them inside: of 4 KiB. With less, the superblock of ext4 could be torn, which
-is written in place with a checksum and 1 KiB long: only e2fsck makes a file system of that again.
+a sector of 4 KiB, as disks have them inside. With less, the superblock of ext4 could be torn: it is
+1 KiB long, has a checksum, is written in place, and only e2fsck makes a file system of that again.
 Nothing else is a disk bound to. Commands are JSON lines on stdin, answers on stdout.
 
 See linux/fuse.h for the protocol, and fuse(4).

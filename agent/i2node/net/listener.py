@@ -26,7 +26,7 @@ from i2node import log
 from i2node.errors import I2Error, ProtocolError, Refused, UsageError
 from i2node.net import pairing
 from i2node.net.channel import BEAT, Channel, agree
-from i2node.net.identity import Identity
+from i2node.net.identity import Identity, Peer
 from i2node.net.seal import Direction, make_preface, preface_is_proven
 from i2node.net.stream import DataStream
 from i2node.net.tls import Contexts, pairing_server, quietly, translate
@@ -86,7 +86,8 @@ class Listener:
     """Accepts channels, data streams and pairings for `identity`.
 
     `on_channel` runs in a thread of its own for each authenticated channel; when it returns or
-    raises, the channel is closed. `host` "" listens on all addresses; `port` 0 takes a free one.
+    raises, the channel is closed. `on_paired` is called, in a thread of its own too, with each peer
+    that was paired. `host` "" listens on all addresses; `port` 0 takes a free one.
     At most `most_pending` connections without proof in all and `most_pending_each` of one
     address, at most `most_channels` channels: above that connections are closed and counted.
     """
@@ -98,6 +99,7 @@ class Listener:
         identity: Identity,
         *,
         on_channel: Callable[[Channel], None],
+        on_paired: Callable[[Peer], None] | None = None,
         name: str = "",
         beat: float = BEAT,
         patience: float = 10.0,
@@ -110,6 +112,7 @@ class Listener:
         self.port = port
         self._identity = identity
         self._on_channel = on_channel
+        self._on_paired = on_paired
         self._name = name
         self._beat = beat
         self._patience = patience
@@ -445,6 +448,8 @@ class Listener:
             peer = pairing.serve(tls, visitor.host, self._identity, self._attempts, name=self._name)
             self._count(paired=1)
             log.event(_log, logging.INFO, "pairing-done", address=visitor.host, peer=peer.node_id)
+            if self._on_paired is not None:
+                self._on_paired(peer)
         except Refused as e:
             self._ended(logging.WARNING, "pairing-refused", visitor, cause=e)
             self._count(wrong_code=1)
