@@ -63,10 +63,14 @@ def test_the_log_says_who_was_refused(make_nodes: Callable[..., Nodes], logged: 
     assert 'refused address=127.0.0.1 cause="certificate not paired' in logged[0]
 
 
-def test_another_node_than_expected(make_nodes: Callable[..., Nodes]) -> None:
+def test_another_node_than_expected(make_nodes: Callable[..., Nodes], tmp_path: Path) -> None:
     nodes = make_nodes()
-    with pytest.raises(Refused, match=f"it is node {nodes.server.node_id}, expected is 00"):
+    with pytest.raises(Refused, match=r"expected is node 0+, which is not paired"):
         connect(HOST, nodes.port, nodes.client, "00" * 32)
+    other = Identity.load(tmp_path / "other")
+    nodes.client.trust(other.cert_pem)
+    with pytest.raises(Refused, match=f"it is another node than {other.node_id}"):
+        connect(HOST, nodes.port, nodes.client, other.node_id)
 
 
 def test_no_certificate_and_old_tls(make_nodes: Callable[..., Nodes]) -> None:

@@ -141,9 +141,7 @@ class Identity:
         self.node_id = _id_of_key(certificate)
         self._peers_dir = etc / "peers"
         self._lock = threading.Lock()
-        self._seen: tuple[object, ...] = ()
-        self._known: dict[str, Peer] = {}
-        self._bad: set[tuple[object, ...]] = set()
+        self._known: dict[str, tuple[object, Peer | None]] = {}
 
     @classmethod
     def load(cls, etc: Path) -> Identity:
@@ -213,7 +211,7 @@ class Identity:
         """A trusted node, or None. A node trusts itself, in every role: its key is all it has."""
         if node_id == self.node_id:
             return Peer(node_id, "", "", "controller", 0, self.cert_pem, self.cert_der)
-        return self._read().get(node_id)
+        return self._peer(node_id) if _NODE_ID.fullmatch(node_id) else None
 
     def peer_of(self, cert_der: bytes) -> Peer | None:
         """The trusted node whose certificate is exactly this one, or None."""
@@ -231,44 +229,58 @@ class Identity:
 
     def _read(self) -> dict[str, Peer]:
         try:
-            with os.scandir(self._peers_dir) as listing:
-                stats = [(e.name, e.stat()) for e in listing if e.name.endswith((".pem", ".json"))]
+            names = sorted(os.listdir(self._peers_dir))
         except OSError as e:
             raise UsageError(f"reading the trust store {self._peers_dir}: {e.strerror}") from e
-        seen = tuple(sorted((n, s.st_ino, s.st_size, s.st_mtime_ns) for n, s in stats))
-        with self._lock:
-            if seen != self._seen:
-                found = (self._read_peer(entry) for entry in seen if entry[0].endswith(".pem"))
-                self._known = {p.node_id: p for p in found if p is not None}
-                self._seen = seen
-            return self._known
+        found = (self._peer(name[:-4]) for name in names if name.endswith(".pem"))
+        return {p.node_id: p for p in found if p is not None}
 
-    def _read_peer(self, entry: tuple[str, int, int, int]) -> Peer | None:
-        """One peer. A damaged file costs that pairing and a warning, not the daemon."""
-        path = self._peers_dir / entry[0]
+    def _peer(self, stem: str) -> Peer | None:
+        """What the files of this name hold, read again only where they changed: of one peer among
+        thousands no more is looked at than of one alone."""
+        path = self._peers_dir / f"{stem}.pem"
         try:
-            der = pem_to_der(path.read_text("ascii"))
-            node_id = check_certificate(der)
-            if node_id != path.stem:
-                raise UsageError(f"holds the certificate of {node_id}")
-            about = json.loads(path.with_suffix(".json").read_text("utf-8"))
-            role = about["role"]
-            if role not in ROLES:
-                raise UsageError(f"unknown role {role!r}")
-            return Peer(
-                node_id,
-                str(about["name"]),
-                str(about["address"]),
-                role,
-                int(about["paired"]),
-                der_to_pem(der),
-                der,
-            )
-        except (OSError, ValueError, KeyError, TypeError, UsageError) as e:
-            if entry not in self._bad:
-                self._bad.add(entry)
-                log.event(_log, logging.WARNING, "peer-not-used", file=bytes(path), cause=e)
-            return None
+            seen = (_seen(path), _seen(path.with_suffix(".json")))
+        except OSError as e:
+            raise UsageError(f"reading the trust store {self._peers_dir}: {e.strerror}") from e
+        with self._lock:
+            known = self._known.get(stem)
+            if known is None or known[0] != seen:
+                known = self._known[stem] = (seen, _read_peer(path) if seen[0] else None)
+            return known[1]
+
+
+def _seen(path: Path) -> tuple[int, int, int] | None:
+    try:
+        s = path.stat()
+    except FileNotFoundError:
+        return None
+    return s.st_ino, s.st_size, s.st_mtime_ns
+
+
+def _read_peer(path: Path) -> Peer | None:
+    """One peer. A damaged file costs that pairing and a warning, not the daemon."""
+    try:
+        der = pem_to_der(path.read_text("ascii"))
+        node_id = check_certificate(der)
+        if node_id != path.stem:
+            raise UsageError(f"holds the certificate of {node_id}")
+        about = json.loads(path.with_suffix(".json").read_text("utf-8"))
+        role = about["role"]
+        if role not in ROLES:
+            raise UsageError(f"unknown role {role!r}")
+        return Peer(
+            node_id,
+            str(about["name"]),
+            str(about["address"]),
+            role,
+            int(about["paired"]),
+            der_to_pem(der),
+            der,
+        )
+    except (OSError, ValueError, KeyError, TypeError, UsageError) as e:
+        log.event(_log, logging.WARNING, "peer-not-used", file=bytes(path), cause=e)
+        return None
 
 
 def _certificate(der: bytes) -> x509.Certificate:

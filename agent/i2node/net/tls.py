@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from i2node.errors import I2Error, PeerLost, Refused
 from i2node.net.identity import Identity
@@ -38,13 +38,23 @@ class Contexts:
         with self._lock:
             made = self._made.get(protocol)
             if made is None or made[0] != token:
-                context = _context(protocol, self._identity)
-                context.verify_mode = ssl.CERT_REQUIRED
-                # The pinned certificates are leaves; without this OpenSSL looks for their roots.
-                context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-                context.load_verify_locations(cadata=b"".join(certificates))
+                context = _pinned(protocol, self._identity, certificates)
                 made = self._made[protocol] = (token, context)
             return made[1]
+
+
+def client_of(identity: Identity, certificate: bytes) -> ssl.SSLContext:
+    """For connecting to the holder of this certificate (DER) and nobody else."""
+    return _pinned(ssl.PROTOCOL_TLS_CLIENT, identity, [certificate])
+
+
+def _pinned(protocol: int, identity: Identity, certificates: Iterable[bytes]) -> ssl.SSLContext:
+    context = _context(protocol, identity)
+    context.verify_mode = ssl.CERT_REQUIRED
+    # The pinned certificates are leaves; without this OpenSSL looks for their roots.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.load_verify_locations(cadata=b"".join(certificates))
+    return context
 
 
 def pairing_server(identity: Identity) -> ssl.SSLContext:

@@ -7,13 +7,15 @@ stream = open_stream(channel, 0)                    there: channel.accept_stream
 
 from __future__ import annotations
 
+import ssl
+
 from i2node.errors import PeerLost, ProtocolError, Refused
 from i2node.net.channel import BEAT, Channel, agree
 from i2node.net.identity import Identity
 from i2node.net.listener import Listener, Statistics
 from i2node.net.seal import Direction, make_preface, preface_is_proven
 from i2node.net.stream import DataStream
-from i2node.net.tls import Contexts, dial, translate
+from i2node.net.tls import Contexts, client_of, dial, translate
 from i2node.net.wire import PORT, PREFACE_SIZE, PROTOCOL, parse_preface
 
 __all__ = [
@@ -45,11 +47,18 @@ def connect(
     """
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     doing = f"connecting to {where}"
+    remedy = f"correct the address, or run: i2node pair {host}"
+    known = identity.peer(expected) if expected is not None else None
+    if expected is not None and known is None:
+        raise Refused(f"{doing}: expected is node {expected}, which is not paired", remedy)
     sock = dial(host, port, timeout, doing)
     try:
-        tls = Contexts(identity).client().wrap_socket(sock)
+        context = client_of(identity, known.cert_der) if known else Contexts(identity).client()
+        tls = context.wrap_socket(sock)
     except OSError as e:
         sock.close()
+        if known and isinstance(e, ssl.SSLCertVerificationError):
+            raise Refused(f"{doing}: it is another node than {expected}", remedy) from e
         raise translate(e, doing, host) from e
     try:
         der = tls.getpeercert(binary_form=True) or b""
@@ -58,11 +67,6 @@ def connect(
             raise Refused(
                 f"{doing}: its certificate is not one this node is paired with",
                 f"run: i2node pair {host}",
-            )
-        if expected is not None and peer.node_id != expected:
-            raise Refused(
-                f"{doing}: it is node {peer.node_id}, expected is {expected}",
-                f"correct the address, or run: i2node pair {host}",
             )
         channel = Channel(tls, host, port, peer, client=True, beat=beat)
     except OSError as e:
