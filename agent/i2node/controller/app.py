@@ -77,18 +77,18 @@ class Answer(JSONResponse):
 
 def app_of(desk: Desk) -> FastAPI:
     """The application; `/api/docs` describes it."""
-    from i2node.controller import sign_in, system
+    from i2node.controller import docs, sign_in, system
 
     app = FastAPI(
         title="i2node controller",
         version=i2node.__version__,
-        docs_url="/api/docs",
+        docs_url=None,
         redoc_url=None,
         openapi_url="/api/openapi.json",
         default_response_class=Answer,
     )
     app.state.desk = desk
-    for routes in (sign_in.routes, system.routes):
+    for routes in (sign_in.routes, system.routes, docs.routes):
         app.include_router(routes, prefix="/api")
     app.add_exception_handler(Refusal, _refuse)
     app.add_exception_handler(I2Error, _fail)
