@@ -132,10 +132,11 @@ class ControllerConfig:
     """The database."""
 
     listen_host: str = ""
-    """Address of both ports; empty: all, IPv6 too where the host has it."""
+    """Address of all ports; empty: all, IPv6 too where the host has it."""
     http_port: int = _number(58080, 0, 65535)
     https_port: int = _number(58086, 0, 65535)
-    """0 lets the kernel choose."""
+    enroll_port: int = _number(58084, 0, 65535)
+    """Where nodes enrol themselves. 0, for each of the three, lets the kernel choose."""
     database: str = ""
     """URL, such as postgresql+psycopg://user:password@host/name; empty: SQLite in `var`."""
     certificate: str = ""

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from console import Console, started
+
+for _beside in ("e2e", "session"):
+    sys.path.append(str(Path(__file__).resolve().parents[1] / _beside))
 
 
 @pytest.fixture

@@ -74,12 +74,14 @@ class Console:
         return self.process.wait(DEADLINE)
 
 
-def started(home: Path) -> Console:
-    """A controller with this home; the administrator's password is PASSWORD."""
+def started(home: Path, http: int = 0, more: str = "") -> Console:
+    """A controller with this home, whose HTTP port is free to choose or this one; the
+    administrator's password is PASSWORD. more: lines of its configuration."""
     etc = home / "etc" / "controller"
     etc.mkdir(parents=True, exist_ok=True)
-    if not (etc / "controller.toml").exists():
-        (etc / "controller.toml").write_text("http_port = 0\nhttps_port = 0\n")
+    ports = f"http_port = {http}\nhttps_port = 0\nenroll_port = 0\n"
+    if http or not (etc / "controller.toml").exists():
+        (etc / "controller.toml").write_text(ports + more)
     password = home / "password"
     password.touch(mode=0o600)
     password.write_text(PASSWORD + "\n")
