@@ -144,7 +144,7 @@ def test_a_strict_controller_takes_none_that_is_not_signed(home: Path) -> None:
     etc = home / "etc" / "controller"
     etc.mkdir(parents=True)
     (etc / "controller.toml").write_text(
-        "http_port = 0\nhttps_port = 0\nstrict_signatures = true\n"
+        "http_port = 0\nhttps_port = 0\nenroll_port = 0\nstrict_signatures = true\n"
     )
     console = started(home)
     try:
@@ -212,7 +212,9 @@ def test_the_api_describes_itself(console: Console) -> None:
 def test_a_port_that_is_taken_is_named(console: Console, tmp_path: Path, name: str) -> None:
     home = tmp_path / "other"
     (home / "etc" / "controller").mkdir(parents=True)
-    ports = {"http_port": 0, "https_port": 0} | {name: getattr(console, name.removesuffix("_port"))}
+    ports = {"http_port": 0, "https_port": 0, "enroll_port": 0} | {
+        name: getattr(console, name.removesuffix("_port"))
+    }
     text = "".join(f"{key} = {value}\n" for key, value in ports.items())
     (home / "etc" / "controller" / "controller.toml").write_text(text)
     with pytest.raises(AssertionError, match=f"listening on .*:{ports[name]}: .*in use"):

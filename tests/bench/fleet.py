@@ -1,0 +1,257 @@
+"""A fleet: python fleet.py [--nodes N] [--rules N] [--reads N] [--readers N] [--database URL]
+
+One controller as a user starts it, N light nodes (light.py) with a TLS channel each that report all
+of their rules every 2 s. Meanwhile clients read the status of 100 rules at a time over HTTP. Prints
+the figures as JSON: how long the controller took to reach all nodes, standings heard a second, the
+times of the reads in milliseconds, memory and CPU of the controller.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import random
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from light import address
+from sqlalchemy import create_engine, func, select
+from sqlalchemy.orm import Session
+
+from i2node.config import ControllerConfig
+from i2node.controller.server import Office
+from i2node.controller.store.tables import Node, Standing, User
+from i2node.net.identity import Identity
+
+PORT = 26_821
+EVERY_S = 2.0
+OF_A_READ = 100
+PATIENCE_S = 300.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Client:
+    """One connection to the API, kept."""
+
+    def __init__(self, port: int, token: str = "") -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self._token = token
+
+    def call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        headers = {"Authorization": self._token, "Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body)
+        self._connection.request(method, f"/api{path}", data, headers)
+        told: dict[str, Any] = json.loads(self._connection.getresponse().read())["data"]
+        assert told["code"] == 0, told
+        return told
+
+
+def settled(home: Path, homes: Path, nodes: int, database: str) -> tuple[int, str, list[str]]:
+    """A controller's home with so many nodes; its port, its password, the uuids of the nodes."""
+    etc = home / "etc" / "controller"
+    etc.mkdir(parents=True)
+    port = free_port()
+    text = f'http_port = {port}\nhttps_port = 0\nenroll_port = 0\nlisten_host = "127.0.0.1"\n'
+    more = f'database = "{database}"\n' if database else ""
+    (etc / "controller.toml").write_text(text + more)
+    config = ControllerConfig.load(home)
+    made = []
+    with Office.open(config) as office:
+        password = office.found_administrator(None)
+        assert password is not None
+        own = Identity.load(config.etc)
+        with office.database.writing() as session:
+            user = session.scalars(select(User)).one()
+            for number in range(nodes):
+                identity = Identity.load(homes / f"{number:05}" / "etc")
+                own.trust(identity.cert_pem, name=f"node{number}")
+                made.append(str(uuid.uuid4()).upper())
+                session.add(_row(user, number, made[-1], identity.node_id))
+    return port, password, made
+
+
+def _row(user: User, number: int, name: str, peer: str) -> Node:
+    where = address(number)
+    return Node(
+        uuid=name,
+        name=f"node{number}",
+        random_str=str(uuid.uuid4()),
+        user_id=user.id,
+        created=1,
+        updated=1,
+        config_addr=where,
+        config_port=PORT,
+        data_addr=where,
+        peer=peer,
+        fields={},
+    )
+
+
+def protected(port: int, token: str, nodes: list[str], rules: int) -> list[str]:
+    """Makes so many rules for each node, from it to the next one; gives their uuids."""
+    local = threading.local()
+
+    def create(number: int) -> None:
+        if not hasattr(local, "client"):
+            local.client = Client(port, token)
+        at = number % len(nodes)
+        body = {
+            "fsp_name": f"rule{number}",
+            "wk_uuid": nodes[at],
+            "bk_uuid": nodes[(at + 1) % len(nodes)],
+            "wk_path": [f"/srv/{number // len(nodes)}/"],
+            "bk_path": ["/backup/"],
+            "bkup_policy": 2,
+            "fsp_type": 3,
+            "sync_item": "/",
+        }
+        local.client.call("POST", "/fsp/backup", {"fsp_backup": body})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(create, range(rules * len(nodes))))
+    client, found, page = Client(port, token), [], 1
+    while len(found) < rules * len(nodes):
+        listed = client.call("GET", f"/fsp/backup?limit=1000&page={page}")["info_list"]
+        assert listed, f"{len(found)} rules are listed"
+        found += [one["fsp_uuid"] for one in listed]
+        page += 1
+    return found
+
+
+def read(port: int, token: str, rules: list[str], count: int) -> list[float]:
+    """Seconds of so many reads of 100 rules each, one after the other."""
+    client, took = Client(port, token), []
+    for _ in range(count):
+        chosen = random.sample(rules, min(OF_A_READ, len(rules)))
+        path = "/fsp/backup/status?" + "&".join(f"fsp_uuids[]={one}" for one in chosen)
+        began = time.perf_counter()
+        told = client.call("GET", path)["status"]
+        took.append(time.perf_counter() - began)
+        assert len(told) == len(chosen) and {one["status"] for one in told} == {"MIRROR"}, told[:3]
+    return took
+
+
+def used(pid: int) -> tuple[float, int]:
+    """CPU seconds and bytes of memory of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    ticks = os.sysconf("SC_CLK_TCK")
+    return (int(fields[11]) + int(fields[12])) / ticks, int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def heard(url: str, since: float) -> int:
+    """Rules of which something was heard since a moment."""
+    engine = create_engine(url)
+    with Session(engine) as session:
+        of = select(func.count()).select_from(Standing).where(Standing.heard >= since)
+        found = session.scalar(of) or 0
+    engine.dispose()
+    return found
+
+
+def run(given: argparse.Namespace, area: Path) -> dict[str, Any]:
+    home, homes = area / "controller", area / "nodes"
+    port, password, nodes = settled(home, homes, given.nodes, given.database)
+    words = [sys.executable, "-m", "i2node", "--home", str(home), "controller"]
+    light = [sys.executable, str(Path(__file__).with_name("light.py")), str(homes), str(PORT)]
+    with (area / "controller.log").open("wb") as log:
+        controller = subprocess.Popen(words, stderr=log)
+        fleet = subprocess.Popen([*light, str(EVERY_S)], stdout=subprocess.PIPE)
+        try:
+            assert fleet.stdout is not None and fleet.stdout.readline()
+            client = connected(port)
+            token = client.call("POST", "/auth/token", {"username": "admin", "pwd": password})
+            rules = protected(port, token["token"], nodes, given.rules)
+            return measured(given, controller.pid, port, token["token"], rules, home)
+        finally:
+            for process in (controller, fleet):
+                process.terminate()
+                process.wait(60)
+
+
+def connected(port: int) -> Client:
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return Client(port)
+        except OSError:
+            assert time.monotonic() < end, "the controller does not listen"
+            time.sleep(0.1)
+
+
+def measured(
+    given: argparse.Namespace, pid: int, port: int, token: str, rules: list[str], home: Path
+) -> dict[str, Any]:
+    client, url = Client(port, token), ControllerConfig.load(home).database_url
+    began = time.monotonic()
+    while heard(url, time.time() - 2 * EVERY_S - 2) < len(rules):
+        assert time.monotonic() - began < PATIENCE_S, "not all rules are heard of"
+        time.sleep(0.5)
+    reached = time.monotonic() - began
+    client.call("GET", "/version")
+    cpu, since = used(pid)[0], time.monotonic()
+    with ThreadPoolExecutor(given.readers) as pool:
+        each = given.reads // given.readers
+        futures = [pool.submit(read, port, token, rules, each) for _ in range(given.readers)]
+        took = sorted(second for future in futures for second in future.result())
+    spent = time.monotonic() - since
+    now_cpu, memory = used(pid)
+    stale = len(rules) - heard(url, time.time() - 2 * EVERY_S - 2)
+    return {
+        "nodes": given.nodes,
+        "rules": len(rules),
+        "reached_s": round(reached, 1),
+        "reads": len(took),
+        "readers": given.readers,
+        "read_ms": {
+            "p50": round(statistics.median(took) * 1000, 1),
+            "p99": round(took[int(len(took) * 0.99)] * 1000, 1),
+            "max": round(took[-1] * 1000, 1),
+        },
+        "reads_a_second": round(len(took) / spent, 1),
+        "standings_a_second": round(len(rules) / EVERY_S),
+        "not_heard_of_within_6_s": stale,
+        "controller_cpu_share": round((now_cpu - cpu) / spent, 2),
+        "controller_mib": memory >> 20,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nodes", type=int, default=2000)
+    parser.add_argument("--rules", type=int, default=2, help="of each node")
+    parser.add_argument("--reads", type=int, default=2000)
+    parser.add_argument("--readers", type=int, default=1)
+    parser.add_argument("--database", default="")
+    parser.add_argument("--area", type=Path)
+    given = parser.parse_args()
+    area = Path(tempfile.mkdtemp(prefix="i2node-fleet-", dir=given.area or "/var/tmp"))
+    try:
+        print(json.dumps(run(given, area)))
+    except BaseException:
+        print((area / "controller.log").read_text()[-3000:], file=sys.stderr)
+        raise
+    finally:
+        shutil.rmtree(area, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
