@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from i2node.fs.tree import within
 
@@ -14,7 +15,53 @@ _LOCAL = frozenset(
     b"bcachefs btrfs exfat ext2 ext3 ext4 f2fs jfs nilfs2 ntfs3 overlay ramfs reiserfs tmpfs ubifs"
     b" udf vfat xfs zfs".split()
 )
+_MEMORY = frozenset(b"overlay ramfs tmpfs".split())
 _POINT = 4  # the field of a line that says where the mount stands
+
+
+class Mount(NamedTuple):
+    """One mount. device: the number of its file system, major:minor; top: which directory of it
+    stands at `point`; source: what was mounted."""
+
+    device: bytes
+    top: bytes
+    point: bytes
+    kind: bytes
+    source: bytes
+
+
+def parsed(table: bytes) -> list[Mount]:
+    """The mounts of a mountinfo, in its order. Of those that stand at the same point, the last is
+    the one that is seen."""
+    found: list[Mount] = []
+    for line in table.splitlines():
+        fields, (kind, _, rest) = line.split(b" "), line.partition(b" - ")[2].partition(b" ")
+        if kind and len(fields) > _POINT:
+            source = _plain(rest.partition(b" ")[0])
+            found.append(Mount(fields[2], _plain(fields[3]), _plain(fields[4]), kind, source))
+    return found
+
+
+def on_disk(table: bytes) -> list[Mount]:
+    """Those of the file systems on this host's disks, each file system once, by their points. A
+    directory that is bound to a second place is none; a subvolume of btrfs is one."""
+    seen = {mount.point: mount for mount in parsed(table)}
+    found: dict[tuple[bytes, bytes], Mount] = {}
+    for mount in seen.values():
+        whole = mount.top == b"/" or mount.kind == b"btrfs"
+        if whole and mount.kind in _LOCAL - _MEMORY:
+            found.setdefault((mount.device, mount.top), mount)
+    return sorted(found.values(), key=lambda mount: mount.point)
+
+
+def is_local(mount: Mount) -> bool:
+    """Whether a look at it needs nothing but this host."""
+    return mount.kind in _LOCAL
+
+
+def table() -> bytes:
+    """The mountinfo of this process's mount namespace."""
+    return Path(_TABLE).read_bytes()
 
 
 def points(table: bytes, root: bytes) -> frozenset[bytes]:
