@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from i2node.errors import ProtocolError
 from i2node.model import State
@@ -19,6 +19,7 @@ from i2node.schedule import Plan
 
 PARTS_MOST = 256
 CHARGES_MOST = 1024
+_NUMBER_MAX = 1 << 53
 
 
 class Want(StrEnum):
@@ -152,11 +153,8 @@ def read_orders(table: Mapping[str, Any]) -> Orders:
     """The orders that `plain` was made of. ProtocolError: it is none."""
     try:
         charges = tuple(_charge(one) for one in table.get("charges", ()))
-        grants = tuple(
-            Grant(**_known(Grant, one) | {"roots": tuple(one["roots"])})
-            for one in table.get("grants", ())
-        )
-        orders = Orders(number=int(table["number"]), charges=charges, grants=grants)
+        grants = tuple(Grant(**_known(Grant, one)) for one in table.get("grants", ()))
+        orders = Orders(**_known(Orders, table) | {"charges": charges, "grants": grants})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ProtocolError(f"orders are malformed: {error!r:.200}") from error
     if len(orders.charges) > CHARGES_MOST or len(orders.grants) > CHARGES_MOST:
@@ -168,7 +166,6 @@ def _charge(table: Mapping[str, Any]) -> Charge:
     values = _known(Charge, table)
     values["want"] = Want(values["want"])
     values["parts"] = tuple(Part(**_known(Part, part)) for part in values["parts"])
-    values["excludes"] = tuple(values.get("excludes", ()))
     if values.get("plan") is not None:
         values["plan"] = Plan.read(values["plan"])
     if not values["parts"] or len(values["parts"]) > PARTS_MOST:
@@ -181,7 +178,6 @@ def read_standing(table: Mapping[str, Any]) -> Standing:
     try:
         values = _known(Standing, table)
         values["state"] = State(values["state"])
-        values["reports"] = tuple(values.get("reports", ()))
         if values.get("last") is not None:
             values["last"] = Run(**_known(Run, values["last"]))
         return Standing(**values)
@@ -190,5 +186,32 @@ def read_standing(table: Mapping[str, Any]) -> Standing:
 
 
 def _known(kind: type[Any], table: Mapping[str, Any]) -> dict[str, Any]:
-    """Its fields; what another version wrote beside them is passed over."""
-    return {key: table[key] for key in kind.__dataclass_fields__ if key in table}
+    """Its fields; what another version wrote beside them is passed over. TypeError where one is of
+    another type; of those that are made of several fields the caller sees to it."""
+    hints = get_type_hints(kind)
+    values = {key: table[key] for key in hints if key in table}
+    for key, value in values.items():
+        hint = hints[key]
+        if get_origin(hint) is tuple:
+            if not isinstance(value, list | tuple):
+                raise TypeError(f"{key} is {value!r:.40}")
+            if get_args(hint)[0] is str and not all(isinstance(one, str) for one in value):
+                raise TypeError(f"{key} holds what is no text")
+            values[key] = tuple(value)
+        elif not _fits(value, hint):
+            raise TypeError(f"{key} is {value!r:.40}")
+    return values
+
+
+def _fits(value: object, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_args(hint):
+        return any(_fits(value, one) for one in get_args(hint))
+    if hint is float:
+        return type(value) in (int, float) and abs(value) <= _NUMBER_MAX  # type: ignore[arg-type]
+    if hint is int:
+        return type(value) is int and abs(value) <= _NUMBER_MAX
+    if hint in (str, bool, type(None)):
+        return type(value) is hint
+    return isinstance(value, str if issubclass(hint, str) else Mapping)
