@@ -56,7 +56,8 @@ _NOT_AFTER: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A paired node. `address` is host:port or empty; `paired` is seconds since 1970."""
+    """A paired node. `address` is host:port or empty; `paired` is seconds since 1970; `by` says who
+    wanted it, where that was no person."""
 
     node_id: str
     name: str
@@ -65,6 +66,7 @@ class Peer:
     paired: int
     cert_pem: str
     cert_der: bytes
+    by: str = ""
 
 
 def node_id_of(cert_der: bytes) -> str:
@@ -172,14 +174,23 @@ class Identity:
         return self._key.sign(data, ec.ECDSA(hashes.SHA256()))
 
     def trust(
-        self, cert_pem: str, *, name: str = "", address: str = "", role: Role = "node"
+        self,
+        cert_pem: str,
+        *,
+        name: str = "",
+        address: str = "",
+        role: Role = "node",
+        by: str = "",
     ) -> Peer:
         """Pairs with the holder of a certificate; again: replaces what was known of it."""
         der = pem_to_der(cert_pem)
         node_id = check_certificate(der)
         if role not in ROLES:
             raise UsageError(f"unknown role {role!r}", "one of: " + ", ".join(ROLES))
+        about: dict[str, object]
         about = {"name": name, "address": address, "role": role, "paired": int(time.time())}
+        if by:
+            about["by"] = by
         try:
             # The certificate last: it is what makes the pairing count.
             _replace(self._peers_dir / f"{node_id}.json", (json.dumps(about) + "\n").encode())
@@ -277,6 +288,7 @@ def _read_peer(path: Path) -> Peer | None:
             int(about["paired"]),
             der_to_pem(der),
             der,
+            str(about.get("by", "")),
         )
     except (OSError, ValueError, KeyError, TypeError, UsageError) as e:
         log.event(_log, logging.WARNING, "peer-not-used", file=bytes(path), cause=e)

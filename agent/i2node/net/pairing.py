@@ -164,6 +164,7 @@ def pair(
     identity: Identity,
     *,
     role: Role = "node",
+    peer_role: Role = "node",
     name: str = "",
     own_port: int = PORT,
     timeout: float = 15.0,
@@ -171,7 +172,8 @@ def pair(
     """Pairs with the node at host:port by its code; each stores the other's certificate.
 
     `role` and `name` are what the other side is to know this one as, `own_port` where this one
-    listens. Refused: the code is wrong, or too many were. PeerLost, ProtocolError as ever.
+    listens; `peer_role` is what the other side is to be here. Refused: the code is wrong, or too
+    many were. PeerLost, ProtocolError as ever.
     """
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     doing = f"pairing with {where}"
@@ -215,7 +217,7 @@ def pair(
                 f"{doing}: it does not know its own code",
                 "someone may be in the middle: pair from inside the network",
             )
-        return identity.trust(der_to_pem(cert), name=peer_name, address=where, role="node")
+        return identity.trust(der_to_pem(cert), name=peer_name, address=where, role=peer_role)
 
 
 def serve(
