@@ -37,6 +37,7 @@ class Counts:
     bytes_sent: int
     rate: float
     eta_s: float | None
+    counting: bool = False
 
 
 class Progress:
@@ -95,4 +96,5 @@ class Progress:
             bytes_sent=bytes_sent,
             rate=rate,
             eta_s=(bytes_total - bytes_done) / rate if rate else None,
+            counting=census is None or not census.complete,
         )

@@ -91,6 +91,9 @@ class RuleReport:
     """On the wire, after difference and compression."""
     rate: float = 0.0
     eta_s: float | None = None
+    counting: bool = False
+    """Whether the totals still grow, or are not known: of what was mirrored before they are not
+    counted anew."""
 
     dirty: int = 0
     """Names that changed and are not on their way yet."""
