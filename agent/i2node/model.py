@@ -104,6 +104,8 @@ def show(path: bytes) -> str:
 
 PORT = 26821
 """Where every node listens unless it is told otherwise."""
+ENROLL_PORT = 58084
+"""Where a controller waits for nodes that enrol."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,15 @@ class Target:
         return f"{host}:{self.port}:{show(self.path)}"
 
 
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """What a rule may be a part of: its name, and all its parts, each a rule's name and the root of
+    its target. They may nest there."""
+
+    name: str
+    parts: tuple[tuple[str, bytes], ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MirrorOptions:
     """What a rule wants.
@@ -129,7 +140,9 @@ class MirrorOptions:
     content where `quick` trusts size and times. compress is "auto", "off" or a zstd level.
     secret_key is mixed into the keys of the data streams. bwlimit is a plan (net.throttle), ""
     is no limit. adopt takes over a target directory that is not empty and not this rule's. require
-    names attributes (fs.trials) that the target must not lose.
+    names attributes (fs.trials) that the target must not lose. peer is the node id that the host of
+    the target must prove to have, "" any that is paired. strict_source stops a pass at the first
+    path that cannot be read.
     """
 
     source: Path
@@ -143,3 +156,6 @@ class MirrorOptions:
     bwlimit: str = ""
     adopt: bool = False
     require: tuple[str, ...] = ()
+    peer: str = ""
+    strict_source: bool = False
+    whole: Whole | None = None

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from i2node.errors import ProtocolError, Refused, SessionError
+from i2node.errors import ProtocolError, Refused, SafetyStop, SessionError
 from i2node.fs.ground import try_ground
-from i2node.fs.tree import FATAL, TargetTree
-from i2node.model import PROBED, show
+from i2node.fs.tree import FATAL, TargetTree, host_id, within
+from i2node.model import PROBED, Whole, show
 from i2node.mover import aside, batch, blocks, listing
 from i2node.repl.fidelity import told
 from i2node.repl.plan import named_root
@@ -22,6 +23,13 @@ from i2node.repl.windows import Signing, windows
 
 Message = dict[str, object]
 
+PARTS_MAX = 256
+"""Parts of a whole."""
+DEPTH_MAX = 256
+"""Directories on the way to the root of one of them."""
+ROOTS_MAX = 64 * 1024
+"""Bytes of all their roots."""
+_NAME = re.compile(r"[0-9A-Za-z-]{1,64}")
 DIRS_MAX = 4096
 """Directories in one question."""
 TOKENS_MAX = 16
@@ -49,6 +57,42 @@ def text(message: Message, key: str) -> str:
     if not isinstance(value, str) or len(value) > TEXT_MAX:
         raise ProtocolError(f"open has no sound {key}")
     return show(value.encode())
+
+
+def whole(message: Message) -> Whole | None:
+    """What the rule is a part of, if of anything; the rule is one of its parts."""
+    told = message.get("whole")
+    if told is None:
+        return None
+    try:
+        assert isinstance(told, list)
+        name, rows = told
+        parts = tuple((rule, root) for rule, root in rows)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ProtocolError("open is malformed") from error
+    sound = all(
+        is_rule(rule) and isinstance(root, bytes) and root.count(b"/") <= DEPTH_MAX
+        for rule, root in parts
+    )
+    if not (isinstance(name, str) and _NAME.fullmatch(name) and sound and len(parts) <= PARTS_MAX):
+        raise ProtocolError("open is malformed")
+    if sum(len(root) for _, root in parts) > ROOTS_MAX:
+        raise ProtocolError("open names more than can be")
+    return Whole(name, parts)
+
+
+def apart(message: Message, target: bytes) -> None:
+    """A source on this very host must not overlap its target: the one would be mirrored into
+    itself, or deleted as what the source does not have. A target inside the source is fine where
+    the source leaves it out."""
+    source = message.get("path")
+    if message.get("host") != host_id() or not isinstance(source, bytes) or not source:
+        return
+    if within(source, target) or (within(target, source) and not message.get("left_out")):
+        raise SafetyStop(
+            f"source {show(source)} and target {show(target)} overlap",
+            "choose a target outside the source, or --exclude it",
+        )
 
 
 def examining(message: Message) -> tuple[str, bytes]:

@@ -87,6 +87,7 @@ class Binding:
             origin=str(self.root.identity),
             path=self.root.path,
             left_out=self._left_out(options.target.path),
+            whole=options.whole,
         )
         if opened.status == "fresh":
             journal.wipe()
@@ -130,6 +131,7 @@ class Binding:
         if self.compare == "strict" and not problems:
             self.last_compare = time.time()
             self.journal.set("compared", b"%.3f" % self.last_compare)
+        self.journal.set("mirrored", b"1")
         self.journal.trust()
         self.journal.commit()
 

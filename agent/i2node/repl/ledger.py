@@ -11,6 +11,7 @@ read what it mirrors, whatever it calls itself; to adopt a tree is for its own n
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -18,12 +19,14 @@ import secrets
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from i2node.errors import Refused, SafetyStop, SessionError
 from i2node.fs.tree import TargetTree, boot_id, within
-from i2node.model import show
+from i2node.model import Whole, show
+from i2node.mover import batch, listing
+from i2node.repl.plan import join
 
 HANDOVER_S = 10.0
 """How long a new session of a rule waits for the old one to let go."""
@@ -32,7 +35,8 @@ HANDOVER_S = 10.0
 @dataclass(frozen=True, slots=True)
 class Record:
     """A rule as the target knows it. source is for people, origin tells which directory that is.
-    root is text with undecodable bytes escaped as surrogates."""
+    root is text with undecodable bytes escaped as surrogates. whole: the name of what the rule is
+    one of so many parts of, empty: of nothing. complete: its source brought all, and is done."""
 
     rule: str
     peer: str
@@ -44,6 +48,9 @@ class Record:
     fs: str
     token: str
     boot: str
+    whole: str = ""
+    parts: int = 1
+    complete: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +145,7 @@ class Ledger:
         adopt: bool,
         source: str,
         origin: str,
+        whole: Whole | None = None,
     ) -> str:
         """Whether the rule, which is locked, may have this root, and how it starts: fresh, known or
         unknown.
@@ -145,7 +153,7 @@ class Ledger:
         Raises Refused when the rule is another node's, and SafetyStop, unless `adopt` is asked for,
         when the directory holds what this rule did not put there, when the file system it was on is
         not mounted, and when the source is another directory than before (what the source knows of
-        that itself may be lost).
+        that itself may be lost). The roots of other parts of the same whole may stand in it.
         """
         self._owned(rule, peer)
         root = os.fsdecode(tree.root.path)
@@ -183,6 +191,8 @@ class Ledger:
             status = "fresh"
         elif ours and record is not None:
             status = "known" if record.token in tokens else "unknown"
+        elif whole is not None and _only_ways(tree, whole):
+            status = "fresh"
         elif adopt:
             status = "unknown"
         else:
@@ -204,9 +214,22 @@ class Ledger:
                 identity.fs,
                 following,
                 boot,
+                *(("", 1) if whole is None else (whole.name, len(whole.parts))),
             )
         )
         return status
+
+    def completed(self, rule: str) -> None:
+        """The source of a rule, which is locked, is done with it, and all is durable."""
+        record = self._read(rule)
+        if record is not None and record.whole:
+            self._write(replace(record, complete=True))
+
+    def forget(self, rule: str) -> None:
+        """Of a rule, which is locked, the tree is no more."""
+        for kind in ("json", "unwritten"):
+            with suppress(FileNotFoundError):
+                os.unlink(self.directory / f"{rule}.{kind}")
 
     def private(self, path: bytes, peer: str) -> None:
         """Refused when a directory holds what another node mirrors, or is held by it: who may keep
@@ -219,13 +242,17 @@ class Ledger:
                     "compare a directory that this node mirrors itself",
                 )
 
-    def apart(self, rule: str, peer: str, path: bytes) -> None:
+    def apart(self, rule: str, peer: str, path: bytes, whole: Whole | None = None) -> None:
         """SafetyStop when the roots of two rules would be one or nest: each would delete what the
-        other puts there. Asked before the directory is made, which may be inside the other's."""
+        other puts there. Asked before the directory is made, which may be inside the other's. Those
+        of one whole and one node may nest: the outer one leaves the other out at its source."""
+        family = {rule for rule, _ in whole.parts} if whole else set()
         for other in self.records():
             if other.rule == rule:
                 continue
             theirs = os.fsencode(other.root)
+            if other.rule in family and other.peer == peer and theirs != path:
+                continue
             if (within(path, theirs) or within(theirs, path)) and os.path.isdir(theirs):
                 # Where another node's source is, is none of this one's business.
                 source = other.source if other.peer == peer else ""
@@ -287,6 +314,22 @@ class Ledger:
             ) from error
 
 
+def _only_ways(tree: TargetTree, whole: Whole) -> bool:
+    """Whether all that a root holds is the roots of other parts and the directories that lead
+    there, which hold nothing else."""
+    top = tree.root.path.rstrip(b"/") + b"/"
+    below = {path[len(top) :] for _, path in whole.parts if path.startswith(top)}
+    ways = {b"/".join(path.split(b"/")[:n]) for path in below for n in range(path.count(b"/") + 1)}
+    for way in {b""} | ways - below:
+        (listed,) = batch.list_dirs(
+            tree.root.fd, tree.root.dev, [(way, tree.skip if not way else ())]
+        )
+        names = {join(way, entry.name) for entry in listing.entries(listed.entries)}
+        if listed.status not in (0, errno.ENOENT) or not names <= ways | below:
+            return False
+    return bool(below)
+
+
 def _foreign(rule: str) -> Refused:
     return Refused(
         f"rule {rule} belongs to another node",
@@ -304,8 +347,10 @@ def _settle(directory: Path) -> None:
 
 
 def _is_sound(record: Record) -> bool:
+    texts: tuple[object, ...]
     texts = (record.rule, record.peer, record.source, record.origin, record.root)
-    if not all(isinstance(t, str) for t in (*texts, record.fs, record.token, record.boot)):
+    texts += (record.fs, record.token, record.boot, record.whole)
+    if not all(isinstance(t, str) for t in texts) or type(record.parts) is not int:
         return False
     try:
         path = os.fsencode(record.root)

@@ -30,18 +30,12 @@ from i2node.errors import (
     I2Error,
     PeerLost,
     ProtocolError,
+    Refused,
     SafetyStop,
     SessionError,
     TargetFault,
 )
-from i2node.fs.tree import (
-    TargetTree,
-    host_id,
-    make_target,
-    remedy_for,
-    resolve_target,
-    within,
-)
+from i2node.fs.tree import TargetTree, make_target, remedy_for, resolve_target, within
 from i2node.model import show
 from i2node.mover import batch
 from i2node.net.channel import Channel
@@ -111,16 +105,18 @@ class Receiver:
         self._flush = -1
         self._changed = False  # whether there is something to be made durable
         self._disk = threading.Lock()
-        self._over = self._said_bye = False
+        self._over = self._said_bye = self._complete = False
         self._locked = False
         self._line_idle, self._disk_idle = Idle(), Idle()
         self._threads: list[threading.Thread] = []
 
-    def run(self) -> None:
-        """The session, from open to bye; errors of the peer end it, never the agent."""
+    def run(self, first: dict[str, object] | None = None) -> None:
+        """The session, from open to bye; errors of the peer end it, never the agent. first: the
+        message with which it begins, where that was received already."""
         try:
             while not self._over:
-                self._handle(self.channel.recv(None))
+                self._handle(first or self.channel.recv(None))
+                first = None
         except PeerLost as error:
             # Where we hung up ourselves, the channel does not know why.
             if self.error is None or isinstance(self.error, PeerLost):
@@ -147,6 +143,7 @@ class Receiver:
             self._examine(message)
         elif kind == "bye":
             self._over = self._said_bye = True
+            self._complete = message.get("complete") is True
         elif self.tree is None:
             raise ProtocolError(f"{kind!r} before open")
         elif kind == "stream" and not self.read_only and self._stream is None:
@@ -176,7 +173,7 @@ class Receiver:
         self.rule = rule
         self.read_only = bool(message.get("read_only"))
         path = resolve_target(root, self.allowed, self.own)
-        _apart(message, path)
+        answers.apart(message, path)
         peer = self.channel.peer_id
         if self.read_only:
             if self.channel.peer_role != "controller":
@@ -184,10 +181,16 @@ class Receiver:
             self.tree = TargetTree(path, rule, self.state, self.allowed, read_only=True)
             self.channel.send({"t": "opened", "status": "known", "parts": [], "owner": True})
             return
-        self.ledger.apart(rule, peer, path)
+        whole = answers.whole(message)
+        self.ledger.apart(rule, peer, path, whole)
         self.ledger.lock(rule, peer, self._give_way)
         self._locked = True
         make_target(path)
+        for _, part in whole.parts if whole else ():
+            # Now, so that the times of the directories above are those of the source in the end.
+            part = resolve_target(part, self.allowed, self.own)
+            if part != path and within(part, path):
+                make_target(part)
         tree = TargetTree(path, rule, self.state, self.allowed)
         try:
             status = self.ledger.admit(
@@ -199,6 +202,7 @@ class Receiver:
                 adopt=bool(message.get("adopt")),
                 source=answers.text(message, "source"),
                 origin=answers.text(message, "origin"),
+                whole=whole,
             )
             mend(tree, rule)
             tree.clean(keep_parts=not self.ledger.rebooted)
@@ -266,6 +270,14 @@ class Receiver:
         """A newer session of the same rule has come."""
         self._fail(PeerLost("a newer session of this rule took over"))
 
+    def allow(self, allowed: Sequence[Path]) -> None:
+        """Others are the allowed roots from now on: a session below none of them is ended."""
+        self.allowed = allowed
+        root = self.tree.root.path if self.tree else None
+        if root and not any(within(root, os.path.realpath(os.fsencode(a))) for a in allowed):
+            cause = f"target {show(root)} is no longer below a root this node allows"
+            self._fail(Refused(cause, "ask whoever administers that node"))
+
     def _notify(self) -> None:
         with self._wake:
             self._wake.notify_all()
@@ -281,8 +293,12 @@ class Receiver:
         for thread in self._threads:
             thread.join()
         if self.budget is not None:
+            ended = self._said_bye and self._flush == self._applied
             with suppress(I2Error):
-                self.budgets.close(self.rule, self._said_bye and self._flush == self._applied)
+                self.budgets.close(self.rule, ended)
+            with suppress(I2Error):
+                if ended and self._complete and self._durable == self._applied:
+                    self.ledger.completed(self.rule)
         if self.tree is not None:
             tree, self.tree = self.tree, None
             with suppress(OSError, I2Error):
@@ -477,17 +493,3 @@ class Receiver:
 
     def _ended(self) -> bool:
         return self._over or self.error is not None
-
-
-def _apart(message: dict[str, object], target: bytes) -> None:
-    """A source on this very host must not overlap its target: the one would be mirrored into
-    itself, or deleted as what the source does not have. A target inside the source is fine where
-    the source leaves it out."""
-    source = message.get("path")
-    if message.get("host") != host_id() or not isinstance(source, bytes) or not source:
-        return
-    if within(source, target) or (within(target, source) and not message.get("left_out")):
-        raise SafetyStop(
-            f"source {show(source)} and target {show(target)} overlap",
-            "choose a target outside the source, or --exclude it",
-        )

@@ -3,7 +3,8 @@
     source                            target
     examine {rule, root}              → examined {version, clock, kind, free, found}   before open
     open   {rule, root, tokens,       → opened  {status, parts, owner, boot}
-            next, adopt, read_only}   → error   {code, cause, remedy}
+            next, adopt, read_only,   → error   {code, cause, remedy}
+            whole}
     stream {number, encrypt, secret}    (a data stream is opened beside; frames flow one way)
     probe  {n, content, dirs}         → probed  {n, i, status, own, part, last}   in order
     sign   {n, path}                  → signed  {n, size, mtime: [s, ns], block, part, last}
@@ -11,7 +12,7 @@
                                       ← durable {seq}            will survive a power cut
                                       ← faults  {seq, faults}    [[path, other, op, errno, at]]
                                       ← stalled {cause, remedy}  the disk refuses; tried again
-    bye    {}                           ends the session
+    bye    {complete}                   ends the session; complete: a pass that was to be the last
 
 Paths and listings are bytes; a listing or signature longer than PART goes in several parts, all but
 the last of just that length. What a target tells is checked as it comes (told.py): one that lies
@@ -40,7 +41,7 @@ from i2node.errors import (
     UsageError,
 )
 from i2node.fs.tree import host_id
-from i2node.model import show
+from i2node.model import Whole, show
 from i2node.net.channel import Channel
 from i2node.net.seal import SEQ_MAX
 from i2node.repl import told
@@ -141,11 +142,13 @@ class Remote:
         origin: str = "",
         path: bytes = b"",
         left_out: bool = False,
+        whole: Whole | None = None,
     ) -> Opened:
         """Asks the target to take the rule. Raises SafetyStop or Refused with its reason.
 
         source names the source for people, origin tells which directory it is; path is where, and
-        left_out whether the target's place is excluded from it, should both be on one host.
+        left_out whether the target's place is excluded from it, should both be on one host. whole:
+        what the rule is a part of.
         """
         self.channel.send(
             {
@@ -161,6 +164,7 @@ class Remote:
                 "host": host_id(),
                 "path": path,
                 "left_out": left_out,
+                "whole": None if whole is None else [whole.name, list(map(list, whole.parts))],
             }
         )
         opened = told.opened(self._reply())
@@ -215,10 +219,11 @@ class Remote:
         records = told.signature(b"".join(parts), size, block)
         return Basis(records, size, block, mtime) if block else None
 
-    def bye(self) -> None:
-        """Ends the session in good order."""
+    def bye(self, complete: bool = False) -> None:
+        """Ends the session in good order. complete: all that the source has is there, and nothing
+        more is to come."""
         with suppress(I2Error):
-            self.channel.send({"t": "bye"})
+            self.channel.send({"t": "bye", "complete": complete})
 
     def __enter__(self) -> Remote:
         return self

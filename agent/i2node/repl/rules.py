@@ -10,12 +10,19 @@ from pathlib import Path
 from typing import TypeGuard
 
 from i2node.errors import UsageError
+from i2node.model import MirrorOptions, show
 
 
 def rule_id(node: str, source: bytes, target: str) -> str:
     """The name of the rule that mirrors source to target; the same for the same three."""
     text = b"\0".join((node.encode(), source, target.encode("utf-8", "surrogateescape")))
     return hashlib.sha256(text).hexdigest()[:16]
+
+
+def place_of(options: MirrorOptions) -> str:
+    """Where the target stands, for `rule_id`: on the node that is expected, whatever its address;
+    else at that address."""
+    return f"{options.peer}:{show(options.target.path)}" if options.peer else str(options.target)
 
 
 def is_rule(name: object) -> TypeGuard[str]:

@@ -18,12 +18,11 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any
 
 from i2node import log
 from i2node.config import Config
-from i2node.errors import Halt, I2Error, SessionError, UsageError
+from i2node.errors import Halt, I2Error, SafetyStop, SessionError, UsageError
 from i2node.fs.coalesce import Dirty
 from i2node.fs.engine import watch_tree
 from i2node.fs.pathset import PathSet
@@ -33,7 +32,6 @@ from i2node.fs.tree import Root, within
 from i2node.fs.watch import Watch
 from i2node.model import TRANSITIONS, MirrorOptions, State, show
 from i2node.net.identity import Identity
-from i2node.net.throttle import Bucket, parse_plan
 from i2node.net.transport import connect, open_stream
 from i2node.repl.backlog import Backlog
 from i2node.repl.binding import Binding
@@ -46,12 +44,14 @@ from i2node.repl.history import History
 from i2node.repl.journal import Journal
 from i2node.repl.large import LargeReader
 from i2node.repl.life import plain
+from i2node.repl.pace import Pace
+from i2node.repl.patience import Patience
 from i2node.repl.planner import Planner
 from i2node.repl.progress import Progress
 from i2node.repl.remote import Remote
 from i2node.repl.report import Fidelity, Outcome, RuleReport, WatchReport
 from i2node.repl.rounds import DRAIN_S, Rounds
-from i2node.repl.rules import keep_excludes, lock_rule, rule_home, rule_id
+from i2node.repl.rules import excludes_of, keep_excludes, lock_rule, place_of, rule_home, rule_id
 from i2node.repl.sender import Sender
 from i2node.repl.told import Fault
 from i2node.repl.trouble import Troubles
@@ -59,9 +59,6 @@ from i2node.repl.vigil import Vigil
 
 _log = logging.getLogger(__name__)
 
-BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-ONCE_PATIENCE_S = 60.0
-"""How long a mirror that is to end by itself keeps trying to reach a peer it once had."""
 ONCE_PASSES = 3
 
 
@@ -72,18 +69,20 @@ class Session:
         self.config = config
         self.options = options
         self.identity = identity
-        self.plan = parse_plan(options.bwlimit)
         source = os.path.realpath(os.fsencode(options.source))
         if not os.path.isdir(source):
             raise UsageError(f"{show(source)} is not a directory", "name the directory to mirror")
         self.paths = PathSet(source, options.excludes)
-        self.rule = rule_id(identity.node_id, source, str(options.target))
+        self.rule = rule_id(identity.node_id, source, place_of(options))
         for path in self.paths.outside:
             log.event(_log, logging.WARNING, "exclude-outside", rule=self.rule, path=show(path))
         self._source = source
         self._dirty = Dirty(in_memory=IN_MEMORY)
         self._heartbeat = Heartbeat()
         self._stop = threading.Event()
+        self._pace = Pace(options.bwlimit, self._stop)
+        self.on_state: Callable[[], None] = lambda: None
+        """Called when the state has changed, by the thread of `run`."""
         self._state = State.UNKNOWN
         self._phase = "start"
         self._since = time.time()
@@ -109,6 +108,10 @@ class Session:
         """Asks `run` to bring what is under way to the target and to return."""
         self._stop.set()
         self._dirty.hurry()
+
+    def limit(self, plan: str) -> None:
+        """Another bandwidth plan holds from now on. UsageError when it is none."""
+        self._pace.limit(plan)
 
     def report(self) -> RuleReport:
         """The picture of this moment."""
@@ -165,7 +168,7 @@ class Session:
             last_error=error.code if error else "",
             cause=error.cause if error else "",
             remedy=error.remedy if error else "",
-            blocked_on=self._blocked,
+            blocked_on=Pace.BLOCKED if self._pace.waits else self._blocked,
         )
 
     def explain(self, path: bytes) -> dict[str, Any] | None:
@@ -194,11 +197,17 @@ class Session:
         with ExitStack() as held:
             home = rule_home(self.config.var, self.rule)
             lock_rule(home, held)
-            keep_excludes(home, self.options.excludes)
+            others = excludes_of(home) != self.options.excludes
             root = Root(self._source)
             held.callback(root.close)
             journal = Journal(home / "index.db")
             held.callback(journal.close)
+            if others:
+                # What is left out from now on stays as it is, and is not to look gone; of what no
+                # longer is, nobody knows how it is there: the target is asked.
+                journal.doubt_all(journal.all_doubt or "quick")
+                journal.commit()
+                keep_excludes(home, self.options.excludes)
             backlog = Backlog(home / "backlog.db", root.identity.ino)
             self._dirty.spill_to(held.enter_context(closing(backlog)))
             try:
@@ -213,8 +222,7 @@ class Session:
         return self._outcome()
 
     def _attempts(self, binding: Binding) -> None:
-        failures = 0
-        lost_at: float | None = None
+        patience = Patience()
         agent: EmbeddedAgent | None = None
         try:
             while not self._stop.is_set():
@@ -229,16 +237,14 @@ class Session:
                 except SessionError as error:
                     if self._stop.is_set():
                         break
-                    if self._progress.before.files_applied > applied:
-                        failures, lost_at = 0, None
-                    lost_at = lost_at or time.monotonic()
-                    if self.options.once and time.monotonic() - lost_at > self._patience():
+                    patience.failed(moved=self._progress.before.files_applied > applied)
+                    known = self._progress.before.bytes_sent > 0
+                    if self.options.once and patience.over(known):
                         self._enter(State.EXCEPTION, "gave up", error)
                         raise
                     self._enter(State.EXCEPTION, "retry", error)
-                    self._stop.wait(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
-                    failures += 1
-                    if not self._stop.is_set() and failures > 1:
+                    self._stop.wait(patience.pause())
+                    if not self._stop.is_set() and patience.failures > 1:
                         self._enter(State.STALE, "retry", error)
             # Stopped without a target: what it does not have stays in the journal as in doubt.
             self._left = True
@@ -246,10 +252,6 @@ class Session:
         finally:
             if agent is not None:
                 agent.close()
-
-    def _patience(self) -> float:
-        """A peer that never answered is given up soon; one that was there may come back."""
-        return ONCE_PATIENCE_S if self._progress.before.bytes_sent else 3.0
 
     def _attempt(self, binding: Binding, agent: EmbeddedAgent | None) -> None:
         """One connection, from hello to bye."""
@@ -264,7 +266,7 @@ class Session:
             target = self.options.target
             host, port = (target.host, target.port) if agent is None else ("127.0.0.1", agent.port)
             assert host is not None
-            expected = self.identity.node_id if agent is not None else None
+            expected = self.identity.node_id if agent else self.options.peer or None
             channel = connect(host, port, self.identity, expected, beat=self.config.heartbeat_s)
             remote = held.enter_context(Remote(channel))
             self._walked, parts = binding.open(remote, self._walked)
@@ -278,7 +280,6 @@ class Session:
                 encrypt=self.options.encrypt,
                 rule_secret=secret,
             )
-            bucket = Bucket(lambda: self.plan.rate_at(datetime.now()), time.monotonic)
             large = LargeReader(root, journal, parts, lambda path: self._ask(remote, path))
             large.again = self._looked_through
             large.since = self._dirty.since
@@ -291,7 +292,7 @@ class Session:
                 small_max=self.config.small_file_max,
                 frame_bytes=self.config.frame_bytes,
                 window=self.config.window_bytes,
-                pace=lambda size: self._pace(bucket, size),
+                pace=self._pace.take,
                 again=self._again,
                 trouble=self._troubles.unreadable,
                 strayed=self._troubles.strayed,
@@ -310,7 +311,7 @@ class Session:
             sender.line.on_fail = self._dirty.wake
             planner = self._plan(binding, sender, remote)
             self._replicate(binding, planner, sender)
-            remote.bye()
+            remote.bye(complete=self._state == State.FINISH)
 
     def _plan(self, binding: Binding, sender: Sender, remote: Remote) -> Planner:
         root, journal = binding.root, binding.journal
@@ -364,8 +365,8 @@ class Session:
         self._enter(State.MIRROR, "mirror")
         self._history.walking = True
         root = binding.root
-        fresh = not binding.journal.listing(root.identity.ino)
-        census = Census(root, self.paths, self._stopped) if fresh else None
+        fresh = not binding.journal.get("mirrored")
+        census = Census(root, self.paths, self._stop.is_set) if fresh else None
         self._progress.begin(census)
         for attempt in range(ONCE_PASSES):
             planner.examined_files = planner.examined_bytes = 0
@@ -383,7 +384,7 @@ class Session:
             self._dirty.take(1 << 30, math.inf)
         if census is not None:
             census.join()
-        if not self._stop.is_set():
+        if not self._stopped():
             self._enter(State.SWITCH, "settle")
             self._wait(sender)
             self._walked, self._history.walking = True, False
@@ -409,13 +410,19 @@ class Session:
             fields |= {"cause": error.cause, "remedy": error.remedy}
         level = logging.WARNING if error else logging.INFO
         log.event(_log, level, "rule-state", rule=self.rule, state=state.value, **fields)
+        self.on_state()
 
     def _stopped(self) -> bool:
+        if self.options.strict_source and (first := self._troubles.first) is not None:
+            raise SafetyStop(
+                f"{first.path} {first.cause}, and the first pass of this rule is to stop at that",
+                first.remedy or "make it readable, or leave it out; then start the rule again",
+            )
         return self._stop.is_set()
 
     def _wait(self, sender: Sender) -> None:
         while not sender.wait_drained(0.5):
-            if self._stop.is_set():
+            if self._stopped():
                 sender.wait_drained(DRAIN_S)
                 return
 
@@ -447,17 +454,6 @@ class Session:
         )
 
     # ------------------------------------------------------------------ told by the other threads
-
-    def _pace(self, bucket: Bucket, size: int) -> None:
-        while (wait := bucket.take(size)) > 0 and not self._stop.is_set():
-            self._blocked = "bandwidth plan"
-            if math.isinf(wait):
-                self._stop.wait(1.0)
-                continue
-            self._stop.wait(wait)
-            break
-        if self._blocked == "bandwidth plan":
-            self._blocked = ""
 
     def _ask(self, remote: Remote, path: bytes) -> Basis | None:
         assert self._sender is not None

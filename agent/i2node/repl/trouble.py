@@ -72,6 +72,8 @@ class Troubles:
         self._problems: dict[bytes, _Kept] = {}
         self._beyond: set[int] = set()  # hashes of paths that are counted and not kept
         self._count = 0
+        self.first: PathProblem | None = None
+        """The first path that the source could not read in this pass."""
         self._split: dict[bytes, None] = {}
         self._faults: deque[Fault] = deque()
         self._strays: deque[bytes] = deque()
@@ -97,6 +99,7 @@ class Troubles:
     def unreadable(self, path: bytes, status: int, place: Name) -> None:
         """place: its directory and its name there, or a directory and nothing: that one."""
         cause, remedy = f"cannot be read: {os.strerror(status)}", _REMEDIES.get(status, "")
+        self.first = self.first or PathProblem(show(path), cause, remedy)
         self.problem(path, cause, remedy, place)
 
     def faulted(self, faults: list[Fault]) -> None:
@@ -155,6 +158,7 @@ class Troubles:
             self._problems.clear()
             self._beyond.clear()
             self._count = 0
+            self.first = None
 
     def unsettled(self, planner: Planner, works: list[Work]) -> None:
         """What still changed in the last pass of a mirror that ends by itself is not as the source
