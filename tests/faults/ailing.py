@@ -219,7 +219,7 @@ class Ailing(Mirrored):
         if not there.is_dir() or len(os.listdir(there)) < 3 * BRAKE_FLOOR:
             return
         self.note("brake: on")
-        self._brake(f"brake_floor = {BRAKE_FLOOR}\nbrake_share = 1.0\n")
+        self._brake(f"brake_floor = {BRAKE_FLOOR}\nbrake_share = 1.0\n", anew=True)
         self.settled()
         self.deeds.remove(many)
         try:
@@ -231,12 +231,16 @@ class Ailing(Mirrored):
         self.settled()
         self._brake("")
 
-    def _brake(self, lines: str) -> None:
+    def _brake(self, lines: str, anew: bool = False) -> None:
+        """anew: what went before is forgotten. A kill counts as gone what was let go ahead of it:
+        up to budget.LEASE, which is more than a small floor."""
         assert self.frail is not None and self.hosts is not None
         toml = self.hosts.homes["there"] / "etc" / "i2node.toml"
         kept = [line for line in toml.read_text().splitlines() if "brake" not in line]
         toml.write_text("\n".join(kept) + "\n" + lines)
         self.hosts.kill_target()
+        for record in toml.parents[1].glob("var/targets/*.brake") if anew else ():
+            record.unlink()
         self.frail.start_target()
 
     def _held(self) -> bool:
