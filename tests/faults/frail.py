@@ -173,9 +173,12 @@ class Frail(Ground):
         try:
             yield
         finally:
-            subprocess.run(
-                ["mount", "-o", "remount,rw", str(self.rooms)], check=False, capture_output=True
-            )
+            words = ["mount", "-o", "remount,rw", str(self.rooms)]
+            subprocess.run(words, check=False, capture_output=True)
+            if (agent := self.hosts.agent) is not None and agent.alive():
+                # One that was booted meanwhile has mounts of its own, which were made read-only.
+                within = ["nsenter", "--mount", "--target", str(agent.pid), *words]
+                subprocess.run(within, check=False, capture_output=True)
 
     # ------------------------------------------------------------------ the target's machine
 
