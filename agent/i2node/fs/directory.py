@@ -52,3 +52,23 @@ def open_own(home: int, name: bytes, make: bool = False) -> int:
 
 def _open_below(fd: int, name: bytes, flags: int) -> int:
     return os.open(name, flags | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+
+
+def remove_empty(path: bytes, above: bytes) -> None:
+    """Removes the directory at an absolute path, and those above it, as long as they are empty and
+    lie below another one. Symlinks are not followed. What cannot be removed stays."""
+    while path.startswith(above.rstrip(b"/") + b"/"):
+        parent, name = os.path.split(path)
+        try:
+            held = open_directory(parent)
+        except OSError:
+            return
+        try:
+            os.rmdir(name, dir_fd=held)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return
+        finally:
+            os.close(held)
+        path = parent

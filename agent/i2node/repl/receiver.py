@@ -94,6 +94,8 @@ class Receiver:
         self.budget: Budget | None = None
         self.rule = ""
         self.read_only = True
+        self.completed = False
+        """Whether the source brought all of it, and is done."""
         self.error: I2Error | None = None
         self._stream: DataStream | None = None
         self._frames: queue.Queue[tuple[int, int, bytes | memoryview] | None] = queue.Queue(
@@ -299,6 +301,7 @@ class Receiver:
             with suppress(I2Error):
                 if ended and self._complete and self._durable == self._applied:
                     self.ledger.completed(self.rule)
+                    self.completed = True
         if self.tree is not None:
             tree, self.tree = self.tree, None
             with suppress(OSError, I2Error):
