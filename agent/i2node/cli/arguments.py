@@ -75,6 +75,15 @@ def _parser() -> argparse.ArgumentParser:
         help="holds what `i2node code` prints over there (default: asked for, or standard input)",
     )
 
+    enroll = commands.add_parser("enroll", help="let a controller order what this node mirrors")
+    enroll.add_argument("controller", metavar="HOST[:PORT]")
+    enroll.add_argument(
+        "--code-file",
+        metavar="FILE",
+        type=Path,
+        help="holds the controller's enrolment code (default: asked for, or standard input)",
+    )
+
     _add_mirror(commands.add_parser("mirror", help="mirror SRC, then replicate its changes"))
 
     status = commands.add_parser("status", help="the rules that run in this home")
@@ -184,9 +193,9 @@ def parse_target(text: str) -> Target:
     return Target(host, port, _path(text, b"/" + path))
 
 
-def parse_peer(text: str) -> tuple[str, int]:
-    """`HOST`, `HOST:PORT`, `[V6]:PORT`: host and port; without one, the port of all nodes."""
-    return _place(text, os.fsencode(text))
+def parse_peer(text: str, port: int = PORT) -> tuple[str, int]:
+    """`HOST`, `HOST:PORT`, `[V6]:PORT`: host and port; without one, `port`."""
+    return _place(text, os.fsencode(text), usual=port)
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -194,14 +203,14 @@ def parse_listen(text: str) -> tuple[str, int]:
     return _place(text, os.fsencode(text), lowest=0)
 
 
-def _place(text: str, place: bytes, lowest: int = 1) -> tuple[str, int]:
+def _place(text: str, place: bytes, lowest: int = 1, usual: int = PORT) -> tuple[str, int]:
     match = _PLACE.fullmatch(place)
     if match is None:
         raise UsageError(
             f"{text}: not a host", "write HOST or HOST:PORT, an IPv6 address in brackets"
         )
     host = (match["six"] or match["host"]).decode("utf-8", "surrogateescape")
-    port = PORT if match["port"] is None else int(match["port"][:6])
+    port = usual if match["port"] is None else int(match["port"][:6])
     if not lowest <= port <= 65535:
         raise UsageError(f"{text}: no such port", f"ports are {lowest} to 65535")
     return host, port

@@ -29,7 +29,7 @@ from i2node.cli.console import controller
 from i2node.cli.secret import code_of
 from i2node.config import Config
 from i2node.errors import UsageError
-from i2node.model import show
+from i2node.model import ENROLL_PORT, show
 
 _log = logging.getLogger(__name__)
 
@@ -117,6 +117,27 @@ def pair(arguments: argparse.Namespace) -> int:
 
     peer = pair_with(host, port, code, Identity.load(config.etc))
     print(f"paired with {arguments.peer}, node {peer.node_id}")
+    return 0
+
+
+def enroll(arguments: argparse.Namespace) -> int:
+    """The controller may order this node what to mirror, and it knows the node from now on."""
+    host, port = parse_peer(arguments.controller, ENROLL_PORT)
+    config = home_of(Config.load(arguments.home))
+    code = code_of(arguments.code_file, shown(host), "it is shown there")
+    from i2node.net.identity import Identity
+    from i2node.net.pairing import pair as pair_with
+
+    peer = pair_with(
+        host,
+        port,
+        code,
+        Identity.load(config.etc),
+        name=os.uname().nodename,
+        peer_role="controller",
+        own_port=config.listen_port,
+    )
+    print(f"enrolled with {shown(arguments.controller)}, controller {peer.node_id}")
     return 0
 
 
@@ -267,6 +288,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "agent": agent,
     "code": code,
     "pair": pair,
+    "enroll": enroll,
     "mirror": mirror,
     "status": status,
     "explain": explain,

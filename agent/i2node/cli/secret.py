@@ -32,20 +32,20 @@ def key_of(path: Path) -> bytes:
     return secret
 
 
-def code_of(path: Path | None, peer: str) -> str:
+def code_of(path: Path | None, peer: str, where: str = "i2node code prints it there") -> str:
     """The pairing code of a peer: from a file, else from whoever sits at the terminal, else from
-    the first line of standard input. UsageError: it is none."""
+    the first line of standard input. where: it is found. UsageError: it is none."""
     if path is not None:
         code = _read(path, "code file", _CODE_MAX).decode("ascii", "replace")
     elif sys.stdin.isatty():
-        code = getpass.getpass(f"pairing code of {peer} (i2node code prints it there): ")
+        code = getpass.getpass(f"pairing code of {peer} ({where}): ")
     else:
         code = sys.stdin.readline(_CODE_MAX)
     code = code.strip()
     if not _CODE.fullmatch(code):
         raise UsageError(
             "that is no pairing code" if code else "no pairing code was given",
-            f"it has 32 letters and digits; run on {peer}: i2node code",
+            f"it has 32 letters and digits; of {peer}: {where}",
         )
     return code
 
