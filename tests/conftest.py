@@ -12,7 +12,7 @@ from hypothesis import settings
 import tmpfs
 
 # What they assert says in full why it does not hold, as in the tests themselves.
-pytest.register_assert_rewrite("scene", "way")
+pytest.register_assert_rewrite("scene", "way", "master")
 
 # How long one example takes says something of the machine, not of the code.
 if settings().deadline is not None:

@@ -12,14 +12,13 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 from i2node.cli.display import Screen
-from i2node.errors import UsageError
-from i2node.node.rpc import StatusServer, Verb
+from i2node.node.rpc import StatusServer, Verb, path_of
 from i2node.repl.report import Outcome, RuleReport, plain
 
 REFRESH_S = 0.25
@@ -76,20 +75,8 @@ def verbs_of(session: Runs) -> dict[str, Verb]:
     """What a process that runs a session answers at its status socket."""
     return {
         "status": lambda _: [plain(session.report())],
-        "explain": lambda question: session.explain(_path(question)),
+        "explain": lambda question: session.explain(path_of(question)),
     }
-
-
-def _path(question: Mapping[str, Any]) -> bytes:
-    """The absolute path that a question names."""
-    path = question.get("path")
-    wrong = UsageError(f"not an absolute path: {path!r:.100}", 'send {"path": "/..."} with it')
-    if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
-        raise wrong
-    try:
-        return path.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError as error:
-        raise wrong from error
 
 
 class _Work(threading.Thread):

@@ -1,4 +1,5 @@
-"""One host's agent: listens, and serves the sources that may keep mirrors here."""
+"""One host's agent: listens, serves the sources that may keep mirrors here, and runs the rules that
+the controller wants."""
 
 from __future__ import annotations
 
@@ -16,12 +17,15 @@ from i2node.errors import I2Error, UsageError
 from i2node.net.channel import Channel
 from i2node.net.identity import Identity
 from i2node.net.listener import Listener
-from i2node.node.rpc import StatusServer, Verb
+from i2node.node.charges import Charges
+from i2node.node.govern import Governor
+from i2node.node.grants import Grants
+from i2node.node.rpc import StatusServer, Verb, path_of
 from i2node.repl.budget import Budget, Budgets
 from i2node.repl.ledger import Ledger
 from i2node.repl.mend import mend_all
 from i2node.repl.receiver import Receiver
-from i2node.repl.report import plain
+from i2node.repl.report import RuleReport, plain
 
 _log = logging.getLogger(__name__)
 
@@ -35,10 +39,14 @@ class Daemon:
         self.embedded = embedded
         self.ledger = Ledger(config.var / "targets")
         self.budgets = Budgets(self.ledger, config.limits)
+        self.grants = Grants(config, identity, self.ledger, self.budgets)
+        self.charges = Charges(self.grants)
 
     def run(self) -> None:
         """Serves until SIGTERM, SIGINT (as the caller has arranged) or the end of stdin."""
-        mend_all(self.ledger, self.config.var, self.config.allow_roots)
+        if not self.embedded:
+            self.charges.read()
+        mend_all(self.ledger, self.config.var, self.grants.all_roots())
         listener = Listener(
             self.config.listen_host,
             self.config.listen_port,
@@ -48,6 +56,8 @@ class Daemon:
         listener.start()
         server = StatusServer(self.config.run, self._verbs())
         try:
+            if not self.embedded:
+                self.charges.start()
             if self.embedded:
                 print(json.dumps({"port": listener.port}), flush=True)
                 while os.read(sys.stdin.fileno(), 4096):
@@ -64,6 +74,7 @@ class Daemon:
                 )
                 threading.Event().wait()
         finally:
+            self.charges.close()
             server.close()
             listener.close()
 
@@ -71,10 +82,14 @@ class Daemon:
         """What the status socket answers. An embedded agent tells of no rules: its source does, in
         the same home."""
         return {
-            "status": lambda _: [] if self.embedded else list(map(plain, self.budgets.reports())),
+            "status": lambda _: [] if self.embedded else list(map(plain, self._reports())),
+            "explain": lambda question: self.charges.explain(path_of(question)),
             "release": lambda question: self._held(question).release(),
             "refuse": lambda question: self._held(question).refuse(),
         }
+
+    def _reports(self) -> list[RuleReport]:
+        return self.charges.reports() + self.budgets.reports()
 
     def _held(self, question: Mapping[str, Any]) -> Budget:
         rule = question.get("rule")
@@ -85,13 +100,24 @@ class Daemon:
 
     def _serve(self, channel: Channel) -> None:
         try:
-            config = self.config
-            Receiver(
-                *(channel, self.ledger, config.var, config.allow_roots, config.checkpoint_s),
-                own=(config.etc, config.var),
-                budgets=self.budgets,
-            ).run()
+            first = None
+            if channel.peer_role == "controller" and not self.embedded:
+                first = channel.recv(None)
+                if first["t"] == "govern":
+                    Governor(channel, self.charges, self._asked()).run()
+                    return
+            self.grants.serve(self._receiver(channel), first)
         except I2Error as error:
             log.event(
                 _log, logging.WARNING, "session-failed", cause=error.cause, remedy=error.remedy
             )
+
+    def _receiver(self, channel: Channel) -> Receiver:
+        config, roots = self.config, self.grants.roots(channel.peer_id)
+        those = (channel, self.ledger, config.var, roots, config.checkpoint_s)
+        return Receiver(*those, own=self.grants.own, budgets=self.budgets)
+
+    def _asked(self) -> Mapping[str, Verb]:
+        """What a controller may ask."""
+        grants = self.grants
+        return {"wipe": grants.wipe, "release": grants.release, "refuse": grants.refuse}

@@ -184,6 +184,18 @@ class StatusServer:
         self.close()
 
 
+def path_of(question: Mapping[str, Any]) -> bytes:
+    """The absolute path that a question names."""
+    path = question.get("path")
+    wrong = UsageError(f"not an absolute path: {path!r:.100}", 'send {"path": "/..."} with it')
+    if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
+        raise wrong
+    try:
+        return path.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise wrong from error
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What one process said: a value (plain data), or the error that it or the asking met, which is

@@ -1,0 +1,226 @@
+"""What the controller wants of this node: kept on disk, and carried out with it or without it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from i2node import log
+from i2node.errors import I2Error, SessionError, UsageError
+from i2node.node import kept
+from i2node.node.grants import Grants
+from i2node.node.runner import Runner
+from i2node.node.stint import Tools
+from i2node.node.vetting import vet
+from i2node.orders import Orders, Standing, plain, read_orders
+from i2node.repl.report import RuleReport
+
+_log = logging.getLogger(__name__)
+
+CLOSE_S = 25.0
+"""How long the end of the agent waits for its sessions, all of them together."""
+NOTHING = Orders(number=0)
+
+
+class Charges:
+    """All rules of a node. `hold` and the pictures are for any thread; a thread of its own brings
+    about what is held, so that a rule that is long in stopping holds up no answer."""
+
+    def __init__(self, grants: Grants) -> None:
+        self._grants = grants
+        self._file = grants.config.var / "orders.json"
+        self._told = threading.Condition()
+        self._news = 0
+        self._tools = Tools(grants.config, grants.identity, self._tell)
+        self._lock = threading.Condition()
+        self._controller = ""
+        self._orders = NOTHING
+        self._done: Orders | None = None
+        self._closing = False
+        self._runners: dict[str, Runner] = {}
+        self._thread = threading.Thread(target=self._carry_out, name="charges", daemon=True)
+
+    def start(self) -> None:
+        """Carries out what is held, and what will be."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stops all sessions; the rules go on when the agent starts anew."""
+        with self._lock:
+            self._closing = True
+            self._lock.notify_all()
+            runners = list(self._runners.values())
+        for runner in runners:
+            runner.end()
+        left = CLOSE_S
+        for runner in runners:
+            if not runner.join(left):
+                left = 0.0  # the others have had the same time
+
+    # ------------------------------------------------------------------ the orders
+
+    @property
+    def number(self) -> int:
+        """Of the orders that are held, 0: none."""
+        return self._orders.number
+
+    def hold(self, table: Mapping[str, Any], controller: str) -> int:
+        """Keeps the orders of a controller, and begins to carry them out; gives their number.
+
+        ProtocolError or UsageError: they cannot be carried out; SessionError: they cannot be kept.
+        Then those before stay in force.
+        """
+        orders = read_orders(table)
+        vet(orders)
+        with self._lock:
+            held = self._orders.number
+            if controller == self._controller and orders.number < held:
+                raise UsageError(
+                    f"orders {orders.number} are older than {held}, which are held",
+                    f"number them from {held + 1} on",
+                )
+            kept.keep(self._file, {"controller": controller, "orders": plain(orders)})
+            self._orders, self._controller = orders, controller
+            # At once: what is granted no more is refused when this is acknowledged, and a work node
+            # that is told next finds itself known.
+            self._grants.trust(orders)
+            self._grants.give(orders.grants)
+            self._lock.notify_all()
+        log.event(
+            _log,
+            logging.INFO,
+            "orders-held",
+            number=orders.number,
+            charges=len(orders.charges),
+            grants=len(orders.grants),
+        )
+        return orders.number
+
+    def read(self) -> None:
+        """What was held when the agent ended is in force again. Where it cannot be read, nothing
+        is, until the controller says."""
+        try:
+            table = kept.kept(self._file)
+            if table is None:
+                return
+            orders = read_orders(table["orders"])
+            vet(orders)
+            self._controller = str(table["controller"])
+            self._orders = orders
+            self._grants.trust(orders)
+            self._grants.give(orders.grants)
+        except (ValueError, KeyError, I2Error) as error:
+            cause = error.cause if isinstance(error, I2Error) else repr(error)
+            fields = {"file": bytes(self._file), "cause": cause}
+            remedy = "the controller tells them again when it connects"
+            log.event(_log, logging.WARNING, "orders-lost", remedy=remedy, **fields)
+
+    # ------------------------------------------------------------------ carried out
+
+    def _carry_out(self) -> None:
+        while True:
+            with self._lock:
+                self._lock.wait_for(lambda: self._closing or self._orders is not self._done)
+                if self._closing:
+                    return
+                orders = self._orders
+            try:
+                self._apply(orders)
+            except Exception as error:
+                log.event(_log, logging.ERROR, "orders-failed", error=repr(error))
+            self._done = orders
+
+    def _apply(self, orders: Orders) -> None:
+        wanted = {charge.rule: charge for charge in orders.charges}
+        gone = {rule: self._runners[rule] for rule in self._runners.keys() - wanted.keys()}
+        for runner in gone.values():
+            runner.end()
+        for rule, charge in wanted.items():
+            if rule in self._runners:
+                self._runners[rule].order(charge)
+        # Those that go, first: another of the same paths may come with the same orders.
+        for rule, runner in gone.items():
+            runner.join()
+            runner.forget()
+            with self._lock:
+                del self._runners[rule]
+            log.event(_log, logging.INFO, "charge-gone", rule=rule)
+        for rule in wanted.keys() - self._runners.keys():
+            runner = Runner(self._tools, wanted[rule])
+            with self._lock:
+                self._runners[rule] = runner
+                closing = self._closing
+            if closing:
+                runner.end()
+        self._grants.distrust(orders)
+        self._grants.prune()
+        self._tell()
+
+    # ------------------------------------------------------------------ told
+
+    def _tell(self) -> None:
+        with self._told:
+            self._news += 1
+            self._told.notify_all()
+
+    def wait(self, seen: int, timeout_s: float) -> int:
+        """Until there is other news than those seen, or so long; gives the number of the newest.
+        0 before any."""
+        with self._told:
+            self._told.wait_for(lambda: self._news != seen, timeout_s)
+            return self._news
+
+    def standings(self) -> list[Standing]:
+        """Of all rules of which this node is the work node."""
+        return [runner.standing() for runner in self._all()]
+
+    def reports(self) -> list[RuleReport]:
+        """Of all sessions, and of each rule that has none now."""
+        found: list[RuleReport] = []
+        for runner in self._all():
+            found += runner.reports() or (_report(runner.standing()),)
+        return found
+
+    def explain(self, path: bytes) -> dict[str, Any] | None:
+        """As Session.explain, of the rule whose source is nearest. UsageError where no rule runs;
+        the error of the one that could not tell, where one could not."""
+        lives: list[dict[str, Any]] = []
+        failed: SessionError | None = None
+        runners = [runner for runner in self._all() if runner.reports()]
+        for runner in runners:
+            try:
+                if (life := runner.explain(path)) is not None:
+                    lives.append(life)
+            except SessionError as error:
+                failed = error
+        if lives:
+            return max(lives, key=lambda life: len(life["source"]))
+        if failed is not None:
+            raise failed
+        if not runners:
+            raise UsageError("no rule runs in this agent", "see: i2node status")
+        return None
+
+    def _all(self) -> list[Runner]:
+        with self._lock:
+            return [self._runners[rule] for rule in sorted(self._runners)]
+
+
+def _report(standing: Standing) -> RuleReport:
+    """What there is to show of a rule without a session."""
+    return RuleReport(
+        rule=standing.rule,
+        source="",
+        target="",
+        state=standing.state,
+        phase="no session",
+        pid=os.getpid(),
+        since=standing.since,
+        progress=float(standing.progress),
+        cause=standing.cause,
+        remedy=standing.remedy,
+        blocked_on=standing.blocked_on,
+    )

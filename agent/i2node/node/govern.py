@@ -1,0 +1,173 @@
+"""The node's side of the RPC with a controller: one channel, from `govern` until it is closed.
+
+    controller                         node
+    govern {}                       →  governed {number}          of the orders that it holds
+    orders {number, charges, grants} → held {number}, or refused {number, cause, remedy}
+    ask {id, verb, arguments}       →  answer {id, value}, or answer {id, error, cause, remedy}
+                                    ←  standings {rules}          at each change, else every TOLD_S
+
+Nothing waits for a controller: standings are pictures of the moment in which they are sent, and
+what cannot be sent any more is lost with the channel. Several controllers may be connected.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+from i2node import log
+from i2node.errors import I2Error, PeerLost, ProtocolError, SessionError, UsageError
+from i2node.net.channel import Channel
+from i2node.node.charges import Charges
+from i2node.orders import plain
+
+_log = logging.getLogger(__name__)
+
+Verb = Callable[[Mapping[str, Any]], Any]
+"""Answers a question: takes its arguments, gives plain data, or raises I2Error. Called from any
+thread, several at a time."""
+
+TOLD_S = 2.0
+"""Between two standings in which nothing changed."""
+PAUSE_S = 0.05
+"""Between any two: what changes within is told as one."""
+ANSWERING = 8
+"""Questions of one channel that are answered beside each other."""
+WAITING = 64
+"""So many more may wait."""
+STANDINGS_BYTES = 1 << 20
+"""About as much goes in one message; a rule with many parts has much to tell."""
+
+
+class Governor:
+    """Serves one channel; `run` returns when it is closed."""
+
+    def __init__(self, channel: Channel, charges: Charges, verbs: Mapping[str, Verb]) -> None:
+        self._channel = channel
+        self._charges = charges
+        self._verbs = verbs
+        self._over = threading.Event()
+        self._slots = threading.BoundedSemaphore(ANSWERING + WAITING)
+        self._pool = ThreadPoolExecutor(ANSWERING, thread_name_prefix="answer")
+
+    def run(self) -> None:
+        """From behind the first message."""
+        peer = self._channel.peer_id[:12]
+        log.event(_log, logging.INFO, "controller-here", peer=peer)
+        teller = threading.Thread(target=self._tell, name="standings", daemon=True)
+        try:
+            self._channel.send({"t": "governed", "number": self._charges.number})
+            teller.start()
+            while True:
+                self._handle(self._channel.recv(None))
+        except PeerLost as error:
+            log.event(_log, logging.INFO, "controller-gone", peer=peer, cause=error.cause)
+        except I2Error as error:
+            fields = {"cause": error.cause, "remedy": error.remedy}
+            log.event(_log, logging.WARNING, "controller-refused", peer=peer, **fields)
+            with suppress(I2Error):
+                self._channel.send({"t": "error", "code": error.code, **fields})
+        finally:
+            self._over.set()
+            self._channel.close()
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _handle(self, message: dict[str, Any]) -> None:
+        kind = message["t"]
+        if kind == "orders":
+            self._channel.send(self._held(message))
+        elif kind == "ask":
+            self._asked(message)
+        else:
+            raise ProtocolError(f"unexpected message {kind!r:.40}")
+
+    def _held(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            number = self._charges.hold(message, self._channel.peer_id)
+            return {"t": "held", "number": number}
+        except I2Error as error:
+            number = message["number"] if type(message.get("number")) is int else 0
+            fields = {"cause": error.cause, "remedy": error.remedy}
+            log.event(_log, logging.WARNING, "orders-refused", **fields)
+            return {"t": "refused", "number": number, **fields}
+
+    # ------------------------------------------------------------------ questions
+
+    def _asked(self, message: Mapping[str, Any]) -> None:
+        number = message.get("id")
+        if not isinstance(number, int | str):
+            raise ProtocolError("a question without an id")
+        if self._slots.acquire(blocking=False):
+            self._pool.submit(self._answer, number, message)
+        else:
+            busy = SessionError("the node is busy with other questions", "ask again in a moment")
+            self._channel.send(_failure(number, busy))
+
+    def _answer(self, number: int | str, message: Mapping[str, Any]) -> None:
+        try:
+            try:
+                answer = {"t": "answer", "id": number, "value": self._value(message)}
+            except I2Error as error:
+                answer = _failure(number, error)
+            except Exception as error:
+                verb = repr(message.get("verb"))[:80]
+                log.event(_log, logging.ERROR, "verb-failed", verb=verb, error=repr(error))
+                failed = SessionError(f"the node failed: {error!r:.200}", "see its log")
+                answer = _failure(number, failed)
+            try:
+                self._channel.send(answer)
+            except ProtocolError as error:  # more, or other things, than a message holds
+                self._channel.send(_failure(number, error))
+        except I2Error:
+            pass  # whoever asked is gone
+        finally:
+            self._slots.release()
+
+    def _value(self, message: Mapping[str, Any]) -> Any:
+        verb, arguments = message.get("verb"), message.get("arguments", {})
+        answer = self._verbs.get(verb) if isinstance(verb, str) else None
+        if answer is None:
+            known = ", ".join(sorted(self._verbs))
+            raise UsageError(f"the node cannot be asked for {verb!r:.80}", f"one of: {known}")
+        if not isinstance(arguments, dict):
+            raise UsageError(f"the arguments of {verb} are no table", "send a map")
+        return answer(arguments)
+
+    # ------------------------------------------------------------------ standings
+
+    def _tell(self) -> None:
+        """The newest, as long as the channel stands."""
+        seen, told = -1, False
+        with suppress(I2Error):
+            while not self._over.is_set():
+                seen = self._charges.wait(seen, TOLD_S)
+                rules = [plain(standing) for standing in self._charges.standings()]
+                if rules or told:
+                    for some in _portions(rules):
+                        self._channel.send({"t": "standings", "rules": some})
+                told = bool(rules)
+                self._over.wait(PAUSE_S)
+
+
+def _failure(number: int | str, error: I2Error) -> dict[str, Any]:
+    fields = {"error": error.code, "cause": error.cause, "remedy": error.remedy}
+    return {"t": "answer", "id": number, **fields}
+
+
+def _portions(rules: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """In messages that are not too long; at least one."""
+    some: list[dict[str, Any]] = []
+    size = 0
+    for rule in rules:
+        weight = len(json.dumps(rule))
+        if some and size + weight > STANDINGS_BYTES:
+            yield some
+            some, size = [], 0
+        some.append(rule)
+        size += weight
+    yield some

@@ -1,0 +1,107 @@
+"""Whether a node can carry out what it is ordered. Pure. Types were checked when the orders were
+read; here it is meaning."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from i2node.errors import I2Error, UsageError
+from i2node.fs.tree import within
+from i2node.net.identity import check_certificate, pem_to_der
+from i2node.net.throttle import parse_plan
+from i2node.orders import Charge, Grant, Orders
+from i2node.schedule import Plan
+
+_RULE = re.compile(r"[0-9A-Za-z-]{1,64}")
+_EDIT = "correct the rule at the controller"
+_PATH_MAX = 4095
+
+
+def vet(orders: Orders) -> None:
+    """UsageError that names the rule and what is wrong with it."""
+    _once("charges", [charge.rule for charge in orders.charges])
+    _once("grants", [grant.rule for grant in orders.grants])
+    several: tuple[Charge | Grant, ...] = (*orders.charges, *orders.grants)
+    for each in several:
+        if not _RULE.fullmatch(each.rule):
+            raise UsageError(f"rule {each.rule!r:.80} is no uuid", "this is a defect over there")
+        try:
+            _peer(each)
+            _charge(each) if isinstance(each, Charge) else _grant(each)
+        except (I2Error, ValueError) as error:
+            cause = error.cause if isinstance(error, I2Error) else str(error)
+            raise UsageError(f"rule {each.rule}: {cause}", _EDIT) from error
+
+
+def _once(kind: str, rules: list[str]) -> None:
+    twice = [rule for rule, n in Counter(rules).items() if n > 1]
+    if twice:
+        raise UsageError(f"rule {twice[0]!r:.80} has two {kind}", "this is a defect over there")
+
+
+def _peer(each: Charge | Grant) -> None:
+    if check_certificate(pem_to_der(each.certificate)) != each.peer:
+        raise ValueError("the certificate is not that of the node it names")
+
+
+def _charge(charge: Charge) -> None:
+    if not charge.host or not 0 < charge.port <= 65535 or not charge.host.isprintable():
+        raise ValueError(f"no address: {charge.host!r:.80}, port {charge.port}")
+    parse_plan(charge.bwlimit)
+    if not isinstance(charge.compress, str) and not 1 <= charge.compress <= 22:
+        raise ValueError(f"no level of compression: {charge.compress}")
+    for exclude in charge.excludes:
+        _text("an exclude", exclude)
+    for script in (charge.before, charge.after):
+        _text("a script", script)
+    if charge.base:
+        _absolute("the base", charge.base)
+    if charge.plan is not None:
+        _plan(charge.plan)
+    for part in charge.parts:
+        _absolute("a source", part.source)
+        if charge.base and part.target:
+            raise ValueError("a target of its own beside a base")
+        if not charge.base:
+            _absolute("a target", part.target)
+    sources = [part.source.rstrip("/") for part in charge.parts]
+    if len(set(sources)) < len(sources):
+        raise ValueError("the same source twice")
+
+
+def _grant(grant: Grant) -> None:
+    for root in grant.roots:
+        _absolute("a root", root)
+    if grant.base:
+        _absolute("the base", grant.base)
+        if not any(within(grant.base.encode(), root.encode()) for root in grant.roots):
+            raise ValueError(f"the base {grant.base} is below none of its roots")
+    if grant.keep < 0:
+        raise ValueError(f"{grant.keep} runs cannot be kept")
+
+
+def _plan(plan: Plan) -> None:
+    """A plan of which the next moment can always be told."""
+    if plan.once_at is not None and not 0 <= plan.once_at < 1 << 35:
+        raise ValueError(f"no moment: {plan.once_at}")
+    for slot in plan.slots:
+        minutes = (*slot.times, slot.start, slot.end)
+        if not all(0 <= minute <= 24 * 60 for minute in minutes) or not 0 <= slot.gap <= 24 * 60:
+            raise ValueError("a schedule with no times of the day")
+
+
+def _absolute(what: str, path: str) -> None:
+    _text(what, path)
+    parts = path.rstrip("/").split("/")[1:]
+    if not path.startswith("/") or any(part in ("", ".", "..") for part in parts):
+        raise ValueError(f"{what} is not a plain absolute path: {path!r:.200}")
+
+
+def _text(what: str, text: str) -> None:
+    try:
+        raw = text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what} is no text: {text!r:.80}") from error
+    if b"\0" in raw or len(raw) > _PATH_MAX:
+        raise ValueError(f"{what} is no path: {text!r:.80}")

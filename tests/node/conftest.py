@@ -1,0 +1,33 @@
+"""Two real agents and a controller that speaks their RPC."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "e2e"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "session"))
+
+from master import House
+from nursery import Nursery
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    with closing(Nursery()) as made:
+        yield made
+
+
+@pytest.fixture
+def house(nursery: Nursery) -> Iterator[House]:
+    # Below /var/tmp: memory file systems used not to know user attributes.
+    place = Path(tempfile.mkdtemp(prefix="i2node-charges-", dir="/var/tmp"))
+    with closing(House(place, nursery)) as made:
+        yield made
+    shutil.rmtree(place)

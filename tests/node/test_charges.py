@@ -1,0 +1,190 @@
+"""Rules that a controller orders, carried out by real agents."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ends import until
+from master import RULE, House
+
+from i2node.model import State
+from i2node.node import rpc
+from i2node.orders import Want
+
+LIVE = State.REPLICATION
+
+
+def write(path: Path, text: str = "content") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.fixture
+def tree(house: House) -> Path:
+    """The source, with something in it, in `inner` too."""
+    for name in ("a", "d/b", "d/e/c", "inner/x", "inner/y/z"):
+        write(house.source / name)
+    return house.source
+
+
+def test_parts_that_nest_arrive_in_the_layout_of_their_run(house: House, tree: Path) -> None:
+    inner = tree / "d" / "e"
+    os.utime(tree / "d", ns=(10**18, 10**18))
+    here = house.begin(tree, inner)
+    stood = here.state(LIVE)
+    assert len(stood.reports) == 2 and stood.progress == 100
+    assert house.alike(house.copy(stood)), "with the times of the directory above the inner part"
+    write(tree / "live")
+    write(inner / "live too")
+    (tree / "a").unlink()
+    house.becomes_alike(house.copy(stood))
+    assert [state for _, state, _ in here.seen][-1] is LIVE
+    assert len(house.stamps()) == 1 and house.stamps()[0] == stood.stamp
+
+
+def test_a_stop_and_a_start_go_on_in_the_same_run(house: House, tree: Path) -> None:
+    here = house.begin(tree)
+    stamp = here.state(LIVE).stamp
+    house.order(here, (house.charge(tree, want=Want.STOP),))
+    stood = here.state(State.M_STOP)
+    assert stood.stamp == stamp and not stood.reports
+    write(tree / "meanwhile")
+    house.order(here, (house.charge(tree),))
+    stood = here.state(LIVE)
+    assert stood.stamp == stamp and house.alike(house.copy(stood))
+    assert house.stamps() == [stamp]
+
+
+def test_a_finish_makes_the_copy_complete_and_stays_until_another_run(
+    house: House, tree: Path
+) -> None:
+    here = house.begin(tree)
+    stamp = here.state(LIVE).stamp
+    write(tree / "the last")
+    house.order(here, (house.charge(tree, want=Want.FINISH),))
+    stood = here.state(State.FINISH)
+    assert stood.progress == 100 and stood.passes == 1 and stood.stamp == stamp
+    assert stood.last is not None and stood.last.problems == 0 and stood.last.stamp == stamp
+    assert house.alike(house.copy(stood))
+    write(tree / "after it")
+    house.work.stop(signal.SIGKILL)
+    house.work.start()
+    here = house.link(house.work)
+    assert here.number == house.number
+    assert here.stands(lambda one: True).state is State.FINISH
+    assert not (house.copy(stood) / "after it").exists()
+    house.order(here, (house.charge(tree, run=2),))
+    again = here.state(LIVE)
+    assert again.stamp > stamp and house.stamps() == [stamp, again.stamp]
+    assert house.alike(house.copy(again)) and again.passes == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_agent_goes_on_alone_when_it_starts_anew(house: House, tree: Path, number: int) -> None:
+    here = house.begin(tree)
+    stamp = here.state(LIVE).stamp
+    here.close()
+    house.work.stop(number)
+    write(tree / "while it was down")
+    (tree / "a").unlink()
+    house.work.start()
+    copy = Path(f"{house.base}/{stamp}{tree}")
+    house.becomes_alike(copy)
+    write(tree / "and live")
+    house.becomes_alike(copy)
+    assert house.stamps() == [stamp]
+    (report,) = rpc.status(house.work.home / "var" / "run")
+    assert report.source == str(tree) and report.state is LIVE
+    held = rpc.ask(house.work.home / "var" / "run", "explain", path=str(tree / "d"))
+    assert held[0].value["path"] == str(tree / "d")
+
+
+def test_both_agents_are_killed_while_it_mirrors(house: House, tree: Path) -> None:
+    for n in range(300):
+        write(tree / "many" / str(n), "x" * 5000)
+    house.begin(tree, bwlimit="8m")
+    until("nothing arrived", lambda: any(house.room.rglob("many/*")))
+    house.work.stop(signal.SIGKILL)
+    house.backup.stop(signal.SIGKILL)
+    house.backup.start()
+    house.work.start()
+    here = house.link(house.work)
+    stood = here.state(LIVE)
+    assert house.alike(house.copy(stood)) and house.stamps() == [stood.stamp]
+
+
+def test_another_rate_holds_in_the_running_session(house: House, tree: Path) -> None:
+    here = house.begin(tree)
+    began = here.state(LIVE).reports[0]["since"]
+    house.order(here, (house.charge(tree, bwlimit="0"),))
+    stood = here.state(State.STOP)
+    assert "bandwidth" in stood.cause and stood.blocked_on == "bandwidth plan"
+    (tree / "held back").write_bytes(os.urandom(300_000))
+    here.stands(lambda one: one.reports[0]["blocked_on"] == "bandwidth plan")
+    assert not (house.copy(stood) / "held back").exists()
+    house.order(here, (house.charge(tree, bwlimit="80m"),))
+    stood = here.state(LIVE)
+    house.becomes_alike(house.copy(stood))
+    assert here.standings[RULE].reports[0]["since"] == began, "it was not begun anew"
+
+
+def test_what_becomes_excluded_stays_and_what_no_longer_is_comes_up_to_date(
+    house: House, tree: Path
+) -> None:
+    write(tree / "junk.tmp")
+    here = house.begin(tree)
+    copy = house.copy(here.state(LIVE))
+    house.order(here, (house.charge(tree, excludes=(str(tree / "d"), "*.tmp"), version="2"),))
+    here.stands(lambda one: one.version == "2" and one.state is LIVE)
+    write(tree / "d" / "b", "changed unseen")
+    (tree / "d" / "e" / "c").unlink()
+    (tree / "junk.tmp").unlink()
+    write(tree / "seen")
+    until("live", (copy / "seen").exists)
+    assert (copy / "d" / "b").read_text() == (copy / "d" / "e" / "c").read_text() == "content"
+    assert (copy / "junk.tmp").exists()
+    house.order(here, (house.charge(tree, version="3"),))
+    house.becomes_alike(copy)
+
+
+def test_a_rule_that_is_gone_is_forgotten_with_its_trust(house: House, tree: Path) -> None:
+    here = house.begin(tree)
+    here.state(LIVE)
+    var = house.work.home / "var"
+    assert list((var / "rules").iterdir()) and (var / "charges" / f"{RULE}.json").exists()
+    assert house.work.identity.peer(house.backup.identity.node_id) is not None
+    house.order(here)
+    until("forgotten", lambda: not list((var / "rules").iterdir()))
+    until("no peer", lambda: house.work.identity.peer(house.backup.identity.node_id) is None)
+    until("no standing", lambda: not here.standings)
+    assert not (var / "charges" / f"{RULE}.json").exists()
+
+
+def test_a_rule_with_targets_of_its_own_goes_on_in_them(house: House, tree: Path) -> None:
+    there, here = house.link(house.backup), house.link(house.work)
+    target = house.room / "own"
+    house.order(there, grants=(house.grant(roots=(str(target),), base=""),))
+    charge = house.charge(tree, base="")
+    charge = replace(charge, parts=(replace(charge.parts[0], target=str(target)),))
+    for run in (1, 2):
+        write(tree / f"run {run}")
+        house.order(here, (replace(charge, run=run),))
+        here.stands(lambda one, run=run: one.run == run and one.state is LIVE)
+        assert house.alike(target)
+        house.order(here, (replace(charge, run=run, want=Want.FINISH),))
+        stood = here.state(State.FINISH)
+        assert stood.stamp == "" and stood.passes == run
+
+
+def test_a_source_that_is_not_there_stands_still_until_another_order(
+    house: House, tree: Path
+) -> None:
+    here = house.begin(tree / "absent")
+    stood = here.state(State.STOP)
+    assert "absent is not a directory" in stood.cause and stood.remedy
+    house.order(here, (house.charge(tree, version="2"),))
+    house.alike(house.copy(here.state(LIVE)))
