@@ -125,8 +125,9 @@ class Run:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """How a charge stands at one moment. progress: whole percent of the pass. version: of the
-    charge that it goes by. stamp: of the run, see Charge. next_run: seconds since 1970. reports:
-    those of the parts that run (repl.report.plain). passes: how many are over; last: the last."""
+    charge that it goes by. stamp: of the run, see Charge; while none is under way that of the last.
+    next_run: seconds since 1970. reports: those of the parts that run (repl.report.plain). passes:
+    how many are over; last: the last, or the one that failed."""
 
     rule: str
     version: str

@@ -17,6 +17,7 @@ from i2node.errors import I2Error, UsageError
 from i2node.net.channel import Channel
 from i2node.net.identity import Identity
 from i2node.net.listener import Listener
+from i2node.node import inventory
 from i2node.node.charges import Charges
 from i2node.node.govern import Governor
 from i2node.node.grants import Grants
@@ -41,6 +42,10 @@ class Daemon:
         self.budgets = Budgets(self.ledger, config.limits)
         self.grants = Grants(config, identity, self.ledger, self.budgets)
         self.charges = Charges(self.grants)
+        grants = self.grants
+        own = {"wipe": grants.wipe, "release": grants.release, "refuse": grants.refuse}
+        self._asked: Mapping[str, Verb] = {**inventory.verbs(config), **own}
+        """What a controller may ask."""
 
     def run(self) -> None:
         """Serves until SIGTERM, SIGINT (as the caller has arranged) or the end of stdin."""
@@ -104,7 +109,7 @@ class Daemon:
             if channel.peer_role == "controller" and not self.embedded:
                 first = channel.recv(None)
                 if first["t"] == "govern":
-                    Governor(channel, self.charges, self._asked()).run()
+                    Governor(channel, self.charges, self._asked).run()
                     return
             self.grants.serve(self._receiver(channel), first)
         except I2Error as error:
@@ -116,8 +121,3 @@ class Daemon:
         config, roots = self.config, self.grants.roots(channel.peer_id)
         those = (channel, self.ledger, config.var, roots, config.checkpoint_s)
         return Receiver(*those, own=self.grants.own, budgets=self.budgets)
-
-    def _asked(self) -> Mapping[str, Verb]:
-        """What a controller may ask."""
-        grants = self.grants
-        return {"wipe": grants.wipe, "release": grants.release, "refuse": grants.refuse}

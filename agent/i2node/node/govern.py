@@ -15,8 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -24,22 +23,17 @@ from i2node import log
 from i2node.errors import I2Error, PeerLost, ProtocolError, SessionError, UsageError
 from i2node.net.channel import Channel
 from i2node.node.charges import Charges
+from i2node.node.inventory import Verb
 from i2node.orders import plain
 
 _log = logging.getLogger(__name__)
-
-Verb = Callable[[Mapping[str, Any]], Any]
-"""Answers a question: takes its arguments, gives plain data, or raises I2Error. Called from any
-thread, several at a time."""
 
 TOLD_S = 2.0
 """Between two standings in which nothing changed."""
 PAUSE_S = 0.05
 """Between any two: what changes within is told as one."""
-ANSWERING = 8
-"""Questions of one channel that are answered beside each other."""
-WAITING = 64
-"""So many more may wait."""
+ANSWERING = 32
+"""Questions of one channel that are answered beside each other; more are refused."""
 STANDINGS_BYTES = 1 << 20
 """About as much goes in one message; a rule with many parts has much to tell."""
 
@@ -52,8 +46,7 @@ class Governor:
         self._charges = charges
         self._verbs = verbs
         self._over = threading.Event()
-        self._slots = threading.BoundedSemaphore(ANSWERING + WAITING)
-        self._pool = ThreadPoolExecutor(ANSWERING, thread_name_prefix="answer")
+        self._slots = threading.BoundedSemaphore(ANSWERING)
 
     def run(self) -> None:
         """From behind the first message."""
@@ -75,7 +68,6 @@ class Governor:
         finally:
             self._over.set()
             self._channel.close()
-            self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _handle(self, message: dict[str, Any]) -> None:
         kind = message["t"]
@@ -103,7 +95,10 @@ class Governor:
         if not isinstance(number, int | str):
             raise ProtocolError("a question without an id")
         if self._slots.acquire(blocking=False):
-            self._pool.submit(self._answer, number, message)
+            # A daemon: the end of the agent does not wait for what may take an hour.
+            threading.Thread(
+                target=self._answer, args=(number, message), name="answer", daemon=True
+            ).start()
         else:
             busy = SessionError("the node is busy with other questions", "ask again in a moment")
             self._channel.send(_failure(number, busy))

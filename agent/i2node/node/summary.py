@@ -70,7 +70,7 @@ def standing(facts: Facts, now: datetime) -> Standing:
         state=state,
         since=0.0,
         progress=100 if state is State.FINISH else progress(facts.reports) or facts.before,
-        stamp=course.stamp,
+        stamp=course.stamp or (course.last.stamp if course.last else ""),
         next_run=facts.next_run,
         reports=tuple(plain(report) for report in facts.reports) if facts.running else (),
         passes=course.passes,
