@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from i2node.errors import I2Error
 from i2node.model import State
 from i2node.net.transport import connect
 from i2node.orders import Want
-from i2node.schedule import Every, Plan, Slot
 
 OTHER = RULE[:-1] + "2"
 
@@ -201,17 +199,3 @@ def test_another_node_gets_nothing_by_calling_itself_a_part(house: House, tree: 
         answer = channel.recv(LONG)
     assert answer["t"] == "error" and "overlaps" in answer["cause"]
     assert house.alike(copy)
-
-
-def test_planned_runs_are_complete_one_after_the_other(house: House, tree: Path) -> None:
-    here = house.begin(tree, plan=Plan(once_at=1))
-    stood = here.state(State.FINISH)
-    assert stood.passes == 1 and house.alike(house.copy(stood))
-    slots = (Slot(every=Every.DAY, start=0, end=24 * 60, gap=1),)
-    house.order(here, (house.charge(tree, run=2, plan=Plan(slots=slots)),))
-    stood = here.state(State.WAITING)
-    assert stood.next_run is not None and stood.next_run > stood.since
-    house.order(here, (house.charge(tree, run=2, plan=Plan(slots=slots), want=Want.STOP),))
-    assert here.state(State.M_STOP).next_run is None
-    house.order(here, (replace(house.charge(tree), run=2, plan=Plan(slots=())),))
-    assert here.state(State.FINISH).passes == 1
