@@ -17,6 +17,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "session"))
 from master import House
 from nursery import Nursery
 
+import tmpfs
+
 
 @pytest.fixture(scope="module")
 def nursery() -> Iterator[Nursery]:
@@ -29,5 +31,14 @@ def house(nursery: Nursery) -> Iterator[House]:
     # Below /var/tmp: memory file systems used not to know user attributes.
     place = Path(tempfile.mkdtemp(prefix="i2node-charges-", dir="/var/tmp"))
     with closing(House(place, nursery)) as made:
+        yield made
+    shutil.rmtree(place)
+
+
+@pytest.fixture
+def house_apart(nursery: Nursery) -> Iterator[House]:
+    """Its room is on another file system than what the agents keep."""
+    place = Path(tempfile.mkdtemp(prefix="i2node-charges-", dir="/var/tmp"))
+    with tmpfs.directory() as room, closing(House(place, nursery, room)) as made:
         yield made
     shutil.rmtree(place)

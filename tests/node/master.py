@@ -140,12 +140,13 @@ class Link:
 class House:
     """`work` mirrors `source` to `backup`, below `base`, as soon as it is ordered."""
 
-    def __init__(self, place: Path, nursery: Nursery) -> None:
+    def __init__(self, place: Path, nursery: Nursery, room: Path | None = None) -> None:
+        """room: where it is to be, if not in place."""
         self.place = place
-        self.source, self.room = place / "source", place / "room"
+        self.source, self.room = place / "source", room or place / "room"
         self.base = self.room / f"{HOST}_26821"
         for directory in (self.source, self.room):
-            directory.mkdir()
+            directory.mkdir(exist_ok=True)
         self.work = Agent(place, "work", nursery)
         self.backup = Agent(place, "backup", nursery)
         self.identity = Identity.load(place / "controller")

@@ -46,6 +46,24 @@ def test_parts_that_nest_arrive_in_the_layout_of_their_run(house: House, tree: P
     assert len(house.stamps()) == 1 and house.stamps()[0] == stood.stamp
 
 
+def test_what_an_inner_part_works_with_is_not_in_the_outer_ones_tree(house_apart: House) -> None:
+    """It would be removed there as what the source does not have, and leave its traces in times."""
+    house, inner = house_apart, house_apart.source / "d" / "e"
+    write(house.source / "a")
+    write(inner / "c")
+    here = house.begin(house.source, inner)
+    copy = house.copy(here.state(LIVE))
+    for n in range(3):
+        charge = house.charge(house.source, inner, version=f"{n}", excludes=(f"*.{n}",))
+        house.order(here, (charge,))
+        here.stands(lambda one, n=n: one.version == f"{n}" and one.state is LIVE)
+        (inner / "large").write_bytes(os.urandom(3_000_000))
+        write(inner / f"new{n}")
+        until("there", (copy / "d" / "e" / f"new{n}").exists)
+        assert not list(copy.rglob(".i2node-*"))
+    house.becomes_alike(copy)
+
+
 def test_a_stop_and_a_start_go_on_in_the_same_run(house: House, tree: Path) -> None:
     here = house.begin(tree)
     stamp = here.state(LIVE).stamp

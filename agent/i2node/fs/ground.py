@@ -29,14 +29,17 @@ class Ground:
     untried: str = ""
 
 
-def try_ground(path: bytes, rule: str, state: Path, allowed: Sequence[Path]) -> Ground:
+def try_ground(
+    path: bytes, rule: str, state: Path, allowed: Sequence[Path], beside: bytes = b""
+) -> Ground:
     """Tries at a target root, a resolved path, or, where that is not there yet, at the nearest
-    directory above it, which is where it would be made. Leaves nothing there."""
+    directory above it, which is where it would be made. Leaves nothing there. beside: as of
+    TargetTree."""
     while not os.path.lexists(path):
         path = os.path.dirname(path)
     try:
         # A stage of its own: that of the rule may be in use.
-        tree = TargetTree(path, f"try-{rule}", state, allowed)
+        tree = TargetTree(path, f"try-{rule}", state, allowed, beside=beside)
     except I2Error as error:
         return Ground(untried=error.cause)
     try:

@@ -169,10 +169,10 @@ def make_target(path: bytes) -> None:
         ) from error
 
 
-def half_changed(path: bytes, rule: str, state: Path) -> bool:
+def half_changed(path: bytes, rule: str, state: Path, beside: bytes) -> bool:
     """Whether a crash left journals in a rule's stage, wherever that may have been."""
     name = os.fsencode(STAGE_PREFIX + rule[:12])
-    for home in (os.fsencode(state / "stage"), os.path.dirname(path), path):
+    for home in (os.fsencode(state / "stage"), beside, path):
         with suppress(OSError):
             if any(
                 n.endswith(os.fsencode(REDO_SUFFIX)) for n in os.listdir(b"%s/%s" % (home, name))
@@ -198,9 +198,13 @@ class TargetTree:
         state: Path,
         allowed: Sequence[Path],
         read_only: bool = False,
+        beside: bytes = b"",
     ) -> None:
+        """beside: the directory that is taken for the one above the root, where that is another
+        rule's."""
         _readable(path)
         self.root = Root(path)
+        self._beside = beside or os.path.dirname(path)
         self._name = (STAGE_PREFIX + rule[:12]).encode()
         self._stage: int | None = None
         self._home: int | None = None
@@ -236,10 +240,9 @@ class TargetTree:
 
     def _homes(self, state: Path, allowed: Sequence[Path]) -> Iterator[bytes]:
         yield os.path.realpath(os.fsencode(state / "stage"))
-        beside = os.path.dirname(self.root.path)
         roots = [os.path.realpath(os.fsencode(a)) for a in allowed]
-        if any(within(beside, r) for r in roots):
-            yield beside
+        if any(within(self._beside, r) for r in roots):
+            yield self._beside
 
     def _usable(self, home: bytes) -> int | None:
         """A descriptor of it where a name can go from there into the root: tried, since mounts do

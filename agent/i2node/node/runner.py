@@ -47,7 +47,8 @@ class Runner:
         self._file = tools.config.var / "charges" / f"{charge.rule}.json"
         self._course = self._read()
         self._kept: Course | None = None
-        self._act = courses.act(self._course, charge, time.time())
+        now = time.time()
+        self._act = courses.act(courses.followed(self._course, charge, now), charge, now)
         self._stint: Stint | None = None
         self._error: I2Error | None = None
         self._error_of: Charge | None = None

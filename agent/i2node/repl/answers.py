@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from i2node.errors import ProtocolError, Refused, SafetyStop, SessionError
@@ -59,8 +59,9 @@ def text(message: Message, key: str) -> str:
     return show(value.encode())
 
 
-def whole(message: Message) -> Whole | None:
-    """What the rule is a part of, if of anything; the rule is one of its parts."""
+def whole(message: Message, real: Callable[[bytes], bytes]) -> Whole | None:
+    """What the rule is a part of, if of anything. real: the real path of a root, Refused where none
+    may be."""
     told = message.get("whole")
     if told is None:
         return None
@@ -78,7 +79,7 @@ def whole(message: Message) -> Whole | None:
         raise ProtocolError("open is malformed")
     if sum(len(root) for _, root in parts) > ROOTS_MAX:
         raise ProtocolError("open names more than can be")
-    return Whole(name, parts)
+    return Whole(name, tuple((rule, real(root)) for rule, root in parts))
 
 
 def apart(message: Message, target: bytes) -> None:
@@ -103,9 +104,11 @@ def examining(message: Message) -> tuple[str, bytes]:
     return rule, root
 
 
-def examined(path: bytes, rule: str, state: Path, allowed: Sequence[Path]) -> Message:
+def examined(
+    path: bytes, rule: str, state: Path, allowed: Sequence[Path], beside: bytes
+) -> Message:
     """What the file system of a target root keeps, be it there yet or not; nothing of it stays."""
-    return told(try_ground(path, rule, state, allowed))
+    return told(try_ground(path, rule, state, allowed, beside))
 
 
 def probed(tree: TargetTree, question: Message) -> Iterator[Message]:

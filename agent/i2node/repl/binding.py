@@ -118,7 +118,8 @@ class Binding:
     def _examine(self, remote: Remote) -> None:
         root, options = self.root, self.options
         missing = cannot(root.fd, root.identity.birth != 0)
-        found = heard(remote.examine(self.rule, options.target.path), missing)
+        told = remote.examine(self.rule, options.target.path, options.whole)
+        found = heard(told, missing)
         demand(found, options.require, str(options.target))
         if found.untried or found.attributes == self._attributes:
             return  # of a full disk nothing is told, and it may be this rule that frees it

@@ -82,7 +82,7 @@ def _clear(
     if resolve_target(path, roots, own) != path:
         raise SafetyStop(f"a symlink stands on the way to {show(path)}")
     if os.path.lexists(path):
-        tree = TargetTree(path, record.rule, state, roots)
+        tree = TargetTree(path, record.rule, state, roots, beside=record.home)
         try:
             found = tree.root.identity
             if (found.ino, found.birth, found.fs) != (record.ino, record.birth, record.fs):

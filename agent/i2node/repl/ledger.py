@@ -36,7 +36,8 @@ HANDOVER_S = 10.0
 class Record:
     """A rule as the target knows it. source is for people, origin tells which directory that is.
     root is text with undecodable bytes escaped as surrogates. whole: the name of what the rule is
-    one of so many parts of, empty: of nothing. complete: its source brought all, and is done."""
+    one of so many parts of, empty: of nothing; beside: where it works, see `beside`, empty: beside
+    its root. complete: its source brought all, and is done."""
 
     rule: str
     peer: str
@@ -50,7 +51,13 @@ class Record:
     boot: str
     whole: str = ""
     parts: int = 1
+    beside: str = ""
     complete: bool = False
+
+    @property
+    def home(self) -> bytes:
+        """The directory where what the rule works with may stand, if not in the agent's own."""
+        return os.fsencode(self.beside or os.path.dirname(self.root))
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +222,7 @@ class Ledger:
                 following,
                 boot,
                 *(("", 1) if whole is None else (whole.name, len(whole.parts))),
+                os.fsdecode(beside(tree.root.path, whole)),
             )
         )
         return status
@@ -314,6 +322,13 @@ class Ledger:
             ) from error
 
 
+def beside(path: bytes, whole: Whole | None) -> bytes:
+    """The directory above a root; of one that lies in that of another part of the same whole, the
+    one above that: what is put there would be in the other's tree."""
+    tops = [root for _, root in whole.parts if within(path, root)] if whole else []
+    return os.path.dirname(min(tops, key=len, default=path))
+
+
 def _only_ways(tree: TargetTree, whole: Whole) -> bool:
     """Whether all that a root holds is the roots of other parts and the directories that lead
     there, which hold nothing else."""
@@ -349,7 +364,7 @@ def _settle(directory: Path) -> None:
 def _is_sound(record: Record) -> bool:
     texts: tuple[object, ...]
     texts = (record.rule, record.peer, record.source, record.origin, record.root)
-    texts += (record.fs, record.token, record.boot, record.whole)
+    texts += (record.fs, record.token, record.boot, record.whole, record.beside)
     if not all(isinstance(t, str) for t in texts) or type(record.parts) is not int:
         return False
     try:

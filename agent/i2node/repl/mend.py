@@ -38,7 +38,7 @@ def mend_all(ledger: Ledger, state: Path, allowed: Sequence[Path]) -> None:
     what is lost. What cannot be done now is told, and done when the rule's next session opens."""
     for record in ledger.records():
         path = os.fsencode(record.root)
-        if not half_changed(path, record.rule, state):
+        if not half_changed(path, record.rule, state, record.home):
             continue
         try:
             resolve_target(path, allowed)
@@ -66,7 +66,8 @@ def _is_there(path: bytes, record: Record) -> bool:
 def _mend_locked(ledger: Ledger, record: Record, state: Path, allowed: Sequence[Path]) -> None:
     ledger.lock(record.rule, record.peer, lambda: None)
     try:
-        tree = TargetTree(os.fsencode(record.root), record.rule, state, allowed)
+        root = os.fsencode(record.root)
+        tree = TargetTree(root, record.rule, state, allowed, beside=record.home)
         try:
             mend(tree, record.rule)
         finally:

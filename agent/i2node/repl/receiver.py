@@ -44,7 +44,7 @@ from i2node.net.stream import DataStream
 from i2node.repl import answers
 from i2node.repl.budget import Budget, Budgets, count
 from i2node.repl.idle import Idle
-from i2node.repl.ledger import Ledger
+from i2node.repl.ledger import Ledger, beside
 from i2node.repl.mend import apply_flags, mend
 from i2node.repl.remote import FAULTS_A_STEP, FLUSH, STEPS, error_message
 
@@ -165,16 +165,20 @@ class Receiver:
 
     def _examine(self, message: dict[str, object]) -> None:
         rule, root = answers.examining(message)
-        path = resolve_target(root, self.allowed, self.own)
+        path = self._real(root)
         if self.channel.peer_role != "controller":
             self.ledger.private(path, self.channel.peer_id)
-        self.channel.send(answers.examined(path, rule, self.state, self.allowed))
+        home = beside(path, answers.whole(message, self._real))
+        self.channel.send(answers.examined(path, rule, self.state, self.allowed, home))
+
+    def _real(self, root: bytes) -> bytes:
+        return resolve_target(root, self.allowed, self.own)
 
     def _open(self, message: dict[str, object]) -> None:
         rule, root, tokens, following = answers.opening(message)
         self.rule = rule
         self.read_only = bool(message.get("read_only"))
-        path = resolve_target(root, self.allowed, self.own)
+        path = self._real(root)
         answers.apart(message, path)
         peer = self.channel.peer_id
         if self.read_only:
@@ -183,17 +187,15 @@ class Receiver:
             self.tree = TargetTree(path, rule, self.state, self.allowed, read_only=True)
             self.channel.send({"t": "opened", "status": "known", "parts": [], "owner": True})
             return
-        whole = answers.whole(message)
+        whole = answers.whole(message, self._real)
         self.ledger.apart(rule, peer, path, whole)
         self.ledger.lock(rule, peer, self._give_way)
         self._locked = True
-        make_target(path)
-        for _, part in whole.parts if whole else ():
-            # Now, so that the times of the directories above are those of the source in the end.
-            part = resolve_target(part, self.allowed, self.own)
-            if part != path and within(part, path):
-                make_target(part)
-        tree = TargetTree(path, rule, self.state, self.allowed)
+        # Those within as well, so that the times above them are those of the source in the end.
+        for root in (path, *(part for _, part in (whole.parts if whole else ()))):
+            if within(root, path):
+                make_target(root)
+        tree = TargetTree(path, rule, self.state, self.allowed, beside=beside(path, whole))
         try:
             status = self.ledger.admit(
                 rule,

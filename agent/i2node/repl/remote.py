@@ -1,7 +1,7 @@
 """The target as the source sees it, and the messages between the two on the control channel.
 
     source                            target
-    examine {rule, root}              → examined {version, clock, kind, free, found}   before open
+    examine {rule, root, whole}       → examined {version, clock, kind, free, found}   before open
     open   {rule, root, tokens,       → opened  {status, parts, owner, boot}
             next, adopt, read_only,   → error   {code, cause, remedy}
             whole}
@@ -97,6 +97,10 @@ def error_message(error: I2Error) -> dict[str, object]:
     return {"t": "error", "code": error.code, "cause": error.cause, "remedy": error.remedy}
 
 
+def _told(whole: Whole | None) -> object:
+    return None if whole is None else [whole.name, [list(part) for part in whole.parts]]
+
+
 @dataclass(slots=True)
 class _Question:
     """One that was asked: answers not taken yet, and bytes that may still come."""
@@ -123,10 +127,10 @@ class Remote:
         self._questions: dict[int, _Question] = {}
         self._thread: threading.Thread | None = None
 
-    def examine(self, rule: str, root: bytes) -> dict[str, object]:
+    def examine(self, rule: str, root: bytes, whole: Whole | None = None) -> dict[str, object]:
         """What the target's file system keeps of a file, found by trying (repl.fidelity); before
         `open`. Raises Refused, SafetyStop or SessionError with the target's reason."""
-        self.channel.send({"t": "examine", "rule": rule, "root": root})
+        self.channel.send({"t": "examine", "rule": rule, "root": root, "whole": _told(whole)})
         return self._reply()
 
     def open(
@@ -164,7 +168,7 @@ class Remote:
                 "host": host_id(),
                 "path": path,
                 "left_out": left_out,
-                "whole": None if whole is None else [whole.name, list(map(list, whole.parts))],
+                "whole": _told(whole),
             }
         )
         opened = told.opened(self._reply())
