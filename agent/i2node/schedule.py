@@ -53,7 +53,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """once_at: seconds since 1970 of the only run; else the slots say."""
+    """once_at: seconds since 1970 of one run, beside those of the slots."""
 
     once_at: int | None = None
     slots: tuple[Slot, ...] = ()
@@ -61,10 +61,10 @@ class Plan:
     def next(self, after: datetime) -> datetime | None:
         """The first moment behind `after` (local, naive) at which a run begins; None: there is
         none any more."""
+        found = [_next(slot, after) for slot in self.slots]
         if self.once_at is not None:
             moment = datetime.fromtimestamp(self.once_at)
-            return moment if moment > after else None
-        found = [_next(slot, after) for slot in self.slots]
+            found.append(moment if moment > after else None)
         return min((moment for moment in found if moment is not None), default=None)
 
     @property

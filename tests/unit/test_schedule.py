@@ -83,3 +83,13 @@ def test_a_day_that_a_month_does_not_have_is_passed_over() -> None:
     assert plan.next(datetime(2026, 1, 31, 12)) == datetime(2026, 3, 31)
     leap = Plan(slots=(Slot(every=Every.MONTH, days=(29,), times=(60,)),))
     assert leap.next(datetime(2027, 1, 29, 2)) == datetime(2027, 3, 29, 1)
+
+
+def test_one_run_beside_those_of_the_slots() -> None:
+    noon = datetime(2026, 1, 5, 12)
+    at = int(datetime(2026, 1, 5, 12, 30).timestamp())
+    plan = Plan(once_at=at, slots=(Slot(every=Every.DAY, times=(60,)),))
+    assert plan.next(noon) == datetime(2026, 1, 5, 12, 30)
+    assert plan.next(datetime(2026, 1, 5, 12, 30)) == datetime(2026, 1, 6, 1)
+    assert Plan(once_at=at).next(datetime(2026, 1, 5, 12, 30)) is None
+    assert plan.next(datetime(2026, 1, 5, 0)) == datetime(2026, 1, 5, 1)

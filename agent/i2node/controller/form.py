@@ -38,6 +38,20 @@ class Form:
             clauses = "".join(f"{clause};\n" for clause in self._faults)
             raise Refusal(Code.INVALID, f"{Code.INVALID.text}  {clauses}")
 
+    def part(self, values: Mapping[str, Any], of: str) -> Form:
+        """An object within this one, by its full name, whose faults count as this one's."""
+        part = Form(values, of)
+        part._faults = self._faults
+        return part
+
+    def names(self) -> list[str]:
+        """The fields that were sent, empty or not."""
+        return [name for name in self._values if isinstance(name, str)]
+
+    def raw(self, field: str) -> Any:
+        """A field as it was sent; None where it was not."""
+        return self._values.get(field)
+
     def given(self, field: str) -> bool:
         """Whether it was sent and is not empty."""
         return self._values.get(field) not in (None, "", [], {})
@@ -53,6 +67,9 @@ class Form:
             self.fault(f"Not string: {self.named(field)}")
             return default or ""
         text = str(value)
+        if not is_storable(text):
+            self.fault(f"Not string: {self.named(field)}")
+            return default or ""
         if len(text) > most:
             self.fault(f"The {self.named(field)} field must be at most {most} characters in length")
         return text
@@ -64,9 +81,12 @@ class Form:
             self.fault(f"Not uuid: {self.named(field)}")
         return text.upper()
 
-    def uuids(self, field: str) -> list[str]:
+    def uuids(self, field: str, most: int = 10_000) -> list[str]:
         """A list of them; none where the field is missing."""
         found = self.items(field)
+        if len(found) > most:
+            self.fault(f"The {self.named(field)} field must hold at most {most} items")
+            return []
         if not all(isinstance(one, str) and UUID.fullmatch(one) for one in found):
             self.fault(f"Contains illegal UUID: {self.named(field)}[]")
             return []
@@ -111,13 +131,26 @@ class Form:
             return default or low
         return found
 
-    def choice(self, field: str, among: Collection[str], default: str | None = None) -> str:
-        """One of a few words or numbers, as text. default None: it must be given."""
-        text = self.text(field, default)
+    def choice(
+        self, field: str, among: Collection[str], default: str | None = None, because: str = ""
+    ) -> str:
+        """One of a few words or numbers, as text; true and false are 1 and 0. default None: it must
+        be given. because: why there are no others, and what to do."""
+        value = self._values.get(field)
+        text = str(int(value)) if isinstance(value, bool) else self.text(field, default)
         if text not in among and (self.given(field) or default is not None):
             allowed = ",".join(among)
-            self.fault(f"The {self.named(field)} field must be one of: {allowed}")
+            why = f" ({because})" if because else ""
+            self.fault(f"The {self.named(field)} field must be one of: {allowed}{why}")
         return text
+
+
+def is_storable(text: str) -> bool:
+    """Whether it is text that files and databases can hold: no NUL, no half of a pair."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _whole(value: object) -> int | None:
