@@ -14,10 +14,14 @@ from starlette.exceptions import HTTPException
 import i2node
 from i2node import log
 from i2node.controller.accounts import Accounts
+from i2node.controller.board import Board
 from i2node.controller.call import BODY_MOST, Call, Gate, call_of
 from i2node.controller.codes import Code
 from i2node.controller.envelope import Payload, Refusal, done, refused
+from i2node.controller.protection import Protection
 from i2node.controller.seal import Seal
+from i2node.controller.store.history import History
+from i2node.controller.store.rules import Rules
 from i2node.controller.tokens import Caller, TokenDesk
 from i2node.errors import I2Error
 
@@ -34,6 +38,10 @@ class Desk:
     tokens: TokenDesk
     gate: Gate
     seal: Seal
+    rules: Rules
+    protection: Protection
+    board: Board
+    history: History
 
 
 async def given(request: Request) -> Call:
@@ -77,7 +85,7 @@ class Answer(JSONResponse):
 
 def app_of(desk: Desk) -> FastAPI:
     """The application; `/api/docs` describes it."""
-    from i2node.controller import docs, sign_in, system
+    from i2node.controller import docs, fsp, numbers, sign_in, system
 
     app = FastAPI(
         title="i2node controller",
@@ -88,7 +96,7 @@ def app_of(desk: Desk) -> FastAPI:
         default_response_class=Answer,
     )
     app.state.desk = desk
-    for routes in (sign_in.routes, system.routes, docs.routes):
+    for routes in (sign_in.routes, system.routes, docs.routes, fsp.routes, numbers.routes):
         app.include_router(routes, prefix="/api")
     app.add_exception_handler(Refusal, _refuse)
     app.add_exception_handler(I2Error, _fail)
@@ -99,8 +107,8 @@ def app_of(desk: Desk) -> FastAPI:
 
 
 class Paths:
-    """Paths as clients write them: `//` is `/`, and `/apiauth/…` is `/api/auth/…`. Signatures are
-    of the path as it came."""
+    """Paths as clients write them: `//` is `/`, and `/apiauth/…` is `/api/auth/…`, as are others
+    that some clients join wrongly. Signatures are of the path as it came."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self._app = app
@@ -110,8 +118,8 @@ class Paths:
             path = scope["path"]
             told = path[path.find("/api") :] if "/api" in path else path
             clean = "/" + "/".join(part for part in path.split("/") if part)
-            if clean.startswith("/apiauth/"):
-                clean = "/api/auth/" + clean.removeprefix("/apiauth/")
+            if clean.startswith("/api") and clean[4:5] not in ("", "/"):
+                clean = "/api/" + clean[4:]
             scope = scope | {"i2_path": told, "path": clean, "raw_path": clean.encode()}
         await self._app(scope, receive, send)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from i2node.controller.codes import Code
+from i2node.controller.envelope import Refusal
 from i2node.orders import Standing
 
 
@@ -43,3 +45,38 @@ class Fleet(Protocol):
     def changed(self, *nodes: str, wait_s: float = 0.0) -> None:
         """Another is wanted of these nodes than before, as the database has it: tells them. With
         wait_s it returns when they hold it. Refusal: one of them does not within that time."""
+
+
+class Unlinked:
+    """A fleet of which no node is linked."""
+
+    def ask(
+        self, node: str, verb: str, arguments: Mapping[str, Any], timeout_s: float = 10.0
+    ) -> Any:
+        raise Refusal(Code.UNREACHABLE)
+
+    def ask_at(
+        self,
+        host: str,
+        port: int,
+        verb: str,
+        arguments: Mapping[str, Any],
+        timeout_s: float = 10.0,
+    ) -> Any:
+        raise Refusal(Code.UNREACHABLE)
+
+    def pair(self, host: str, port: int, code: str) -> str:
+        raise Refusal(Code.UNREACHABLE)
+
+    def reachable(self, host: str, port: int) -> bool:
+        return False
+
+    def online(self, node: str) -> bool:
+        return False
+
+    def standing(self, rule: str) -> Standing | None:
+        return None
+
+    def changed(self, *nodes: str, wait_s: float = 0.0) -> None:
+        if nodes and wait_s > 0:
+            raise Refusal(Code.UNREACHABLE)

@@ -24,10 +24,16 @@ from i2node import log
 from i2node.config import ControllerConfig
 from i2node.controller.accounts import Accounts
 from i2node.controller.app import Desk, app_of
+from i2node.controller.board import Board
 from i2node.controller.call import Gate
+from i2node.controller.fleet import Unlinked
+from i2node.controller.protection import Protection
 from i2node.controller.seal import Seal, Vault
 from i2node.controller.store.database import Database
+from i2node.controller.store.heard import Heard
+from i2node.controller.store.history import History
 from i2node.controller.store.logins import Logins
+from i2node.controller.store.rules import Rules
 from i2node.controller.store.users import Users
 from i2node.controller.tokens import TokenDesk
 from i2node.errors import UsageError
@@ -59,7 +65,18 @@ class Office:
         accounts = Accounts(Users(database))
         tokens = TokenDesk(Logins(database), vault)
         gate = Gate(tokens, config.strict_signatures)
-        return cls(config, database, accounts, Desk(accounts, tokens, gate, seal))
+        fleet, rules, heard = Unlinked(), Rules(database), Heard(database)
+        desk = Desk(
+            accounts,
+            tokens,
+            gate,
+            seal,
+            rules,
+            Protection(rules, vault, fleet),
+            Board(rules, heard, fleet),
+            History(database),
+        )
+        return cls(config, database, accounts, desk)
 
     def __enter__(self) -> Office:
         return self
