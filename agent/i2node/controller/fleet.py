@@ -1,82 +1,347 @@
-"""What the calls of the API need of the nodes behind them."""
+"""The nodes, as the calls of the API reach them.
+
+Of several controllers at one database one drives: it holds the lease, has a link to each node, and
+pushes what the database wants of it, whoever wrote that there. The others answer calls: what was
+heard of the rules they read from the database, questions they ask on connections of their own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
 
+from i2node import log
+from i2node.controller import terms
 from i2node.controller.codes import Code
 from i2node.controller.envelope import Refusal
-from i2node.orders import Standing
+from i2node.controller.link import Address, Conversation, Link
+from i2node.controller.seal import Vault
+from i2node.controller.store.heard import Heard
+from i2node.controller.store.leases import Leases
+from i2node.controller.store.links import Links, Wanted
+from i2node.controller.store.tables import Node
+from i2node.errors import I2Error, PeerLost, Refused, SessionError, UsageError
+from i2node.net import pairing
+from i2node.net.identity import Identity
+from i2node.net.tls import dial
+from i2node.net.transport import connect
+from i2node.orders import Orders, Standing
+
+_log = logging.getLogger(__name__)
+
+LEASE = "fleet"
+LEASE_S = 9.0
+"""So long after its last word a controller that is gone drives no more."""
+ROUND_S = 1.0
+"""Between two looks at what the database wants, and at what was heard."""
+NOTED_S = 5.0
+"""How often it is written down which nodes are there ..."""
+SEEN_S = 15.0
+"""... and how long that counts."""
+_DIAL_S = 3.0
 
 
-class Fleet(Protocol):
-    """The nodes, as the calls reach them; uuids are those of the API. Safe to use from several
-    threads."""
+class Fleet:
+    """Between `start` and `close`; uuids are those of the API. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        links: Links,
+        leases: Leases,
+        heard: Heard,
+        vault: Vault,
+        own_port: int,
+    ) -> None:
+        """own_port: where nodes find this controller that enrol themselves."""
+        self._identity = identity
+        self._store = links
+        self._leases = leases
+        self._heard = heard
+        self._vault = vault
+        self._own_port = own_port
+        self._holder = str(uuid.uuid4()).upper()
+        self._lock = threading.Lock()
+        self._links: dict[str, Link] = {}
+        self._pushed: dict[str, int] = {}
+        self._standings: dict[str, Standing] = {}
+        self._fresh: dict[str, Standing] = {}
+        self._leads_until = self._noted = 0.0
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="i2node-fleet", daemon=True)
+
+    def start(self) -> None:
+        """Begins to drive, or to wait for that."""
+        self._recall()
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends all links, and gives the lease back."""
+        self._ending.set()
+        self._thread.join()
+
+    @property
+    def drives(self) -> bool:
+        """Whether this is the controller that drives."""
+        return time.monotonic() < self._leads_until
+
+    # ------------------------------------------------------------------ what calls need
 
     def ask(
-        self, node: str, verb: str, arguments: Mapping[str, Any], timeout_s: float = 10.0
+        self,
+        node: str,
+        verb: str,
+        arguments: Mapping[str, Any] | None = None,
+        timeout_s: float = 10.0,
     ) -> Any:
         """What a node answers. Refusal: it cannot be reached, or what it said against it."""
+        with _refusing():
+            link = self._links.get(node)
+            if link is not None:
+                return link.ask(verb, arguments or {}, timeout_s)
+            address = next((a for a in self._addresses() if a.node == node), None)
+            if address is None:
+                raise Refusal(Code.NO_SUCH_NODE)
+            return self._ask_once(address, verb, arguments or {}, timeout_s)
 
     def ask_at(
         self,
         host: str,
         port: int,
         verb: str,
-        arguments: Mapping[str, Any],
+        arguments: Mapping[str, Any] | None = None,
         timeout_s: float = 10.0,
     ) -> Any:
         """The same of a host that is paired, and not registered yet."""
+        with _refusing():
+            return self._ask_once(Address("", host, port, ""), verb, arguments or {}, timeout_s)
 
     def pair(self, host: str, port: int, code: str) -> str:
         """Pairs with the node there by its code, and gives its node id. Refusal: it is not there,
         or the code is wrong."""
+        name = os.uname().nodename
+        with _refusing():
+            return pairing.pair(
+                *(host, port, code, self._identity),
+                role="controller",
+                name=name,
+                own_port=self._own_port,
+            ).node_id
 
     def reachable(self, host: str, port: int) -> bool:
-        """Whether a node answers there."""
+        """Whether something listens there."""
+        with suppress(I2Error):
+            dial(host, port, _DIAL_S, "looking for a node").close()
+            return True
+        return False
 
     def online(self, node: str) -> bool:
         """Whether there is a link to it now."""
+        link = self._links.get(node)
+        if link is not None or self.drives:
+            return link is not None and link.online
+        return self._store.seen(node) > time.time() - SEEN_S
 
     def standing(self, rule: str) -> Standing | None:
         """The newest that was heard of a rule; None: nothing."""
+        return self._standings.get(rule)
 
     def changed(self, *nodes: str, wait_s: float = 0.0) -> None:
         """Another is wanted of these nodes than before, as the database has it: tells them. With
-        wait_s it returns when they hold it. Refusal: one of them does not within that time."""
+        wait_s it returns when they hold it. Refusal: one of them does not within that time; it is
+        told when it is back. A controller that does not drive leaves it to the one that does."""
+        if not self.drives:
+            return
+        if any(node not in self._links for node in nodes):
+            self._round()
+        pushed = {node: self._push(node) for node in nodes}
+        until = time.monotonic() + wait_s
+        for node, number in pushed.items() if wait_s else ():
+            link = self._links.get(node)
+            with _refusing():
+                if link is None or number is None:
+                    raise PeerLost("there is no connection to it")
+                link.wait_held(number, max(0.0, until - time.monotonic()))
 
+    def _push(self, node: str) -> int | None:
+        """The number of what was pushed, None: it is told when it is back."""
+        link = self._links.get(node)
+        if link is None:
+            return None
+        try:
+            number = self._pushed[node] = link.push()
+        except I2Error:
+            return None
+        return number
 
-class Unlinked:
-    """A fleet of which no node is linked."""
+    # ------------------------------------------------------------------ the one thread
 
-    def ask(
-        self, node: str, verb: str, arguments: Mapping[str, Any], timeout_s: float = 10.0
+    def _run(self) -> None:
+        renew = 0.0
+        while not self._ending.is_set():
+            try:
+                if time.monotonic() >= renew:
+                    self._renew()
+                    renew = time.monotonic() + LEASE_S / 3
+                if self.drives:
+                    self._round()
+                    self._keep()
+                else:
+                    self._recall()
+            except Exception:
+                # The database may be away for a while: links go on, and so does this.
+                log.event(_log, logging.ERROR, "fault", at="fleet")
+            self._ending.wait(ROUND_S)
+        self._shut()
+        with suppress(Exception):
+            self._keep()
+            self._leases.give_back(LEASE, self._holder)
+
+    def _renew(self) -> None:
+        """Takes the lease, or keeps it. It ends here before it ends for others."""
+        asked, before = time.monotonic(), self.drives
+        if self._leases.take(LEASE, self._holder, LEASE_S):
+            self._leads_until = asked + LEASE_S
+        else:
+            self._leads_until = 0.0
+        if self.drives != before:
+            log.event(_log, logging.INFO, "controller-drives" if self.drives else "another-drives")
+        if not self.drives:
+            self._shut()
+
+    def _round(self) -> None:
+        """Makes the links those of the database, and pushes what is new in it."""
+        wanted = {address.node: address for address in self._addresses()}
+        numbers = self._store.numbers()
+        with self._lock:
+            for node, link in list(self._links.items()):
+                if wanted.get(node) != link.address:
+                    self._links.pop(node).close()
+            made = []
+            for node, address in wanted.items():
+                if node not in self._links:
+                    made.append(self._made(address))
+                    self._links[node] = made[-1]
+            behind = [
+                link
+                for node, link in self._links.items()
+                if self._pushed.get(node) != numbers.get(node)
+            ]
+            self._pushed = numbers
+        for link in made:
+            link.start()
+        for link in behind:
+            with suppress(I2Error):  # it is told when it is back
+                link.push()
+
+    def _made(self, address: Address) -> Link:
+        node = address.node
+        return Link(
+            address,
+            self._identity,
+            orders=lambda: self._orders(node),
+            heard=self._hear,
+            greeted=lambda of, version: self._store.greeted(of, version, int(time.time())),
+        )
+
+    def _orders(self, node: str) -> Orders:
+        if not self.drives:
+            raise SessionError("another controller drives")
+        wanted = self._store.wanted(node)
+        if wanted is None:
+            raise SessionError("the node is not registered any more")
+        return self._assembled(wanted, node)
+
+    def _assembled(self, wanted: Wanted, node: str) -> Orders:
+        charges, grants = [], []
+        for rule, work, backup in wanted.rules:
+            sides = (work.peer, backup.peer)
+            peers = [self._identity.peer(side) for side in sides]
+            if None in peers:
+                log.event(
+                    _log, logging.WARNING, "rule-left-out", rule=rule.uuid, cause="not paired"
+                )
+                continue
+            certificates = [peer.cert_pem for peer in peers if peer is not None]
+            if work.uuid == node:
+                secret = self._vault.opened(rule.secret) if rule.secret else ""
+                charges.append(terms.charge(rule, work, backup, secret, certificates[1]))
+            if backup.uuid == node:
+                grants.append(terms.grant(rule, work, certificates[0]))
+        return Orders(number=wanted.number, charges=tuple(charges), grants=tuple(grants))
+
+    def _hear(self, node: str, standings: list[Standing]) -> None:
+        for standing in standings:
+            self._standings[standing.rule] = standing
+            self._fresh[standing.rule] = standing
+
+    def _keep(self) -> None:
+        """What was heard since the last time, into the database."""
+        if self._fresh:
+            fresh, self._fresh = self._fresh, {}
+            self._heard.note(fresh.values(), time.time())
+        if time.monotonic() >= self._noted + NOTED_S:
+            self._noted = time.monotonic()
+            here = [node for node, link in self._links.items() if link.online]
+            self._store.saw(here, int(time.time()))
+
+    def _recall(self) -> None:
+        """What another controller heard, or this one before it was started."""
+        self._standings = {rule: last.standing for rule, last in self._heard.last().items()}
+
+    def _shut(self) -> None:
+        with self._lock:
+            links, self._links, self._pushed = self._links, {}, {}
+        for link in links.values():
+            link.close()
+
+    # ------------------------------------------------------------------ beside the links
+
+    def _addresses(self) -> list[Address]:
+        return [_address(node) for node in self._store.paired()]
+
+    def _ask_once(
+        self, address: Address, verb: str, arguments: Mapping[str, Any], timeout_s: float
     ) -> Any:
-        raise Refusal(Code.UNREACHABLE)
+        channel = connect(address.host, address.port, self._identity, address.peer or None)
+        try:
+            talk = Conversation(channel)
+            reader = threading.Thread(target=_read, args=(talk,), daemon=True)
+            reader.start()
+            return talk.ask(verb, arguments, timeout_s)
+        finally:
+            channel.close()
 
-    def ask_at(
-        self,
-        host: str,
-        port: int,
-        verb: str,
-        arguments: Mapping[str, Any],
-        timeout_s: float = 10.0,
-    ) -> Any:
-        raise Refusal(Code.UNREACHABLE)
 
-    def pair(self, host: str, port: int, code: str) -> str:
-        raise Refusal(Code.UNREACHABLE)
+def _read(talk: Conversation) -> None:
+    """Hands answers on until the channel is closed."""
+    try:
+        while True:
+            message = talk.channel.recv(None)
+            if message["t"] == "answer":
+                talk.answered(message)
+    except I2Error as error:
+        talk.end(error)
 
-    def reachable(self, host: str, port: int) -> bool:
-        return False
 
-    def online(self, node: str) -> bool:
-        return False
+def _address(node: Node) -> Address:
+    return Address(node.uuid, node.config_addr, node.config_port, node.peer)
 
-    def standing(self, rule: str) -> Standing | None:
-        return None
 
-    def changed(self, *nodes: str, wait_s: float = 0.0) -> None:
-        if nodes and wait_s > 0:
-            raise Refusal(Code.UNREACHABLE)
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Errors of the network and of nodes, in the codes of the API."""
+    try:
+        yield
+    except Refusal:
+        raise
+    except I2Error as error:
+        kinds = {PeerLost: Code.UNREACHABLE, Refused: Code.NODE_DENIES, UsageError: Code.INVALID}
+        code = next((code for kind, code in kinds.items() if isinstance(error, kind)), Code.FAILED)
+        raise Refusal(code, f"{code.text}: {error}") from error

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import secrets
 import signal
 from collections.abc import Iterator
@@ -26,12 +27,14 @@ from i2node.controller.accounts import Accounts
 from i2node.controller.app import Desk, app_of
 from i2node.controller.board import Board
 from i2node.controller.call import Gate
-from i2node.controller.fleet import Unlinked
+from i2node.controller.fleet import Fleet
 from i2node.controller.protection import Protection
 from i2node.controller.seal import Seal, Vault
 from i2node.controller.store.database import Database
 from i2node.controller.store.heard import Heard
 from i2node.controller.store.history import History
+from i2node.controller.store.leases import Leases
+from i2node.controller.store.links import Links
 from i2node.controller.store.logins import Logins
 from i2node.controller.store.rules import Rules
 from i2node.controller.store.users import Users
@@ -54,6 +57,8 @@ class Office:
     database: Database
     accounts: Accounts
     desk: Desk
+    identity: Identity
+    fleet: Fleet
 
     @classmethod
     def open(cls, config: ControllerConfig) -> Office:
@@ -65,7 +70,10 @@ class Office:
         accounts = Accounts(Users(database))
         tokens = TokenDesk(Logins(database), vault)
         gate = Gate(tokens, config.strict_signatures)
-        fleet, rules, heard = Unlinked(), Rules(database), Heard(database)
+        rules, heard = Rules(database), Heard(database)
+        identity = Identity.load(config.etc)
+        links = (Links(database), Leases(database), heard, vault)
+        fleet = Fleet(identity, *links, own_port=config.enroll_port)
         desk = Desk(
             accounts,
             tokens,
@@ -76,7 +84,7 @@ class Office:
             Board(rules, heard, fleet),
             History(database),
         )
-        return cls(config, database, accounts, desk)
+        return cls(config, database, accounts, desk, identity, fleet)
 
     def __enter__(self) -> Office:
         return self
@@ -96,11 +104,14 @@ class Office:
 
     def serve(self) -> None:
         """Answers calls until SIGTERM or SIGINT. UsageError: a port cannot be had."""
+        # Each link takes two descriptors, and the usual soft limit is that of old programs.
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:
         config, app = self.config, app_of(self.desk)
-        certificate = config.certificate or str(Identity.load(config.etc).key_file)
+        certificate = config.certificate or str(self.identity.key_file)
         plain, sealed = _settings(app), _settings(app)
         sealed.ssl_certfile = certificate
         try:
@@ -119,9 +130,13 @@ class Office:
         log.event(
             *(_log, logging.INFO, "controller-listens"), http_port=where[0], https_port=where[1]
         )
-        await asyncio.gather(
-            *(server.serve([door]) for server, door in zip(servers, doors, strict=True))
-        )
+        self.fleet.start()
+        try:
+            await asyncio.gather(
+                *(server.serve([door]) for server, door in zip(servers, doors, strict=True))
+            )
+        finally:
+            self.fleet.close()
         log.event(_log, logging.INFO, "controller-stopped")
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import or_, select, update
 
 from i2node.controller.store.database import Database
 from i2node.controller.store.tables import Node, Rule
+
+_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +56,15 @@ class Links:
         """A node is there, with this version of i2node."""
         with self._database.writing() as session:
             session.execute(update(Node).where(Node.uuid == node).values(version=version, seen=now))
+
+    def saw(self, nodes: Sequence[str], now: int) -> None:
+        """These nodes are there."""
+        with self._database.writing() as session:
+            for at in range(0, len(nodes), _AT_ONCE):
+                some = nodes[at : at + _AT_ONCE]
+                session.execute(update(Node).where(Node.uuid.in_(some)).values(seen=now))
+
+    def seen(self, node: str) -> int:
+        """When a node was last there, seconds since 1970; 0: never."""
+        with self._database.reading() as session:
+            return session.scalar(select(Node.seen).where(Node.uuid == node)) or 0
