@@ -3,11 +3,15 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from console import Console, started
+from postgres import cluster, emptied
+
+from i2node.controller.store.database import Database
 
 for _beside in ("e2e", "session"):
     sys.path.append(str(Path(__file__).resolve().parents[1] / _beside))
@@ -39,3 +43,25 @@ def sdk(tmp_path: Path) -> Path:
         "config.set_default(default_api_host=os.environ['I2HOST'])\n"
     )
     return where
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with cluster() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'controller.db'}"
+        return
+    with emptied(request.getfixturevalue("server"), f"t{uuid.uuid4().hex}") as found:
+        yield found
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    database = Database(url)
+    yield database
+    database.close()

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from postgres import cluster, emptied
 from sqlalchemy import create_engine
 
 from i2node.controller.store.database import Database
@@ -18,28 +15,6 @@ from i2node.controller.store.leases import Leases
 from i2node.controller.store.tables import Table
 from i2node.controller.store.users import Users
 from i2node.errors import UsageError
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with cluster() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'controller.db'}"
-        return
-    with emptied(request.getfixturevalue("server"), f"t{uuid.uuid4().hex}") as found:
-        yield found
-
-
-@pytest.fixture
-def database(url: str) -> Iterator[Database]:
-    database = Database(url)
-    yield database
-    database.close()
 
 
 def test_the_migrations_make_the_tables_that_are_used(url: str, database: Database) -> None:

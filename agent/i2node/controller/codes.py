@@ -23,6 +23,7 @@ class Code(IntEnum):
     NO_SUCH_ITEM = 10001011, "the item does not exist"
     FAILED = 10001012, "the operation failed"
     CHANGED = 10001013, "the entry has been changed, please refresh"
+    NODE_ANSWER = 10001015, "the node returned an error"
     STORE_FAILED = 10001017, "the database failed"
     NOT_ENABLED = 10001021, "the feature is not enabled"
     TOKEN_INVALID = 10001108, "the access token is invalid"
@@ -32,11 +33,14 @@ class Code(IntEnum):
     LOCKED_OUT = 10001174, "too many failed logins"
     TWO_KEYS = 10001160, "a user has at most two pairs of keys"
     NO_SUCH_NODE = 10011001, "the node does not exist"
+    ADDRESS_TAKEN = 10011109, "the management address is registered already"
+    NO_CAPACITY = 10011201, "the capacity of the node cannot be read"
     NODE_OFFLINE = 10011202, "the node is offline"
     NODE_DENIES = 10011203, "the node's authentication failed"
     NO_SUCH_RULE = 10031017, "the rule does not exist"
     OLD_RULE = 10061104, "work or backup node has a full-server rule already: delete it first"
     UNREACHABLE = 11110001, "the call failed, the node cannot be connected to"
+    NO_LINK = 11111001, "the call failed, there is no connection to the node"
     NO_SUCH_KEY = 10001162, "the access key does not exist"
 
 

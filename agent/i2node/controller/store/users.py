@@ -5,8 +5,10 @@ from __future__ import annotations
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
+from i2node.controller.codes import Code
+from i2node.controller.envelope import Refusal
 from i2node.controller.store.database import Database
-from i2node.controller.store.tables import Login, User
+from i2node.controller.store.tables import Login, Node, Rule, User
 
 
 class Users:
@@ -50,13 +52,22 @@ class Users:
             session.execute(delete(Login).where(Login.user_id == user.id))
             return True
 
-    def remove(self, name: str) -> bool:
-        """Removes one with its logins and keys; False: it is the last."""
-        with self._database.writing() as session:
-            if (session.scalar(select(func.count()).select_from(User)) or 0) <= 1:
-                return False
-            session.execute(delete(User).where(User.name == name))
-            return True
+    def remove(self, name: str) -> None:
+        """Removes one with its logins and keys. Refusal: it is the last, or has nodes or rules."""
+        try:
+            with self._database.writing() as session:
+                if (session.scalar(select(func.count()).select_from(User)) or 0) <= 1:
+                    raise Refusal(
+                        Code.DENIED, f"{name} is the last user: nobody could log in any more"
+                    )
+                user = session.scalar(select(User.id).where(User.name == name))
+                for table, what in ((Rule, "rule"), (Node, "node")):
+                    of = select(table.name).where(table.user_id == user).limit(1)
+                    if (one := session.scalar(of)) is not None:
+                        raise _owner(name, f"{what} {one}")
+                session.execute(delete(User).where(User.id == user))
+        except IntegrityError as error:
+            raise _owner(name, "what was made this moment") from error
 
     def failed(self, user: int, now: int, forgotten_s: int) -> None:
         """One login more that failed; those of before count if the last is less than forgotten_s
@@ -72,3 +83,7 @@ class Users:
         """The failures before count no more."""
         with self._database.writing() as session:
             session.execute(update(User).where(User.id == user).values(failures=0))
+
+
+def _owner(name: str, what: str) -> Refusal:
+    return Refusal(Code.DENIED, f"{name} is the owner of {what}: delete that first")
