@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from console import Console
 
 
@@ -31,6 +32,13 @@ def run(sdk: Path, console: Console, module: str) -> None:
 
 def test_its_tests_of_logging_in(sdk: Path, console: Console) -> None:
     run(sdk, console, "common/test/v20190104/AuthTest.py")
+
+
+@pytest.mark.parametrize(
+    "module", ["resource/test/v20190104/NodeTest.py", "common/test/v20190104/DirTest.py"]
+)
+def test_its_tests_of_nodes(sdk: Path, console: Console, module: str) -> None:
+    run(sdk, console, module)
 
 
 def script(sdk: Path, console: Console, text: str) -> str:

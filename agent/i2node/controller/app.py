@@ -18,9 +18,11 @@ from i2node.controller.board import Board
 from i2node.controller.call import BODY_MOST, Call, Gate, call_of
 from i2node.controller.codes import Code
 from i2node.controller.envelope import Payload, Refusal, done, refused
+from i2node.controller.fleet import Fleet
 from i2node.controller.protection import Protection
 from i2node.controller.seal import Seal
 from i2node.controller.store.history import History
+from i2node.controller.store.nodes import Nodes
 from i2node.controller.store.rules import Rules
 from i2node.controller.tokens import Caller, TokenDesk
 from i2node.errors import I2Error
@@ -42,6 +44,8 @@ class Desk:
     protection: Protection
     board: Board
     history: History
+    nodes: Nodes
+    fleet: Fleet
 
 
 async def given(request: Request) -> Call:
@@ -85,7 +89,17 @@ class Answer(JSONResponse):
 
 def app_of(desk: Desk) -> FastAPI:
     """The application; `/api/docs` describes it."""
-    from i2node.controller import docs, fsp, numbers, sign_in, system
+    from i2node.controller import (
+        discovery,
+        docs,
+        elsewhere,
+        folders,
+        fsp,
+        nodes,
+        numbers,
+        sign_in,
+        system,
+    )
 
     app = FastAPI(
         title="i2node controller",
@@ -96,8 +110,9 @@ def app_of(desk: Desk) -> FastAPI:
         default_response_class=Answer,
     )
     app.state.desk = desk
-    for routes in (sign_in.routes, system.routes, docs.routes, fsp.routes, numbers.routes):
-        app.include_router(routes, prefix="/api")
+    parts = (sign_in, elsewhere, nodes, folders, discovery, fsp, numbers, system, docs)
+    for part in parts:
+        app.include_router(part.routes, prefix="/api")
     app.add_exception_handler(Refusal, _refuse)
     app.add_exception_handler(I2Error, _fail)
     app.add_exception_handler(HTTPException, _no_such)

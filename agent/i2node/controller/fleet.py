@@ -119,8 +119,9 @@ class Fleet:
         timeout_s: float = 10.0,
     ) -> Any:
         """The same of a host that is paired, and not registered yet."""
+        address = Address("", host, port, self.peer_at(host, port))
         with _refusing():
-            return self._ask_once(Address("", host, port, ""), verb, arguments or {}, timeout_s)
+            return self._ask_once(address, verb, arguments or {}, timeout_s)
 
     def pair(self, host: str, port: int, code: str) -> str:
         """Pairs with the node there by its code, and gives its node id. Refusal: it is not there,
@@ -133,6 +134,12 @@ class Fleet:
                 name=name,
                 own_port=self._own_port,
             ).node_id
+
+    def peer_at(self, host: str, port: int) -> str:
+        """The node id of the host that was paired at this address; "": none was. Asks nobody."""
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        here = [peer for peer in self._identity.peers() if peer.address == where]
+        return max(here, key=lambda peer: peer.paired).node_id if here else ""
 
     def reachable(self, host: str, port: int) -> bool:
         """Whether something listens there."""

@@ -36,6 +36,7 @@ from i2node.controller.store.history import History
 from i2node.controller.store.leases import Leases
 from i2node.controller.store.links import Links
 from i2node.controller.store.logins import Logins
+from i2node.controller.store.nodes import Nodes
 from i2node.controller.store.rules import Rules
 from i2node.controller.store.users import Users
 from i2node.controller.tokens import TokenDesk
@@ -83,6 +84,8 @@ class Office:
             Protection(rules, vault, fleet),
             Board(rules, heard, fleet),
             History(database),
+            Nodes(database),
+            fleet,
         )
         return cls(config, database, accounts, desk, identity, fleet)
 
