@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from agents import agents
 from console import Console
 
 
@@ -39,6 +40,32 @@ def test_its_tests_of_logging_in(sdk: Path, console: Console) -> None:
 )
 def test_its_tests_of_nodes(sdk: Path, console: Console, module: str) -> None:
     run(sdk, console, module)
+
+
+def test_a_node_through_it(sdk: Path, console: Console, tmp_path: Path) -> None:
+    """Registered, changed by its helper that looks for the token itself, listed, removed."""
+    with agents(tmp_path, "wk") as (wk,):
+        text = f"""
+from info2soft.common.Auth import Auth
+from info2soft.resource.v20181227.Node import Node
+node = Node(Auth('admin', 'Info1234'))
+def data(answer):
+    assert answer[0]['data']['code'] == 0, answer[0]
+    return answer[0]['data']
+record = {{'config_addr': '127.0.0.1', 'config_port': {wk.port}, 'node_name': 'wk'}}
+proof = {{'i2id': {wk.code!r}, 'os_user': '', 'os_pwd': ''}}
+told = data(node.authNode({{**record, **proof}}))
+data(node.createNode({{'node': {{**record, 'cache_path': told['cache_path']}}}}))
+(found,) = data(node.listNode({{'search_field': 'node_name', 'search_value': 'wk'}}))['info_list']
+uuid = found['node_uuid']
+change = {{'node_uuid': uuid, 'os_pwd': '', **record, 'comment': 'through the SDK'}}
+data(node.modifyNode({{'node': change}}))
+kept = data(node.describeNode({{'node_uuid': uuid}}))['node']
+(state,) = data(node.listNodeStatus({{'node_uuids': [uuid]}}))['status']
+data(node.deleteNode({{'node_uuids': [uuid]}}))
+print(kept['comment'], state['status'], data(node.listNode({{}}))['total'])
+"""
+        assert script(sdk, console, text) == "through the SDK ONLINE 0"
 
 
 def script(sdk: Path, console: Console, text: str) -> str:
