@@ -16,6 +16,8 @@ A foreign error (OSError, ssl.SSLError, ...) is translated where it enters, with
 operation, and `from` the original. `cause` says what happened and to what; `remedy` what to do.
 """
 
+import errno
+
 
 class I2Error(Exception):
     """Root of the tree. `code` is stable and may be matched by scripts."""
@@ -94,6 +96,10 @@ class Refused(Halt):
 
     code = "refused"
     exit_status = 4
+
+
+SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""The host is short of something: what was asked for may be sound, and is had a moment later."""
 
 
 def of_code(code: str, cause: str, remedy: str = "") -> I2Error:

@@ -35,7 +35,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from i2node import log
-from i2node.errors import UsageError
+from i2node.errors import SHORT, I2Error, SessionError, UsageError
 
 _log = logging.getLogger("i2node.net")
 
@@ -242,7 +242,7 @@ class Identity:
         try:
             names = sorted(os.listdir(self._peers_dir))
         except OSError as e:
-            raise UsageError(f"reading the trust store {self._peers_dir}: {e.strerror}") from e
+            raise self._unread(e) from e
         found = (self._peer(name[:-4]) for name in names if name.endswith(".pem"))
         return {p.node_id: p for p in found if p is not None}
 
@@ -253,12 +253,16 @@ class Identity:
         try:
             seen = (_seen(path), _seen(path.with_suffix(".json")))
         except OSError as e:
-            raise UsageError(f"reading the trust store {self._peers_dir}: {e.strerror}") from e
+            raise self._unread(e) from e
         with self._lock:
             known = self._known.get(stem)
             if known is None or known[0] != seen:
                 known = self._known[stem] = (seen, _read_peer(path) if seen[0] else None)
             return known[1]
+
+    def _unread(self, error: OSError) -> I2Error:
+        kind = SessionError if error.errno in SHORT else UsageError
+        return kind(f"reading the trust store {self._peers_dir}: {error.strerror}")
 
 
 def _seen(path: Path) -> tuple[int, int, int] | None:

@@ -12,9 +12,11 @@ and writes down, in the same order, what the target is then expected to hold:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from i2node.errors import SHORT, I2Error, SafetyStop, SessionError
 from i2node.fs.touch import Touch
 from i2node.model import MOUNT, PROBED, RACY, Entry, Kind, Verdict
 from i2node.mover import batch, listing
@@ -401,3 +403,12 @@ def racy(entries: Iterable[Entry]) -> bytes:
 def named_root(own: Entry) -> bytes:
     """The root's own record as the journal keeps it: a listing of one name."""
     return known(own._replace(name=ROOT))
+
+
+def unlisted_root(status: int) -> I2Error:
+    """The root of the source could not be listed. Where its host is short of something, and nothing
+    is wrong with the root, that passes by itself."""
+    cause = f"cannot list the root of the source: {os.strerror(status)}"
+    if status in SHORT:
+        return SessionError(cause, "raise the limit of the source's agent, or free memory there")
+    return SafetyStop(cause, "mount it or make it readable; nothing was deleted for that")

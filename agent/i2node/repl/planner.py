@@ -10,12 +10,10 @@ unchanged.
 from __future__ import annotations
 
 import errno
-import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from i2node.errors import SafetyStop
 from i2node.fs.coalesce import Dirty
 from i2node.fs.pathset import PathSet
 from i2node.fs.sweep import GRAIN_NS, Name
@@ -29,7 +27,16 @@ from i2node.repl.draft import Draft, Sink
 from i2node.repl.emit import Emitter
 from i2node.repl.journal import Journal
 from i2node.repl.moves import Moves
-from i2node.repl.plan import Compared, Visit, join, named_root, racy, settled, without
+from i2node.repl.plan import (
+    Compared,
+    Visit,
+    join,
+    named_root,
+    racy,
+    settled,
+    unlisted_root,
+    without,
+)
 from i2node.repl.vigil import Vigil
 
 LIST_BATCH = 64
@@ -334,10 +341,7 @@ class Planner:
     def _unlisted(self, visit: Visit, status: int) -> None:
         """A directory that could not be listed deletes nothing."""
         if not visit.name:
-            raise SafetyStop(
-                f"cannot list the root of the source: {os.strerror(status)}",
-                "mount it or make it readable; nothing was deleted for that",
-            )
+            raise unlisted_root(status)
         if status in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             self._again(visit)
             return

@@ -24,7 +24,6 @@ from i2node import log
 from i2node.config import Config
 from i2node.errors import Halt, I2Error, SafetyStop, SessionError, UsageError
 from i2node.fs.coalesce import Dirty
-from i2node.fs.engine import watch_tree
 from i2node.fs.pathset import PathSet
 from i2node.fs.spill import IN_MEMORY
 from i2node.fs.touch import Touch
@@ -55,7 +54,7 @@ from i2node.repl.rules import excludes_of, keep_excludes, lock_rule, place_of, r
 from i2node.repl.sender import Sender
 from i2node.repl.told import Fault
 from i2node.repl.trouble import Troubles
-from i2node.repl.vigil import Vigil
+from i2node.repl.vigil import Vigil, armed
 
 _log = logging.getLogger(__name__)
 
@@ -232,7 +231,7 @@ class Session:
                         if agent is not None:
                             agent.close()
                         agent = EmbeddedAgent(self.config.etc.parent, self.options.target.path)
-                    self._attempt(binding, agent)
+                    self._try(binding, agent)
                     return
                 except SessionError as error:
                     if self._stop.is_set():
@@ -252,6 +251,12 @@ class Session:
         finally:
             if agent is not None:
                 agent.close()
+
+    def _try(self, binding: Binding, agent: EmbeddedAgent | None) -> None:
+        try:
+            self._attempt(binding, agent)
+        except OSError as error:
+            raise SessionError(f"a call to this host's kernel failed: {error}") from error
 
     def _attempt(self, binding: Binding, agent: EmbeddedAgent | None) -> None:
         """One connection, from hello to bye."""
@@ -316,12 +321,8 @@ class Session:
     def _plan(self, binding: Binding, sender: Sender, remote: Remote) -> Planner:
         root, journal = binding.root, binding.journal
         if self._watch is None and not self.options.once:
-            asked = self.config.watch, self.config.sweep_s
-            self._watch = watch_tree(root, self._dirty, self.paths, *asked)
-            self._watch.start()
-            those = (root, journal, self.paths, self._dirty, self._watch)
-            self._vigil = Vigil(*those, self.config, lambda: self._state == State.REPLICATION)
-            self._vigil.start()
+            those = (root, journal, self.paths, self._dirty, self.config)
+            self._watch, self._vigil = armed(*those, lambda: self._state == State.REPLICATION)
         planner = Planner(
             *(root, journal, sender, self.paths, self._dirty, self._watch, remote.probe),
             *(self._troubles.unreadable, self.config.small_file_max, self.config.frame_bytes),

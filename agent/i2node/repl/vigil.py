@@ -14,6 +14,7 @@ from pathlib import Path
 from i2node import log
 from i2node.config import Config
 from i2node.fs.coalesce import Dirty
+from i2node.fs.engine import watch_tree
 from i2node.fs.mounts import Mounts, is_shared
 from i2node.fs.pathset import PathSet
 from i2node.fs.sweep import Name, Sweep
@@ -33,6 +34,27 @@ _COUNT_CPU = 0.05  # for counting names, which is done but once
 _ALL_PROCESSES = 0xEFFFFFFC
 """Inode number of the first namespace of processes (linux/proc_ns.h): from any other one those
 outside are not seen."""
+
+
+def armed(
+    root: Root,
+    journal: Journal,
+    paths: PathSet,
+    dirty: Dirty,
+    config: Config,
+    active: Callable[[], bool],
+) -> tuple[Watch, Vigil]:
+    """A watch of the source and who looks after the rest, both begun, or neither: it raises what
+    hindered that."""
+    watch = watch_tree(root, dirty, paths, config.watch, config.sweep_s)
+    try:
+        vigil = Vigil(root, journal, paths, dirty, watch, config, active)
+    except BaseException:
+        watch.close()
+        raise
+    watch.start()
+    vigil.start()
+    return watch, vigil
 
 
 class Vigil:
