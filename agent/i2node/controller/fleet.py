@@ -70,6 +70,7 @@ class Fleet:
         self._lock = threading.Lock()
         self._links: dict[str, Link] = {}
         self._pushed: dict[str, int] = {}
+        self._known: set[str] = set()
         self._standings: dict[str, Standing] = {}
         self._fresh: dict[str, Standing] = {}
         self._leads_until = self._noted = 0.0
@@ -200,6 +201,7 @@ class Fleet:
                     self._round()
                     self._keep()
                 else:
+                    self._addresses()
                     self._recall()
             except Exception:
                 # The database may be away for a while: links go on, and so does this.
@@ -311,7 +313,21 @@ class Fleet:
     # ------------------------------------------------------------------ beside the links
 
     def _addresses(self) -> list[Address]:
-        return [_address(node) for node in self._store.paired()]
+        nodes = self._store.paired()
+        self._introduce([node for node in nodes if node.peer not in self._known])
+        return [_address(node) for node in nodes]
+
+    def _introduce(self, nodes: list[Node]) -> None:
+        """A node that was paired with one of the controllers is known to all of them."""
+        for node in nodes:
+            peer = self._identity.peer(node.peer)
+            if peer is not None and not node.certificate:
+                self._store.certify(node.uuid, node.peer, peer.cert_pem)
+            elif peer is None and node.certificate:
+                address = f"{node.config_addr}:{node.config_port}"
+                self._identity.trust(node.certificate, name=node.name, address=address)
+            elif peer is not None:
+                self._known.add(node.peer)
 
     def _ask_once(
         self, address: Address, verb: str, arguments: Mapping[str, Any], timeout_s: float

@@ -57,6 +57,12 @@ class Links:
         with self._database.writing() as session:
             session.execute(update(Node).where(Node.uuid == node).values(version=version, seen=now))
 
+    def certify(self, node: str, peer: str, certificate: str) -> None:
+        """Keeps the certificate of a node, as long as it is this peer."""
+        with self._database.writing() as session:
+            of = (Node.uuid == node) & (Node.peer == peer)
+            session.execute(update(Node).where(of).values(certificate=certificate))
+
     def saw(self, nodes: Sequence[str], now: int) -> None:
         """These nodes are there."""
         with self._database.writing() as session:

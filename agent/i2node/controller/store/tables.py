@@ -66,9 +66,10 @@ class AccessKey(Table):
 
 
 class Node(Table):
-    """A host. peer: its node id, by which its certificate is known; empty until it was paired.
-    orders: the number of what is wanted of it, which rises with each change of that. fields: what
-    else the API keeps of it, by its names. seen: when it was last heard of."""
+    """A host. peer: its node id, empty until it was paired; certificate: the one with that id, PEM,
+    for the controllers that it was not paired with. orders: the number of what is wanted of it,
+    which rises with each change of that. fields: what else the API keeps of it, by its names. seen:
+    when it was last heard of."""
 
     __tablename__ = "nodes"
 
@@ -83,6 +84,7 @@ class Node(Table):
     config_port: Mapped[int]
     data_addr: Mapped[str] = mapped_column(String(255))
     peer: Mapped[str] = mapped_column(String(64), default="", index=True)
+    certificate: Mapped[str] = mapped_column(default="")
     orders: Mapped[int] = mapped_column(default=0)
     os_version: Mapped[str] = mapped_column(String(255), default="")
     version: Mapped[str] = mapped_column(String(64), default="")

@@ -17,6 +17,7 @@ def upgrade() -> None:
         sa.Column("config_port", sa.Integer, nullable=False),
         sa.Column("data_addr", sa.String(255), nullable=False),
         sa.Column("peer", sa.String(64), nullable=False, index=True),
+        sa.Column("certificate", sa.String, nullable=False),
         sa.Column("orders", sa.Integer, nullable=False),
         sa.Column("os_version", sa.String(255), nullable=False),
         sa.Column("version", sa.String(64), nullable=False),
