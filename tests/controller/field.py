@@ -1,0 +1,134 @@
+"""Nodes behind a controller: real agents, each with a home and a port of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from console import Console
+from ends import free_port
+
+PATIENCE_S = 90.0
+FSP = "info2soft.fsp.FspBackup.FspBackup"
+NODE = "info2soft.resource.v20181227.Node.Node"
+
+
+def until(what: str, holds: Callable[[], Any], seconds: float = PATIENCE_S) -> Any:
+    """Waits for something that is true, and gives it."""
+    end = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
+        time.sleep(0.02)
+    return found
+
+
+@dataclass
+class Agent:
+    """A node as its administrator has it."""
+
+    home: Path
+    port: int
+    log: Path
+    words: tuple[str, ...]
+    process: subprocess.Popen[bytes] | None = None
+    uuid: str = ""
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "i2node", "--home", str(self.home), "agent"]
+        listen = ["--listen", f"127.0.0.1:{self.port}", *self.words]
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen([*command, *listen], stdout=out, stderr=out)
+        until(f"the agent in {self.home}", self.answers)
+
+    def answers(self) -> bool:
+        assert self.process is not None and self.process.poll() is None, self.log.read_text()
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
+        except OSError:
+            return False
+        return True
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+            self.process.wait(60)
+        self.process = None
+
+    def told(self, *words: str) -> str:
+        """What a command of this home prints."""
+        command = [sys.executable, "-m", "i2node", "--home", str(self.home), *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@contextmanager
+def agent(place: Path, name: str, *words: str) -> Iterator[Agent]:
+    """A node that runs."""
+    made = Agent(place / f"home-{name}", free_port(), place / f"{name}.log", words)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+class Sdk:
+    """The vendor's SDK, logged in, call by call."""
+
+    def __init__(self, sdk: Path, console: Console) -> None:
+        env = os.environ | {"PYTHONPATH": str(sdk), "I2HOST": console.url}
+        voice = Path(__file__).with_name("voice.py")
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", str(voice)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=sdk,
+            env=env,
+            text=True,
+        )
+
+    def data(self, of: str, call: str, **values: Any) -> dict[str, Any]:
+        """The payload of a call, its code included."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        print(
+            json.dumps({"of": of, "call": call, "with": values}),
+            file=self._process.stdin,
+            flush=True,
+        )
+        for line in self._process.stdout:
+            if line.startswith("="):
+                envelope = json.loads(line[1:])
+                assert envelope["ret"] == 200, envelope
+                found: dict[str, Any] = envelope["data"]
+                return found
+        raise AssertionError(f"the SDK ended at {call}: {values}")
+
+    def done(self, of: str, call: str, **values: Any) -> dict[str, Any]:
+        """The same of a call that succeeds."""
+        found = self.data(of, call, **values)
+        assert found["code"] == 0, found
+        return found
+
+    def close(self) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
+
+
+def register(sdk: Sdk, agent: Agent, name: str) -> str:
+    """Registers a node by its code; gives its uuid."""
+    fields = {"node_name": name, "config_addr": "127.0.0.1", "config_port": str(agent.port)}
+    sdk.done(NODE, "createNode", node={**fields, "i2id": agent.told("code")})
+    listed = sdk.done(NODE, "listNode")["info_list"]
+    agent.uuid = next(one["node_uuid"] for one in listed if one["node_name"] == name)
+    return agent.uuid
