@@ -141,8 +141,8 @@ class MirrorOptions:
     secret_key is mixed into the keys of the data streams. bwlimit is a plan (net.throttle), ""
     is no limit. adopt takes over a target directory that is not empty and not this rule's. require
     names attributes (fs.trials) that the target must not lose. peer is the node id that the host of
-    the target must prove to have, "" any that is paired. strict_source stops a pass at the first
-    path that cannot be read.
+    the target must prove to have, "" any that is paired. strict_source stops the first
+    pass at the first path that cannot be read.
     """
 
     source: Path

@@ -29,6 +29,9 @@ from i2node.net import channel, identity, pairing, seal, wire
 from i2node.net.stream import DataStream
 from i2node.node import rpc
 from i2node.node.daemon import Daemon
+from i2node.node.vetting import vet
+from i2node.orders import plain as orders_plain
+from i2node.orders import read_orders
 from i2node.repl import told
 from i2node.repl.ledger import Ledger
 from i2node.repl.receiver import Receiver
@@ -187,6 +190,16 @@ def of_report(data: bytes) -> None:
     assert json.dumps([plain(report) for report in reports])
     assert all(isinstance(report, RuleReport) for report in reports)
     assert "\x1b" not in status_text(reports)
+
+
+def of_orders(data: bytes) -> None:
+    """What a controller orders, or what is kept of that."""
+    try:
+        held = read_orders(json.loads(data))
+        vet(held)
+    except (I2Error, ValueError, AttributeError, RecursionError):
+        return
+    assert read_orders(json.loads(json.dumps(orders_plain(held)))) == held
 
 
 @cache

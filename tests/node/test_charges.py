@@ -169,6 +169,30 @@ def test_what_becomes_excluded_stays_and_what_no_longer_is_comes_up_to_date(
     house.becomes_alike(copy)
 
 
+def test_what_the_agent_works_with_is_not_mirrored(house: House, tree: Path) -> None:
+    """It changes while it is mirrored, without end, and holds keys."""
+    place = house.place
+    here = house.begin(place, excludes=(str(house.room), f"{place}/backup", "*.log"))
+    stood = here.stands(lambda one: one.state is LIVE and one.reports[0]["in_sync"])
+    copy = house.copy(stood, place)
+    assert sorted(p.name for p in copy.iterdir()) == ["controller", "source", "work"]
+    assert list((copy / "work").iterdir()) == []
+    assert house.alike(copy / "source")
+
+
+def test_a_rule_whose_base_changes_leaves_no_journal_behind(house: House, tree: Path) -> None:
+    there, here = house.link(house.backup), house.link(house.work)
+    house.order(there, grants=(house.grant(roots=(str(house.room),)),))
+    kept = []
+    for base in (house.base, house.room / "other"):
+        house.order(here, (house.charge(tree, base=str(base), version=base.name),))
+        here.stands(lambda one, v=base.name: one.version == v and one.state is LIVE)
+        (journal,) = (house.work.home / "var" / "rules").iterdir()
+        kept.append(journal.name)
+        assert len(list(base.iterdir())) == 1
+    assert kept[0] != kept[1]
+
+
 def test_a_rule_that_is_gone_is_forgotten_with_its_trust(house: House, tree: Path) -> None:
     here = house.begin(tree)
     here.state(LIVE)

@@ -18,8 +18,8 @@ def planner(files: int, changed: int = 0) -> Planner:
     return cast(Planner, found)
 
 
-def census(files: int) -> Census:
-    return cast(Census, SimpleNamespace(files=files, bytes=10 * files))
+def census(files: int, complete: bool = True) -> Census:
+    return cast(Census, SimpleNamespace(files=files, bytes=10 * files, complete=complete))
 
 
 def flow(files: int) -> Flow:
@@ -61,3 +61,15 @@ def test_what_was_sent_is_not_counted_twice_between_two_attempts():
     progress.begin(None)
     progress.end(flow(3))
     assert progress.counts(planner(3), None).bytes_sent == 7
+
+
+def test_what_is_not_counted_yet_is_told():
+    progress = Progress()
+    progress.begin(census(100, complete=False))
+    assert progress.counts(planner(40, changed=40), flow(30)).counting
+    progress.begin(census(100))
+    assert not progress.counts(planner(40, changed=40), flow(30)).counting
+    progress.begin(None)
+    assert progress.counts(planner(40, changed=40), flow(30)).counting
+    progress.walked(planner(40, changed=40))
+    assert not progress.counts(planner(40, changed=40), flow(40)).counting

@@ -37,6 +37,8 @@ def try_ground(
     TargetTree."""
     while not os.path.lexists(path):
         path = os.path.dirname(path)
+    while beside and not os.path.lexists(beside):
+        beside = os.path.dirname(beside)
     try:
         # A stage of its own: that of the rule may be in use.
         tree = TargetTree(path, f"try-{rule}", state, allowed, beside=beside)

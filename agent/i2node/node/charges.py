@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,10 +55,9 @@ class Charges:
             runners = list(self._runners.values())
         for runner in runners:
             runner.end()
-        left = CLOSE_S
+        until = time.monotonic() + CLOSE_S
         for runner in runners:
-            if not runner.join(left):
-                left = 0.0  # the others have had the same time
+            runner.join(max(0.0, until - time.monotonic()))
 
     # ------------------------------------------------------------------ the orders
 
@@ -156,7 +155,7 @@ class Charges:
             if closing:
                 runner.end()
         self._grants.distrust(orders)
-        self._grants.prune()
+        self._grants.prune_beside()
         self._tell()
 
     # ------------------------------------------------------------------ told
@@ -178,10 +177,10 @@ class Charges:
         return [runner.standing() for runner in self._all()]
 
     def reports(self) -> list[RuleReport]:
-        """Of all sessions, and of each rule that has none now."""
+        """Of all sessions; of a rule that has none now, of the rule."""
         found: list[RuleReport] = []
         for runner in self._all():
-            found += runner.reports() or (_report(runner.standing()),)
+            found += runner.reports()
         return found
 
     def explain(self, path: bytes) -> dict[str, Any] | None:
@@ -189,7 +188,7 @@ class Charges:
         the error of the one that could not tell, where one could not."""
         lives: list[dict[str, Any]] = []
         failed: SessionError | None = None
-        runners = [runner for runner in self._all() if runner.reports()]
+        runners = [runner for runner in self._all() if runner.runs]
         for runner in runners:
             try:
                 if (life := runner.explain(path)) is not None:
@@ -207,20 +206,3 @@ class Charges:
     def _all(self) -> list[Runner]:
         with self._lock:
             return [self._runners[rule] for rule in sorted(self._runners)]
-
-
-def _report(standing: Standing) -> RuleReport:
-    """What there is to show of a rule without a session."""
-    return RuleReport(
-        rule=standing.rule,
-        source="",
-        target="",
-        state=standing.state,
-        phase="no session",
-        pid=os.getpid(),
-        since=standing.since,
-        progress=float(standing.progress),
-        cause=standing.cause,
-        remedy=standing.remedy,
-        blocked_on=standing.blocked_on,
-    )

@@ -23,7 +23,8 @@ class Course:
     the whole run where none is planned, first began, 0: none is; stamp: the same as the name of its
     directory. prepared: its script `before` was run. over: the run is finished. note: what there is
     to say about the last pass. since: runs are due after this moment, None: after the one in which
-    that is asked; planned: by which plan. Times are seconds since 1970."""
+    that is asked; planned: by which plan. sessions: the names of those that keep a journal. Times
+    are seconds since 1970."""
 
     run: int = 0
     began: float = 0.0
@@ -35,6 +36,7 @@ class Course:
     last: Run | None = None
     since: float | None = None
     planned: str = ""
+    sessions: tuple[str, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """As it is kept."""
@@ -46,10 +48,11 @@ class Course:
         values = {key: table[key] for key in cls.__dataclass_fields__ if key in table}
         if values.get("last") is not None:
             values["last"] = Run(**values["last"])
+        values["sessions"] = tuple(values.get("sessions", ()))
         course = cls(**values)
         sound = type(course.run) is int and type(course.passes) is int
         texts = (course.stamp, course.planned, course.note)
-        sound = sound and all(type(text) is str for text in texts)
+        sound = sound and all(type(text) is str for text in (*texts, *course.sessions))
         sound = sound and type(course.began) in (int, float)
         if not sound or not (course.since is None or type(course.since) in (int, float)):
             raise ValueError("not a course")
@@ -70,11 +73,14 @@ class Act(Enum):
 def followed(course: Course, charge: Charge, now: float) -> Course:
     """The course as the charge has it by now: another run, another plan."""
     if charge.run > course.run:
-        keep = {"passes": course.passes, "last": course.last}
-        course = Course(run=charge.run, **keep)  # type: ignore[arg-type]
+        course = Course(
+            run=charge.run, passes=course.passes, last=course.last, sessions=course.sessions
+        )
     planned = "" if charge.plan is None else repr(charge.plan)
     if planned != course.planned:
         course = replace(course, planned=planned, since=_since(charge.plan, now))
+    if charge.want is not Want.FINISH:
+        course = replace(course, prepared=False)  # another finish is to be prepared again
     if charge.want is Want.STOP:
         # What falls due while a person has it stopped is not made up for.
         return replace(course, since=None)

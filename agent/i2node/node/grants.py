@@ -110,6 +110,10 @@ class Grants:
 
     # ------------------------------------------------------------------ what goes
 
+    def prune_beside(self) -> None:
+        """Begins to `prune`: what is removed may be much."""
+        threading.Thread(target=self.prune, name="prune", daemon=True).start()
+
     def prune(self) -> None:
         """Removes the runs that are to stay no longer."""
         with self._pruning:

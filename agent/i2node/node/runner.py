@@ -9,6 +9,7 @@ shows is made of pictures (summary.py).
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from dataclasses import replace
@@ -20,7 +21,7 @@ from i2node.errors import Halt, I2Error, Refused, SessionError
 from i2node.node import course as courses
 from i2node.node import kept, scripts
 from i2node.node.course import Act, Course
-from i2node.node.stint import Stint, Tools, forget
+from i2node.node.stint import Stint, Tools, forget, names_of
 from i2node.node.summary import Facts, progress, standing
 from i2node.orders import Charge, Run, Standing
 from i2node.repl.report import RuleReport
@@ -83,7 +84,7 @@ class Runner:
     def forget(self) -> None:
         """Removes what is kept of the rule. To be called when it has ended and is wanted no more:
         nobody would clear it up later, and of a whole host it is large."""
-        forget(self._tools, self._charge, self._course.stamp)
+        forget(self._tools, self._course.sessions)
         self._file.unlink(missing_ok=True)
 
     def standing(self) -> Standing:
@@ -97,9 +98,29 @@ class Runner:
             return replace(made, since=self._told[1])
 
     def reports(self) -> tuple[RuleReport, ...]:
-        """Of its sessions."""
+        """Of its sessions; of the rule itself while there are none."""
         stint = self._stint
-        return stint.reports() if stint is not None else ()
+        if stint is not None:
+            return stint.reports()
+        stands, charge = self.standing(), self._charge
+        one = RuleReport(
+            rule=stands.rule,
+            source=", ".join(part.source for part in charge.parts),
+            target=f"{charge.host}:{charge.port}",
+            state=stands.state,
+            phase="no session",
+            pid=os.getpid(),
+            since=stands.since,
+            progress=float(stands.progress),
+            cause=stands.cause,
+            remedy=stands.remedy,
+        )
+        return (one,)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has sessions."""
+        return self._stint is not None
 
     def explain(self, path: bytes) -> dict[str, Any] | None:
         """As Session.explain."""
@@ -196,6 +217,9 @@ class Runner:
             self._end_stint()
             stint = None
         if stint is None:
+            names = names_of(self._tools, charge, stamp)
+            forget(self._tools, set(self._course.sessions).difference(names))
+            self._go(replace(self._course, sessions=names))
             made = Stint(self._tools, charge, stamp, once, self._wake)
             with self._lock:
                 self._stint = made
@@ -224,7 +248,8 @@ class Runner:
         note = self._after(charge) if over else ""
         self._end_stint()
         if charge.base:
-            forget(self._tools, charge, stint.stamp)  # nothing goes to that directory any more
+            # Nothing goes to that directory any more.
+            forget(self._tools, self._course.sessions)
         self._go(courses.passed(self._course, done, over, note))
         log.event(
             _log, logging.INFO, "pass-over", rule=charge.rule, problems=done.problems, last=over

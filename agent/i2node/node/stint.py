@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from i2node.model import MirrorOptions, Target, Whole
 from i2node.net.identity import Identity
 from i2node.orders import Charge, Part, Run
 from i2node.repl.report import Outcome, RuleReport
-from i2node.repl.rules import place_of, rule_home, rule_id
+from i2node.repl.rules import is_rule, place_of, rule_home, rule_id
 from i2node.repl.session import Session
 
 _log = logging.getLogger(__name__)
@@ -34,16 +34,18 @@ class Tools:
     told: Callable[[], None]
 
 
-def options_of(node: str, charge: Charge, stamp: str, once: bool) -> tuple[MirrorOptions, ...]:
-    """What each part's session is to do. node: this one's id. Sources that nest are left out of
-    each other, so that each part is mirrored once."""
+def options_of(tools: Tools, charge: Charge, stamp: str, once: bool) -> tuple[MirrorOptions, ...]:
+    """What each part's session is to do. Sources that nest are left out of each other, so that each
+    part is mirrored once; so is what the agent itself works with: it changes while it is mirrored,
+    and holds keys."""
+    own = [os.path.realpath(bytes(path)) for path in (tools.config.etc, tools.config.var)]
     base = f"{charge.base.rstrip('/')}/{stamp}" if charge.base else ""
     sources = [_real(part) for part in charge.parts]
     made = [
-        _options(charge, source, part, base, once, _inner(source, sources))
+        _options(charge, source, part, base, once, _inner(source, sources + own))
         for part, source in zip(charge.parts, sources, strict=True)
     ]
-    rows = tuple((rule_of(node, one), one.target.path) for one in made)
+    rows = tuple((rule_of(tools.identity.node_id, one), one.target.path) for one in made)
     whole = Whole(charge.rule, rows)
     return tuple(replace(one, whole=whole) for one in made)
 
@@ -80,12 +82,18 @@ def rule_of(node: str, options: MirrorOptions) -> str:
     return rule_id(node, os.fsencode(options.source), place_of(options))
 
 
-def forget(tools: Tools, charge: Charge, stamp: str) -> None:
-    """Removes what the sessions keep of themselves. Without it the target's content is compared
-    when they begin once more; nothing else is lost."""
-    for options in options_of(tools.identity.node_id, charge, stamp, once=False):
-        rule = rule_of(tools.identity.node_id, options)
-        shutil.rmtree(rule_home(tools.config.var, rule), ignore_errors=True)
+def names_of(tools: Tools, charge: Charge, stamp: str) -> tuple[str, ...]:
+    """The names of the rules that its sessions have."""
+    node = tools.identity.node_id
+    return tuple(rule_of(node, one) for one in options_of(tools, charge, stamp, once=False))
+
+
+def forget(tools: Tools, rules: Iterable[str]) -> None:
+    """Removes what sessions keep of themselves. Without it the target's content is compared when
+    they begin once more; nothing else is lost."""
+    for rule in rules:
+        if is_rule(rule):
+            shutil.rmtree(rule_home(tools.config.var, rule), ignore_errors=True)
 
 
 class _Sitting:
@@ -135,7 +143,7 @@ class Stint:
         self.began = time.time()
         self._sittings: list[_Sitting] = []
         try:
-            for options in options_of(tools.identity.node_id, charge, stamp, once):
+            for options in options_of(tools, charge, stamp, once):
                 self._sittings.append(_Sitting(tools, options, over))
         except BaseException:
             self.stop()

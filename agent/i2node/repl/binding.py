@@ -127,6 +127,11 @@ class Binding:
         self._attributes = found.attributes
         self.fidelity = fidelity_of(found.attributes)
 
+    @property
+    def mirrored(self) -> bool:
+        """Whether a first pass was completed."""
+        return bool(self.journal.get("mirrored"))
+
     def walked(self, problems: int) -> None:
         """The walk is through, and all that follows from it is durable."""
         if self.compare == "strict" and not problems:

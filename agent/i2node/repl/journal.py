@@ -93,7 +93,7 @@ class Journal(Doubts):
     def wipe(self) -> None:
         """Forgets all that the target is expected to hold, and commits."""
         with self._writing("wiping") as db:
-            db.execute("DELETE FROM meta WHERE key IN ('root', 'compared')")
+            db.execute("DELETE FROM meta WHERE key IN ('root', 'compared', 'mirrored')")
             for table in ("listing", "place", "doubt", "suspect"):
                 db.execute(f"DELETE FROM {table}")
             self.signatures.clear()

@@ -323,10 +323,11 @@ class Ledger:
 
 
 def beside(path: bytes, whole: Whole | None) -> bytes:
-    """The directory above a root; of one that lies in that of another part of the same whole, the
-    one above that: what is put there would be in the other's tree."""
+    """The directory above a root that lies in that of another part of the same whole, and above
+    that: what is put right beside it would be in the other's tree. Empty where none has it."""
     tops = [root for _, root in whole.parts if within(path, root)] if whole else []
-    return os.path.dirname(min(tops, key=len, default=path))
+    top = min(tops, key=len, default=path)
+    return b"" if top == path else os.path.dirname(top)
 
 
 def _only_ways(tree: TargetTree, whole: Whole) -> bool:

@@ -301,7 +301,7 @@ class Receiver:
             with suppress(I2Error):
                 self.budgets.close(self.rule, ended)
             with suppress(I2Error):
-                if ended and self._complete and self._durable == self._applied:
+                if self._complete and self._durable == self._applied:
                     self.ledger.completed(self.rule)
                     self.completed = True
         if self.tree is not None:

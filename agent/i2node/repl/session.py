@@ -366,8 +366,7 @@ class Session:
         self._enter(State.MIRROR, "mirror")
         self._history.walking = True
         root = binding.root
-        fresh = not binding.journal.get("mirrored")
-        census = Census(root, self.paths, self._stop.is_set) if fresh else None
+        census = None if binding.mirrored else Census(root, self.paths, self._stop.is_set)
         self._progress.begin(census)
         for attempt in range(ONCE_PASSES):
             planner.examined_files = planner.examined_bytes = 0
@@ -414,7 +413,8 @@ class Session:
         self.on_state()
 
     def _stopped(self) -> bool:
-        if self.options.strict_source and (first := self._troubles.first) is not None:
+        first = self._troubles.first if self.options.strict_source else None
+        if first is not None and not (self._binding and self._binding.mirrored):
             raise SafetyStop(
                 f"{first.path} {first.cause}, and the first pass of this rule is to stop at that",
                 first.remedy or "make it readable, or leave it out; then start the rule again",
