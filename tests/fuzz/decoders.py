@@ -324,6 +324,7 @@ def of_source(data: bytes) -> None:
         {"t": "probe", "n": 1, "content": True, "dirs": [[b"", [b"dir"]], [b"dir", []]]},
         {"t": "sign", "n": 2, "path": b"file"},
         {"t": "stream", "number": 0, "encrypt": True, "secret": b""},
+        {"t": "complete", "n": 3},
         {"t": "bye"},
     )
     ear = _Ear()

@@ -107,7 +107,7 @@ class Receiver:
         self._flush = -1
         self._changed = False  # whether there is something to be made durable
         self._disk = threading.Lock()
-        self._over = self._said_bye = self._complete = False
+        self._over = self._said_bye = False
         self._locked = False
         self._line_idle, self._disk_idle = Idle(), Idle()
         self._threads: list[threading.Thread] = []
@@ -145,7 +145,6 @@ class Receiver:
             self._examine(message)
         elif kind == "bye":
             self._over = self._said_bye = True
-            self._complete = message.get("complete") is True
         elif self.tree is None:
             raise ProtocolError(f"{kind!r} before open")
         elif kind == "stream" and not self.read_only and self._stream is None:
@@ -154,6 +153,10 @@ class Receiver:
             self._answer(answers.probed(self.tree, message))
         elif kind == "sign":
             self._answer(answers.signed(self.tree, message))
+        elif kind == "complete" and self._locked and self._durable == self._applied:
+            self.ledger.completed(self.rule)
+            self.completed = True
+            self.channel.send({"t": "completed", "n": message.get("n"), "part": b""})
         else:
             raise ProtocolError(f"unexpected message {kind!r}")
 
@@ -297,13 +300,8 @@ class Receiver:
         for thread in self._threads:
             thread.join()
         if self.budget is not None:
-            ended = self._said_bye and self._flush == self._applied
             with suppress(I2Error):
-                self.budgets.close(self.rule, ended)
-            with suppress(I2Error):
-                if self._complete and self._durable == self._applied:
-                    self.ledger.completed(self.rule)
-                    self.completed = True
+                self.budgets.close(self.rule, self._said_bye and self._flush == self._applied)
         if self.tree is not None:
             tree, self.tree = self.tree, None
             with suppress(OSError, I2Error):

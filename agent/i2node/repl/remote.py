@@ -12,7 +12,8 @@
                                       ← durable {seq}            will survive a power cut
                                       ← faults  {seq, faults}    [[path, other, op, errno, at]]
                                       ← stalled {cause, remedy}  the disk refuses; tried again
-    bye    {complete}                   ends the session; complete: a pass that was to be the last
+    complete {n}                      → completed {n, part}     of a whole, nothing more is to come
+    bye    {}                           ends the session
 
 Paths and listings are bytes; a listing or signature longer than PART goes in several parts, all but
 the last of just that length. What a target tells is checked as it comes (told.py): one that lies
@@ -223,11 +224,16 @@ class Remote:
         records = told.signature(b"".join(parts), size, block)
         return Basis(records, size, block, mtime) if block else None
 
-    def bye(self, complete: bool = False) -> None:
-        """Ends the session in good order. complete: all that the source has is there, and nothing
-        more is to come."""
+    def complete(self) -> None:
+        """All that the source has is durable there, and nothing more is to come: returns when the
+        target has noted it."""
+        with self._asking({"t": "complete"}, 1, 0) as n:
+            self._answer(n)
+
+    def bye(self) -> None:
+        """Ends the session in good order."""
         with suppress(I2Error):
-            self.channel.send({"t": "bye", "complete": complete})
+            self.channel.send({"t": "bye"})
 
     def __enter__(self) -> Remote:
         return self
@@ -296,7 +302,7 @@ class Remote:
 
     def _handle(self, message: dict[str, object]) -> None:
         kind = message.get("t")
-        if kind in ("probed", "signed"):
+        if kind in ("probed", "signed", "completed"):
             self._heard(message)
         elif kind == "applied":
             self.on_applied(_seq(message), message.get("waits") is True)

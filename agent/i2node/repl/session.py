@@ -315,8 +315,8 @@ class Session:
             remote.on_lost = sender.fail
             sender.line.on_fail = self._dirty.wake
             planner = self._plan(binding, sender, remote)
-            self._replicate(binding, planner, sender)
-            remote.bye(complete=self._state == State.FINISH)
+            self._replicate(binding, planner, sender, remote)
+            remote.bye()
 
     def _plan(self, binding: Binding, sender: Sender, remote: Remote) -> Planner:
         root, journal = binding.root, binding.journal
@@ -342,7 +342,9 @@ class Session:
             self._vigil.close()
             self._watch.close()
 
-    def _replicate(self, binding: Binding, planner: Planner, sender: Sender) -> None:
+    def _replicate(
+        self, binding: Binding, planner: Planner, sender: Sender, remote: Remote
+    ) -> None:
         """The walk, if it is still to be done, then live rounds."""
         if self._walked:
             for ino in planner.belief.in_doubt:
@@ -354,6 +356,8 @@ class Session:
             self._enter(State.M_STOP, "stopped")
             return
         if self.options.once:
+            if self.options.whole is not None:
+                remote.complete()
             self._enter(State.FINISH, "done")
             return
         self._enter(State.REPLICATION, "live")
