@@ -112,6 +112,19 @@ def test_the_only_run_may_be_due_before_it_is_heard_of() -> None:
     assert courses.act(after, wanted, NOW) is Act.REST
 
 
+def test_a_single_run_beside_others_is_due_once() -> None:
+    both = Plan(once_at=int(NOW) - 60, slots=HOURLY.slots)
+    wanted = charge(plan=both)
+    course = courses.followed(Course(), wanted, NOW)
+    assert courses.act(course, wanted, NOW) is Act.PASS
+    running = courses.begun(course, wanted, NOW)
+    after = courses.followed(courses.passed(running, done(running), over=False), wanted, NOW)
+    assert courses.due(after, wanted) == datetime(2026, 3, 4, 13).timestamp()
+    edited = charge(plan=replace(both, slots=(*both.slots, Slot(every=Every.DAY, times=(5,)))))
+    again = courses.followed(after, edited, NOW)
+    assert courses.act(again, edited, NOW) is Act.WAIT
+
+
 def test_another_plan_counts_from_when_it_is_heard_of() -> None:
     course = courses.followed(Course(), charge(plan=HOURLY), NOW)
     morning = charge(plan=Plan(slots=(Slot(every=Every.DAY, times=(8 * 60,)),)))

@@ -78,22 +78,26 @@ def followed(course: Course, charge: Charge, now: float) -> Course:
         )
     planned = "" if charge.plan is None else repr(charge.plan)
     if planned != course.planned:
-        course = replace(course, planned=planned, since=_since(charge.plan, now))
+        since = _since(charge.plan, now, first=not course.planned)
+        course = replace(course, planned=planned, since=since)
     if charge.want is not Want.FINISH:
         course = replace(course, prepared=False)  # another finish is to be prepared again
     if charge.want is Want.STOP:
         # What falls due while a person has it stopped is not made up for.
         return replace(course, since=None)
     if course.since is None and charge.plan is not None:
-        course = replace(course, since=_since(charge.plan, now))
+        course = replace(course, since=_since(charge.plan, now, first=False))
     return course
 
 
-def _since(plan: Plan | None, now: float) -> float | None:
-    """The only run may be due already when it is heard of; of others only those to come are."""
+def _since(plan: Plan | None, now: float, first: bool) -> float | None:
+    """A single run may be due already when it is heard of; of others only those to come are. first:
+    there was no other plan before."""
     if plan is None:
         return None
-    return 0.0 if plan.once_at is not None else now
+    if plan.once_at is None or (plan.slots and not first):
+        return now
+    return min(now, plan.once_at - 1.0)
 
 
 def due(course: Course, charge: Charge) -> float | None:
