@@ -110,6 +110,11 @@ def test_the_only_run_may_be_due_before_it_is_heard_of() -> None:
     running = courses.begun(course, wanted, NOW)
     after = courses.passed(running, done(running), over=False)
     assert courses.act(after, wanted, NOW) is Act.REST
+    for stopped in (course, after):
+        halted = courses.followed(stopped, replace(wanted, want=Want.STOP), NOW)
+        again = courses.followed(halted, wanted, NOW + HOUR)
+        act = Act.PASS if stopped is course else Act.REST
+        assert courses.act(again, wanted, NOW + HOUR) is act
 
 
 def test_a_single_run_beside_others_is_due_once() -> None:
@@ -123,6 +128,9 @@ def test_a_single_run_beside_others_is_due_once() -> None:
     edited = charge(plan=replace(both, slots=(*both.slots, Slot(every=Every.DAY, times=(5,)))))
     again = courses.followed(after, edited, NOW)
     assert courses.act(again, edited, NOW) is Act.WAIT
+    asked = charge(plan=replace(both, once_at=int(NOW) - 1))
+    again = courses.followed(after, asked, NOW)
+    assert courses.act(again, asked, NOW) is Act.PASS, "a start now is another single run"
 
 
 def test_another_plan_counts_from_when_it_is_heard_of() -> None:

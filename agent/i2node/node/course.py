@@ -23,8 +23,8 @@ class Course:
     the whole run where none is planned, first began, 0: none is; stamp: the same as the name of its
     directory. prepared: its script `before` was run. over: the run is finished. note: what there is
     to say about the last pass. since: runs are due after this moment, None: after the one in which
-    that is asked; planned: by which plan. sessions: the names of those that keep a journal. Times
-    are seconds since 1970."""
+    that is asked; planned: by which plan; once: its single run that began. sessions: the names of
+    those that keep a journal. Times are seconds since 1970."""
 
     run: int = 0
     began: float = 0.0
@@ -36,6 +36,7 @@ class Course:
     last: Run | None = None
     since: float | None = None
     planned: str = ""
+    once: int | None = None
     sessions: tuple[str, ...] = ()
 
     def plain(self) -> dict[str, Any]:
@@ -78,24 +79,23 @@ def followed(course: Course, charge: Charge, now: float) -> Course:
         )
     planned = "" if charge.plan is None else repr(charge.plan)
     if planned != course.planned:
-        since = _since(charge.plan, now, first=not course.planned)
-        course = replace(course, planned=planned, since=since)
+        course = replace(course, planned=planned, since=_since(charge.plan, now, course.once))
     if charge.want is not Want.FINISH:
         course = replace(course, prepared=False)  # another finish is to be prepared again
     if charge.want is Want.STOP:
         # What falls due while a person has it stopped is not made up for.
         return replace(course, since=None)
     if course.since is None and charge.plan is not None:
-        course = replace(course, since=_since(charge.plan, now, first=False))
+        course = replace(course, since=_since(charge.plan, now, course.once))
     return course
 
 
-def _since(plan: Plan | None, now: float, first: bool) -> float | None:
-    """A single run may be due already when it is heard of; of others only those to come are. first:
-    there was no other plan before."""
+def _since(plan: Plan | None, now: float, once: int | None) -> float | None:
+    """The single run of a plan may be due already when it is heard of; of others only those to come
+    are. once: of which single run that is done."""
     if plan is None:
         return None
-    if plan.once_at is None or (plan.slots and not first):
+    if plan.once_at is None or plan.once_at == once:
         return now
     return min(now, plan.once_at - 1.0)
 
@@ -134,8 +134,12 @@ def begun(course: Course, charge: Charge, now: float) -> Course:
     if course.last is not None and stamp <= course.last.stamp:
         # Within a second, or by a clock that was set back: no two runs share a directory.
         stamp = f"{datetime.strptime(course.last.stamp, _STAMP) + timedelta(seconds=1):{_STAMP}}"
-    since = course.since if charge.plan is None else now
-    return replace(course, began=now, stamp=stamp if charge.base else "", since=since)
+    course = replace(course, began=now, stamp=stamp if charge.base else "")
+    plan = charge.plan
+    if plan is None:
+        return course
+    begins = plan.once_at is not None and plan.once_at <= now
+    return replace(course, since=now, once=plan.once_at if begins else course.once)
 
 
 def passed(course: Course, done: Run, over: bool, note: str = "") -> Course:

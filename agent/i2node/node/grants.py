@@ -13,7 +13,7 @@ from typing import Any
 
 from i2node import log
 from i2node.config import Config
-from i2node.errors import UsageError
+from i2node.errors import SessionError, UsageError
 from i2node.fs.tree import within
 from i2node.net.identity import Identity, Role, pem_to_der
 from i2node.orders import Grant, Orders
@@ -126,8 +126,9 @@ class Grants:
 
     def wipe(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """{rule, base, roots}: removes what the rule put below those of these roots that it is
-        granted; base: its runs, with their directories. Gives {removed: [path], left: [[path,
-        cause]]}. UsageError when the rule has no grant here, or not for one of the roots."""
+        granted; base: its runs, with their directories. Gives {removed: [path]}. UsageError when
+        the rule has no grant here, or not for one of the roots; SessionError when something could
+        not be removed: the rest is."""
         rule, base, roots = (question.get(key) for key in ("rule", "base", "roots"))
         if not isinstance(rule, str) or not isinstance(base or "", str):
             raise UsageError("wipe names no rule", "this is a defect of the controller")
@@ -150,7 +151,11 @@ class Grants:
         ]
         allowed = tuple(map(Path, grant.roots))
         done = clear(self.ledger, self.config.var, records, allowed, self.own, not base)
-        return {"removed": done.removed, "left": [list(one) for one in done.left]}
+        if done.left:
+            path, cause = done.left[0]
+            more = f", and {len(done.left) - 1} more" if len(done.left) > 1 else ""
+            raise SessionError(f"{path} was not removed: {cause}{more}", "see what stands there")
+        return {"removed": done.removed}
 
     # ------------------------------------------------------------------ the brake
 
