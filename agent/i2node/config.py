@@ -18,7 +18,7 @@ from typing import Any
 
 from i2node.errors import UsageError
 from i2node.log import LEVELS
-from i2node.model import PORT
+from i2node.model import ENROLL_PORT, PORT
 
 ENGINES = ("auto", "fanotify", "inotify")
 ETC = Path("/etc/sdata")
@@ -135,7 +135,7 @@ class ControllerConfig:
     """Address of all ports; empty: all, IPv6 too where the host has it."""
     http_port: int = _number(58080, 0, 65535)
     https_port: int = _number(58086, 0, 65535)
-    enroll_port: int = _number(58084, 0, 65535)
+    enroll_port: int = _number(ENROLL_PORT, 0, 65535)
     """Where nodes enrol themselves. 0, for each of the three, lets the kernel choose."""
     database: str = ""
     """URL, such as postgresql+psycopg://user:password@host/name; empty: SQLite in `var`."""
