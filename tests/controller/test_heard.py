@@ -70,9 +70,25 @@ def test_the_last_of_each_rule_is_there_for_whoever_starts_next(ground: Ground) 
 def test_what_is_not_new_is_written_once_in_a_while(ground: Ground) -> None:
     rule = ground.create()
     heard = Heard(ground.database)
-    times = [heard.note([standing(rule, progress=n)], NOW + n) for n in range(21)]
+    times = [heard.note([standing(rule, **sent(n))], NOW + n) for n in range(21)]
     assert [n for n, written in enumerate(times) if written] == [0, 10, 20]
-    assert heard.note([standing(rule, State.STALE)], NOW + 21) == 1
+    times = [heard.note([standing(rule, **sent(20))], NOW + n) for n in range(21, 60)]
+    assert [n for n, written in enumerate(times, 21) if written] == [50]
+    assert heard.note([standing(rule, State.STALE)], NOW + 61) == 1
+
+
+def test_a_fleet_that_reports_at_once_is_written_down_in_turns(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("i2node.controller.store.heard.AT_ONCE", 2)
+    rules = [ground.create(fsp_name=f"r{n}") for n in range(5)]
+    heard = Heard(ground.database)
+    assert heard.note([standing(rule) for rule in rules], NOW) == 5
+    times = [heard.note([standing(rule) for rule in rules], NOW + 30 + n) for n in range(4)]
+    assert times == [2, 2, 1, 0]
+    assert {last.heard for last in heard.last().values()} == {NOW + 30, NOW + 31, NOW + 32}
+    told = [standing(rule, State.STALE) for rule in rules]
+    assert heard.note(told, NOW + 90) == 5  # what is new does not wait
 
 
 def test_a_rule_that_is_gone_is_passed_over(ground: Ground) -> None:

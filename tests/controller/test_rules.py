@@ -468,7 +468,7 @@ def test_what_another_controller_heard_counts_while_it_is_new(ground: Ground) ->
     ground.fleet.linked.clear()
     (told,) = board(ground, NOW + 5).status([rule])
     assert told["status"] == "REPLICATION"
-    (told,) = board(ground, NOW + 60).status([rule])
+    (told,) = board(ground, NOW + 70).status([rule])
     assert told["status"] == "UNKNOWN"
 
 

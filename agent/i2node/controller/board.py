@@ -12,7 +12,7 @@ from i2node.controller.status import element
 from i2node.controller.store.heard import Heard, Last
 from i2node.controller.store.rules import Brief, Rules
 
-HEARD_S = 30.0
+HEARD_S = 60.0
 """A rule that another controller heard of within so many seconds can be heard."""
 RULE_WORDS = [
     "UNKNOWN",

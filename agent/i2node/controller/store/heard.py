@@ -1,8 +1,9 @@
 """What is heard of the rules, as the database keeps it: how each stands, a line for each change of
 that, the passes that are over, and what was sent when.
 
-A standing is written down when it says something new, and else once in a bucket of SPANS[0]: what
-was sent since it was last written is told by its counters, so that nothing is lost between.
+A standing is written down when it says something new, and else now and then, some at a time, so
+that a fleet that reports at once does not hold up who reads: what was sent since it was last
+written is told by its counters, so that nothing is lost between.
 """
 
 from __future__ import annotations
@@ -22,12 +23,17 @@ from i2node.controller.store.tables import LogLine, Pass, Rule, Traffic
 from i2node.controller.store.tables import Standing as Row
 from i2node.errors import ProtocolError
 from i2node.model import State
-from i2node.orders import Standing, plain, read_standing
+from i2node.orders import Standing, read_standing
 
 SPANS = (10, 3600, 86400)
 """Seconds of the buckets in which traffic is counted."""
 KEPT_S = {10: 3600, 3600: 40 * 86400, 86400: 800 * 86400}
 """How long buckets stay, by their span."""
+BUSY_S = 10.0
+IDLE_S = 30.0
+"""How often a rule is written down of which there is nothing new, as it sends something or not."""
+AT_ONCE = 400
+"""Of these, how many in one transaction."""
 LINES_S = 90 * 86400
 PASSES_S = 400 * 86400
 _FORGET_S = 3600  # how often the old is removed
@@ -87,7 +93,7 @@ class Heard:
             missing = [rule for rule in newest if rule not in self._written]
             if missing:
                 self._written |= self.last(missing)
-            due = [one for one in newest.values() if _is_due(self._written.get(one.rule), one, now)]
+            due = self._due(newest.values(), now)
             if not due:
                 return 0
             with self._database.writing() as session:
@@ -102,6 +108,19 @@ class Heard:
                 self._written.pop(rule, None)
             return len(due)
 
+    def _due(self, heard: Iterable[Standing], now: float) -> list[Standing]:
+        """All that say something new, and of the others those that were written longest ago."""
+        new, others = [], []
+        for one in heard:
+            before = self._written.get(one.rule)
+            if before is None or _news(before.standing) != _news(one):
+                new.append(one)
+                continue
+            idle = _sent(before.standing) == _sent(one)
+            if now >= before.heard + (IDLE_S if idle else BUSY_S):
+                others.append((before.heard, one.rule, one))
+        return new + [one for _, _, one in sorted(others, key=lambda each: each[:2])[:AT_ONCE]]
+
     def _write(
         self, session: Session, due: Sequence[Standing], ids: Mapping[str, int], now: float
     ) -> None:
@@ -114,7 +133,7 @@ class Heard:
             for span in SPANS:
                 for start, sent in spread(sent_since(before, one), began, now, span):
                     traffic[ids[one.rule], span, start] = (sent, _lag_ms(one))
-        rows = [{"rule_id": ids[one.rule], "heard": now, "told": plain(one)} for one in due]
+        rows = [{"rule_id": ids[one.rule], "heard": now, "told": _slim(one)} for one in due]
         _upsert(session, Row, rows, {})
         counted = [
             {"rule_id": rule, "span": span, "start": start, "sent": round(sent), "lag_ms": lag}
@@ -153,12 +172,6 @@ def spread(sent: float, began: float, ended: float, span: int) -> list[tuple[int
     ]
 
 
-def _is_due(before: Last | None, now: Standing, at: float) -> bool:
-    if before is None or _news(before.standing) != _news(now):
-        return True
-    return at // SPANS[0] != before.heard // SPANS[0]
-
-
 def _news(one: Standing) -> tuple[object, ...]:
     return (one.state, one.cause, one.run, one.version, one.passes, one.stamp, one.next_run)
 
@@ -192,6 +205,23 @@ def _passes(before: Last | None, one: Standing) -> list[Pass]:
     if one.last is None or one.passes <= count:
         return []
     return [Pass(rule=one.rule, began=one.last.began, ended=one.last.ended, told=asdict(one.last))]
+
+
+def _slim(one: Standing) -> dict[str, Any]:
+    """As it is kept: of the reports the numbers alone, and how many problems there are."""
+    told = {name: getattr(one, name) for name in Standing.__dataclass_fields__}
+    told["last"] = None if one.last is None else asdict(one.last)
+    told["reports"] = [
+        {name: value for name, value in report.items() if isinstance(value, int | float)}
+        | _problems(report)
+        for report in one.reports
+    ]
+    return told
+
+
+def _problems(report: Mapping[str, Any]) -> dict[str, Any]:
+    found = report.get("problems")
+    return {"problems": {"count": found.get("count")}} if isinstance(found, Mapping) else {}
 
 
 def _sent(one: Standing) -> float:
