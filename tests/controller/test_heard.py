@@ -136,6 +136,10 @@ def test_a_line_for_each_change_and_each_new_cause(ground: Ground) -> None:
     some, count = history.lines(Span(start=int(NOW) + 2, end=int(NOW) + 4), None, of_nodes=False)
     assert count == 2 and some[0].at == int(NOW) + 4
     assert history.lines(Span(node=WK), None, of_nodes=True) == ([], 0)
+    heard.node_line(WK, 1, "link", "the link is lost", NOW)
+    (line,), _ = history.lines(Span(node=WK), 1, of_nodes=True)
+    assert (line.detail, line.node, line.rule, line.result) == ("the link is lost", WK, "", 0)
+    assert history.lines(Span(rule=rule), None, of_nodes=False)[1] == 6
 
 
 def test_passes_that_are_over_are_kept(ground: Ground) -> None:
@@ -165,6 +169,9 @@ def test_traffic_is_counted_when_it_went(ground: Ground) -> None:
     again = Heard(ground.database)  # another process goes on where this one was
     again.note([standing(rule, **sent(4600))], NOW + 40)
     assert traffic(ground, rule, 3600)[0][1] == 4600
+    heard.renew()
+    heard.note([standing(rule, **sent(4700))], NOW + 50)
+    assert traffic(ground, rule, 3600)[0][1] == 4700
 
 
 def test_what_is_old_is_removed(ground: Ground) -> None:

@@ -368,6 +368,17 @@ def test_what_was_written_is_wiped_only_where_that_is_said(ground: Ground) -> No
     assert [one[2]["rule"] for one in ground.fleet.asked[2:]] == [other]
 
 
+def test_what_still_runs_is_not_wiped(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("i2node.controller.protection.STOP_S", 0.0)
+    rule = ground.create()
+    ground.fleet.standings[rule] = standing(rule)
+    (item,) = ground.protection.delete([rule], True, force=False)
+    assert item.refusal is not None and "still being stopped" in item.refusal.cause
+    assert ground.fleet.asked == [] and ground.rules.find(rule) is not None
+    ground.fleet.standings[rule] = standing(rule, State.M_STOP)
+    assert ground.protection.delete([rule], True, force=False)[0].refusal is None
+
+
 def test_wiping_needs_the_backup_node_or_force(ground: Ground) -> None:
     rule = ground.create()
     ground.fleet.linked.discard(BK)

@@ -23,7 +23,10 @@ from i2node.orders import Standing, Want
 
 HOLD_S = 8.0
 """How long a call waits until the nodes hold what it changed."""
+STOP_S = 30.0
+"""How long until a rule that is to be wiped has stopped."""
 WIPE_S = 60.0
+_STILL = (State.M_STOP, State.FINISH)
 _WITHIN = ("wk_path", "bk_path", "bk_path_policy")
 
 VERBS = ("start", "stop", "finish", "start_immediately")
@@ -189,9 +192,13 @@ class Protection:
         """Deletes rules. wipe: what they wrote on the backup node too; None: as each rule's
         del_policy says. force: also where a node cannot be reached, which then learns of it when it
         is back; what it holds is not wiped."""
-        return [self._delete(uuid, wipe, force) for uuid in dict.fromkeys(uuids)]
+        gone: list[Brief] = []
+        items = [self._delete(uuid, wipe, force, gone) for uuid in dict.fromkeys(uuids)]
+        self._fleet.changed(*{brief.bk for brief in gone})
+        self._held({brief.wk for brief in gone})
+        return items
 
-    def _delete(self, uuid: str, wipe: bool | None, force: bool) -> Item:
+    def _delete(self, uuid: str, wipe: bool | None, force: bool, gone: list[Brief]) -> Item:
         told = {"fsp_uuid": uuid}
         try:
             kept = self._found(uuid)
@@ -199,10 +206,8 @@ class Protection:
             self._check_reached(kept, wipes, force)
             if wipes:
                 self._wipe(kept, force)
-            gone = self._rules.remove(uuid, int(self._clock()))
-            if gone is not None:
-                self._fleet.changed(gone.bk)
-                self._held({gone.wk})
+            brief = self._rules.remove(uuid, int(self._clock()))
+            gone += [brief] if brief is not None else []
         except Refusal as refusal:
             return Item(told, refusal)
         return Item(told)
@@ -221,6 +226,8 @@ class Protection:
         and still there."""
         hindered = self._turn("stop", [kept.rule.uuid])
         refusal = hindered.get(kept.rule.uuid)
+        if refusal is None:
+            refusal = self._stopping(kept.rule.uuid)
         if refusal is not None and not force:
             raise refusal
         fields = kept.rule.fields
@@ -239,6 +246,18 @@ class Protection:
                     " del_policy 0, which leaves the data",
                     number=refusal.number,
                 ) from refusal
+
+    def _stopping(self, rule: str) -> Refusal | None:
+        """Waits until a rule has stopped, so that nothing is written any more where it is wiped;
+        gives what there is to say if it does not."""
+        until = time.monotonic() + STOP_S
+        while (standing := self._fleet.standing(rule)) and standing.state not in _STILL:
+            if time.monotonic() >= until:
+                return Refusal(
+                    Code.FAILED, "the rule is still being stopped: delete it when it has"
+                )
+            time.sleep(0.05)
+        return None
 
 
 def turn(verb: str, brief: Brief, standing: Standing | None, now: int) -> Turn:

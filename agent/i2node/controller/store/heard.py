@@ -108,6 +108,19 @@ class Heard:
                 self._written.pop(rule, None)
             return len(due)
 
+    def renew(self) -> None:
+        """Another controller may have written meanwhile: what is there counts."""
+        with self._lock:
+            self._written.clear()
+
+    def node_line(self, node: str, level: int, operation: str, detail: str, now: float) -> None:
+        """A line of the log about a node. level: 0 error, 1 warning, 2 normal."""
+        line = LogLine(
+            at=int(now), node=node, rule="", level=level, operation=operation, detail=detail
+        )
+        with self._database.writing() as session:
+            session.add(line)
+
     def _due(self, heard: Iterable[Standing], now: float) -> list[Standing]:
         """All that say something new, and of the others those that were written longest ago."""
         new, others = [], []
@@ -129,10 +142,11 @@ class Heard:
             before = self._written.get(one.rule)
             session.add_all(_lines(before, one, now))
             session.add_all(_passes(before, one))
-            began = before.heard if before else now
+            began, sent = before.heard if before else now, sent_since(before, one)
             for span in SPANS:
-                for start, sent in spread(sent_since(before, one), began, now, span):
-                    traffic[ids[one.rule], span, start] = (sent, _lag_ms(one))
+                for start, share in spread(sent, began, now, span):
+                    if share or span == SPANS[1]:  # whose lag is of interest all the same
+                        traffic[ids[one.rule], span, start] = (share, _lag_ms(one))
         rows = [{"rule_id": ids[one.rule], "heard": now, "told": _slim(one)} for one in due]
         _upsert(session, Row, rows, {})
         counted = [
