@@ -43,7 +43,7 @@ def served(home: Path) -> Iterator[Served]:
     with Office.open(config) as office:
         ground = Ground(office.database, Vault(config.etc / "vault.key"))
         heard = Heard(office.database)
-        board = Board(ground.rules, heard, ground.fleet)
+        board = Board(ground.rules, ground.fleet)
         office.accounts.change("admin", PASSWORD)
         desk = replace(office.desk, protection=ground.protection, board=board)
         server = uvicorn.Server(

@@ -169,7 +169,6 @@ def test_traffic_is_counted_when_it_went(ground: Ground) -> None:
     again = Heard(ground.database)  # another process goes on where this one was
     again.note([standing(rule, **sent(4600))], NOW + 40)
     assert traffic(ground, rule, 3600)[0][1] == 4600
-    heard.renew()
     heard.note([standing(rule, **sent(4700))], NOW + 50)
     assert traffic(ground, rule, 3600)[0][1] == 4700
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from postgres import cluster, emptied
-from ruled import BK, NOW, WK, Ground, a_pass, body, standing
+from ruled import BK, NOW, WK, Ground, body, standing
 
 from i2node.controller.board import Board
 from i2node.controller.codes import Code
@@ -22,7 +22,6 @@ from i2node.controller.protection import turn
 from i2node.controller.rule import listed, shown
 from i2node.controller.seal import Vault
 from i2node.controller.store.database import Database
-from i2node.controller.store.heard import Heard
 from i2node.controller.store.rules import Brief, Page
 from i2node.controller.terms import charge, grant
 from i2node.model import State
@@ -426,8 +425,8 @@ def test_whether_a_node_is_of_a_rule(ground: Ground) -> None:
 # ---------------------------------------------------------------------- how they stand
 
 
-def board(ground: Ground, now: float = NOW) -> Board:
-    return Board(ground.rules, Heard(ground.database), ground.fleet, lambda: now)
+def board(ground: Ground) -> Board:
+    return Board(ground.rules, ground.fleet)
 
 
 def test_status_is_what_the_node_says(ground: Ground) -> None:
@@ -471,16 +470,6 @@ def test_a_run_that_is_over_says_nothing_of_the_next(ground: Ground) -> None:
     assert board(ground).status([rule])[0]["status"] == "UNKNOWN"
     ground.fleet.standings[rule] = standing(rule, State.MIRROR, run=2)
     assert board(ground).status([rule])[0]["status"] == "MIRROR"
-
-
-def test_what_another_controller_heard_counts_while_it_is_new(ground: Ground) -> None:
-    rule = ground.create()
-    Heard(ground.database).note([standing(rule, passes=1, last=a_pass())], NOW)
-    ground.fleet.linked.clear()
-    (told,) = board(ground, NOW + 5).status([rule])
-    assert told["status"] == "REPLICATION"
-    (told,) = board(ground, NOW + 70).status([rule])
-    assert told["status"] == "UNKNOWN"
 
 
 def test_how_many_are_in_each_state(ground: Ground) -> None:

@@ -1,19 +1,14 @@
-"""How the rules and nodes stand now: from what the fleet hears, and, of what it has not heard since
-this controller started, from what was written down."""
+"""How the rules and nodes stand now."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from i2node.controller.fleet import Fleet
 from i2node.controller.status import element
-from i2node.controller.store.heard import Heard, Last
-from i2node.controller.store.rules import Brief, Rules
+from i2node.controller.store.rules import Rules
 
-HEARD_S = 60.0
-"""A rule that another controller heard of within so many seconds can be heard."""
 RULE_WORDS = [
     "UNKNOWN",
     "FINISH",
@@ -36,30 +31,17 @@ RULE_WORDS = [
 class Board:
     """The picture of this moment. Safe to use from several threads."""
 
-    def __init__(
-        self, rules: Rules, heard: Heard, fleet: Fleet, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, rules: Rules, fleet: Fleet) -> None:
         self._rules = rules
-        self._heard = heard
         self._fleet = fleet
-        self._clock = clock
 
     def status(self, uuids: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """The status of some rules, those that there are, or of all."""
         briefs = self._rules.briefs(uuids) if uuids or uuids is None else []
-        standings = {brief.uuid: self._fleet.standing(brief.uuid) for brief in briefs}
-        unheard = [uuid for uuid, standing in standings.items() if standing is None]
-        kept = self._heard.last(unheard) if unheard else {}
         return [
-            self._element(brief, kept[brief.uuid])
-            if brief.uuid in kept
-            else element(brief, standings[brief.uuid], self._fleet.online(brief.wk))
+            element(brief, self._fleet.standing(brief.uuid), self._fleet.online(brief.wk))
             for brief in briefs
         ]
-
-    def _element(self, brief: Brief, last: Last) -> dict[str, Any]:
-        recent = self._clock() < last.heard + HEARD_S
-        return element(brief, last.standing, recent or self._fleet.online(brief.wk))
 
     def overall(self) -> dict[str, Any]:
         """How many rules are in each state, and how many nodes."""

@@ -82,7 +82,7 @@ class Office:
             seal,
             rules,
             Protection(rules, vault, fleet),
-            Board(rules, heard, fleet),
+            Board(rules, fleet),
             History(database),
             Nodes(database),
             fleet,

@@ -32,6 +32,8 @@ KEPT_S = {10: 3600, 3600: 40 * 86400, 86400: 800 * 86400}
 BUSY_S = 10.0
 IDLE_S = 30.0
 """How often a rule is written down of which there is nothing new, as it sends something or not."""
+ALONE_S = 3.0
+"""Who has written nothing for so long looks what there is: another may have written meanwhile."""
 AT_ONCE = 400
 """Of these, how many in one transaction."""
 LINES_S = 90 * 86400
@@ -69,7 +71,7 @@ class Heard:
         self._database = database
         self._lock = threading.Lock()
         self._written: dict[str, Last] = {}
-        self._forgot = 0.0
+        self._noted = self._forgot = 0.0
 
     def last(self, rules: Sequence[str] | None = None) -> dict[str, Last]:
         """What was last written down of some rules, or of all, by their uuids."""
@@ -90,6 +92,9 @@ class Heard:
         there twice the last counts, of one that is gone nothing is. Gives how many were written."""
         with self._lock:
             newest = {one.rule: one for one in batch}
+            if now > self._noted + ALONE_S:
+                self._written.clear()
+            self._noted = now
             missing = [rule for rule in newest if rule not in self._written]
             if missing:
                 self._written |= self.last(missing)
@@ -107,11 +112,6 @@ class Heard:
             for rule in newest.keys() - ids.keys():
                 self._written.pop(rule, None)
             return len(due)
-
-    def renew(self) -> None:
-        """Another controller may have written meanwhile: what is there counts."""
-        with self._lock:
-            self._written.clear()
 
     def node_line(self, node: str, level: int, operation: str, detail: str, now: float) -> None:
         """A line of the log about a node. level: 0 error, 1 warning, 2 normal."""
