@@ -36,6 +36,7 @@ class Spoken:
         self.standings: dict[str, Standing] = {}
         self.asked: list[tuple[str, str, Mapping[str, Any]]] = []
         self.refusal: Refusal | None = None
+        self.answer: dict[str, Any] = {}
         self.told: list[str] = []
         self._lock = threading.Lock()
 
@@ -45,7 +46,7 @@ class Spoken:
         self.asked.append((node, verb, arguments))
         if self.refusal is not None:
             raise self.refusal
-        return {}
+        return self.answer
 
     def ask_at(
         self,

@@ -8,13 +8,14 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from agents import agents
+from console import Console
 from ruled import BK, WK, body, standing
 from served import filled, misfits, recorded, served
 
+from i2node.controller.rule import EXCLUDED as USUAL
 from i2node.model import State
 
-BESIDE = ("cause", "remedy", "blocked_on", "since", "run", "passes", "restore_point", "next_run")
-"""What a status says more than was recorded."""
 OTHER = "00000000-0000-4000-8000-000000000000"
 OF_HOSTS = ("nic_list", "dir_list", "verify_coopy_space", "verify_license", "verify_os_version")
 """Calls that ask the hosts themselves."""
@@ -28,17 +29,10 @@ def test_the_recorded_calls(tmp_path: Path) -> None:
                 continue
             path = "/api" + filled(call["path"], names)
             sent = filled(call["sent"], names)
-            if call["method"] == "GET":
-                query = [(k, one) for k, v in sent.items() for one in v]
-                path += "?" + urlencode([(f"{k}[]", one) for k, one in query])
-                told = made.data("GET", path)
-            else:
-                told = made.data(call["method"], path, sent)
+            told = _asked(made.console, call["method"], path, sent)
             assert told["code"] == 0, (call, told)
             for one in told.get("status", []):
-                assert all(key in one for key in BESIDE)
-                for key in BESIDE:
-                    del one[key]
+                assert {"cause", "remedy", "blocked_on"} <= one.keys()
             assert not list(misfits(told, call["answer"])), call
             if (call["method"], call["path"]) == ("POST", "/fsp/backup"):
                 listed = made.data("GET", "/api/fsp/backup")["info_list"]
@@ -50,6 +44,44 @@ def test_the_recorded_calls(tmp_path: Path) -> None:
             if call["path"] == "/fsp/backup/{rule}" and call["method"] == "GET":
                 _same_values(told["fsp_backup"], call["answer"]["fsp_backup"])
         assert made.data("GET", "/api/fsp/backup")["total"] == 0
+
+
+def test_the_recorded_calls_with_real_agents(console: Console, tmp_path: Path) -> None:
+    """All of them; the rule mirrors a directory instead of this host."""
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "file").write_text("content\n")
+    console.log_in()
+    with agents(tmp_path, "work", "backup") as (wk, bk):
+        names = {"wk": wk.register(console), "bk": bk.register(console), "user": ""}
+        names |= {"rule": "", "token": ""}
+        for call in recorded():
+            sent = filled(call["sent"], names)
+            if "fsp_backup" in sent:
+                place = {"wk_path": [f"{tmp_path}/source/"], "bk_path": [f"{tmp_path}/backups/"]}
+                held = [path for path in USUAL if not str(tmp_path).startswith(path)]
+                sent["fsp_backup"] |= place | {"excl_path": held}
+            told = _asked(console, call["method"], "/api" + filled(call["path"], names), sent)
+            if call["path"].endswith("/status"):
+                while told["status"][0]["status"] == "UNKNOWN":  # it was not heard of yet
+                    told = _asked(console, "GET", "/api/fsp/backup/status", sent)
+                if told["status"][0]["status"] != "MIRROR":
+                    del call["answer"]["status"][0]["progress"]
+            assert told["code"] == 0, (call, told)
+            if "running_service" in told.get("fsp_backup", {}):
+                call["answer"]["fsp_backup"]["running_service"] = []
+            assert not list(misfits(told, call["answer"])), call
+            if (call["method"], call["path"]) == ("POST", "/fsp/backup"):
+                (listed,) = console.data("GET", "/api/fsp/backup")["info_list"]
+                names |= {"rule": listed["fsp_uuid"], "token": listed["random_str"]}
+        assert console.data("GET", "/api/fsp/backup")["total"] == 0
+
+
+def _asked(console: Console, method: str, path: str, sent: dict[str, Any]) -> dict[str, Any]:
+    if method != "GET":
+        return console.data(method, path, sent)
+    listed = [(f"{k}[]", one) for k, v in sent.items() if isinstance(v, list) for one in v]
+    plain = [(k, v) for k, v in sent.items() if not isinstance(v, list)]
+    return console.data("GET", f"{path}?{urlencode(listed + plain)}")
 
 
 def _same_values(told: dict[str, Any], recorded: dict[str, Any]) -> None:

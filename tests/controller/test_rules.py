@@ -360,11 +360,15 @@ def test_what_was_written_is_wiped_only_where_that_is_said(ground: Ground) -> No
     kept = ground.rules.find(rule)
     assert kept is not None and kept.rule.want == Want.STOP
     ground.fleet.refusal = None
+    ground.fleet.answer = {"left": [["/fsp_bk/x", "busy"]]}
+    (item,) = ground.protection.delete([rule], True, force=False)
+    assert item.refusal is not None and "/fsp_bk/x: busy" in item.refusal.cause
+    ground.fleet.answer = {}
     ground.protection.delete([rule], True, force=False)
-    assert ground.fleet.asked == [(BK, "wipe", asked)] * 2
+    assert ground.fleet.asked == [(BK, "wipe", asked)] * 3
     assert ground.rules.find(rule) is None
     ground.protection.delete([other], None, force=False)  # its own del_policy counts
-    assert [one[2]["rule"] for one in ground.fleet.asked[2:]] == [other]
+    assert [one[2]["rule"] for one in ground.fleet.asked[3:]] == [other]
 
 
 def test_what_still_runs_is_not_wiped(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,13 @@ print(kept['comment'], state['status'], data(node.listNode({{}}))['total'])
         assert script(sdk, console, text) == "through the SDK ONLINE 0"
 
 
+@pytest.mark.parametrize(
+    "module", ["fsp/test/FspBackupTest.py", "fsp/test/v20220622/FspBackupTest.py"]
+)
+def test_its_tests_of_full_server_protection(sdk: Path, console: Console, module: str) -> None:
+    run(sdk, console, module)
+
+
 def script(sdk: Path, console: Console, text: str) -> str:
     """What a script prints that uses the SDK."""
     env = os.environ | {"PYTHONPATH": str(sdk), "I2HOST": console.url}

@@ -237,7 +237,10 @@ class Protection:
             "roots": list(terms.roots(fields, kept.wk)),
         }
         try:
-            self._fleet.ask(kept.bk.uuid, "wipe", arguments, WIPE_S)
+            left = self._fleet.ask(kept.bk.uuid, "wipe", arguments, WIPE_S).get("left")
+            if left:
+                path, cause = left[0]
+                raise Refusal(Code.FAILED, f"{len(left)} paths stay there, {path}: {cause}")
         except Refusal as refusal:
             if not force:
                 raise Refusal(
