@@ -154,7 +154,9 @@ class Charges:
                 closing = self._closing
             if closing:
                 runner.end()
-        self._grants.distrust(orders)
+        with self._lock:
+            if orders is self._orders:  # newer ones may trust whom these do not name
+                self._grants.distrust(orders)
         self._grants.prune_beside()
         self._tell()
 
