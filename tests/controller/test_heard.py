@@ -152,6 +152,8 @@ def test_passes_that_are_over_are_kept(ground: Ground) -> None:
     assert [one.ended for one in passes] == [NOW + 2, NOW + 1] and total == 2
     assert history.names([rule]) == {rule: ("test", WK, BK)}
     assert Heard(ground.database).note([standing(rule, passes=2, last=a_pass())], NOW + 1.5) == 0
+    assert heard.note([standing(rule, State.STALE, passes=2, last=a_pass())], NOW + 2) == 1
+    assert history.passes(Span(rule=rule))[1] == 2
 
 
 def test_traffic_is_counted_when_it_went(ground: Ground) -> None:
