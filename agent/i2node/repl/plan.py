@@ -405,7 +405,7 @@ def named_root(own: Entry) -> bytes:
     return known(own._replace(name=ROOT))
 
 
-def unlisted_root(status: int) -> I2Error:
+def unlisted(status: int) -> I2Error:
     """The root of the source could not be listed. Where its host is short of something, and nothing
     is wrong with the root, that passes by itself."""
     cause = f"cannot list the root of the source: {os.strerror(status)}"

@@ -27,16 +27,7 @@ from i2node.repl.draft import Draft, Sink
 from i2node.repl.emit import Emitter
 from i2node.repl.journal import Journal
 from i2node.repl.moves import Moves
-from i2node.repl.plan import (
-    Compared,
-    Visit,
-    join,
-    named_root,
-    racy,
-    settled,
-    unlisted_root,
-    without,
-)
+from i2node.repl.plan import Compared, Visit, join, named_root, racy, settled, unlisted, without
 from i2node.repl.vigil import Vigil
 
 LIST_BATCH = 64
@@ -341,7 +332,7 @@ class Planner:
     def _unlisted(self, visit: Visit, status: int) -> None:
         """A directory that could not be listed deletes nothing."""
         if not visit.name:
-            raise unlisted_root(status)
+            raise unlisted(status)
         if status in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             self._again(visit)
             return
