@@ -1,9 +1,11 @@
-"""Two nodes on this machine: pair, mirror, change, compare. Started by `make demo`.
+"""A controller and two nodes on this machine: register, protect, change, compare, finish. Started
+by `make demo`.
 
-Real processes throughout: a target agent on a free port of the loopback device with a home of its
-own, and `i2node mirror` with another home, paired with it by code. Without --source the source is a
-copy of the Python standard library, so that live changes can be made to it; a source that is given
-is only read.
+Real processes throughout, each with a home of its own and a free port of the loopback device: the
+management server, and the agents of a work node and a backup node. All that is wanted of them goes
+through the server's HTTP API, as a client of it would do it. Without --source the source is a copy
+of the Python standard library, so that live changes can be made to it; a source that is given is
+only read.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import secrets
 import shutil
 import signal
 import socket
@@ -18,8 +21,8 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -67,45 +70,40 @@ def wait_for(what: str, holds: Callable[[], bool], alive: subprocess.Popen[Any])
     return time.monotonic() - begin
 
 
-class Feed(threading.Thread):
-    """Reads the JSON lines of the mirror, shows the progress, keeps the last picture."""
+class Api:
+    """The management server's, as somebody who is logged in sees it."""
 
-    def __init__(self, mirror: subprocess.Popen[str]) -> None:
-        super().__init__(name="feed", daemon=True)
-        self._mirror = mirror
-        self._terminal = sys.stdout.isatty()
-        self.picture: dict[str, Any] = {}
-        self.done: dict[str, Any] = {}
+    def __init__(self, port: int, password: str) -> None:
+        self.url = f"http://127.0.0.1:{port}/api"
+        self._token = ""
+        self._token = self.call("POST", "/auth/token", username="admin", pwd=password)["token"]
 
-    def run(self) -> None:
-        assert self._mirror.stdout is not None
-        for text in self._mirror.stdout:
-            line = json.loads(text)
-            if line["t"] in ("state", "progress"):
-                self.picture = {**self.picture, **line}
-                if line["t"] == "progress" and line["state"] == "MIRROR":
-                    self._show(line)
-            elif line["t"] == "done":
-                self.done = line
-            else:
-                say("  " + " ".join(f"{key}={value}" for key, value in line.items()))
-
-    def _show(self, line: dict[str, Any]) -> None:
-        eta = line["eta_s"]
-        say(
-            f"  {line['phase'] or 'mirror'}: {line['progress']:3.0f} %  "
-            f"{line['files_done']:,} of {line['files_total']:,} files, "
-            f"{line['bytes_done'] / 2**20:,.1f} of {line['bytes_total'] / 2**20:,.1f} MiB, "
-            f"{line['rate'] / 2**20:,.1f} MiB/s" + (f", {eta:.0f} s left" if eta else "")
+    def call(self, method: str, path: str, **values: Any) -> dict[str, Any]:
+        """A call's payload; Failed with what the server says when it refuses. The values of GET are
+        written behind the path."""
+        request = urllib.request.Request(
+            self.url + path,
+            None if method == "GET" else json.dumps(values).encode(),
+            {"Authorization": self._token, "Content-Type": "application/json"},
+            method=method,
         )
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as given:
+                data: dict[str, Any] = json.load(given)["data"]
+        except OSError as error:
+            raise Failed(f"{method} {path}: {error}") from error
+        if data["code"] != 0:
+            raise Failed(f"{method} {path}: {data['message']}")
+        return data
 
-    def amounts(self) -> list[object]:
-        """What grows while the first mirror moves."""
-        keys = ("phase", "files_total", "files_done", "bytes_done", "bytes_sent")
-        return [self.picture.get(key) for key in keys]
+    def status(self, rule: str) -> dict[str, Any]:
+        """How a rule stands; empty: nothing is known of it."""
+        told = self.call("GET", f"/fsp/backup/status?fsp_uuids[]={rule}")["status"]
+        return told[0] if told else {}
 
-    def in_sync(self) -> bool:
-        return bool(self.picture.get("in_sync")) and self.picture.get("state") == "REPLICATION"
+    def operate(self, verb: str, rule: str) -> None:
+        """start, stop or finish."""
+        self.call("POST", "/fsp/backup/operate", operate=verb, fsp_uuids=[rule])
 
 
 @contextlib.contextmanager
@@ -196,16 +194,16 @@ def live_changes(source: Path, target: Path, mirror: subprocess.Popen[Any]) -> f
 
 
 def in_sync(home: Path) -> bool:
-    """What the mirror says of itself at this moment; the lines of its feed are a little older."""
+    """What the work node says of itself at this moment."""
     rules = json.loads(answer(home, "status", "--json"))
     return bool(rules) and all(rule["in_sync"] for rule in rules)
 
 
-def compared(home: Path, source: Path, place: str, target: Path, mirror: Any) -> int:
+def compared(home: Path, source: Path, place: str, target: Path, agent: Any) -> int:
     """How many paths both trees have; Failed when they differ. A source that others write to is
     looked at a few times, since a change may always be on its way."""
     for _ in range(5):
-        wait_for("both sides in sync", lambda: in_sync(home), mirror)
+        wait_for("both sides in sync", lambda: in_sync(home), agent)
         words = command(home, "compare", source, place, "--strict")
         told = subprocess.run(words, capture_output=True, text=True, check=False)
         if told.returncode not in (0, 1):
@@ -217,75 +215,147 @@ def compared(home: Path, source: Path, place: str, target: Path, mirror: Any) ->
     raise Failed(f"i2node compare: {told.stdout}\nthe demo's own: {len(found)} differ\n{shown}")
 
 
+@contextlib.contextmanager
+def node(area: Path, name: str, *words: object) -> Iterator[tuple[Path, int, Any]]:
+    """An agent: its home, its port, its process."""
+    home, port = area / f"home-of-{name}", free_port()
+    listen = ("agent", "--listen", f"127.0.0.1:{port}", *words)
+    with process(command(home, *listen), area / f"{name}.log") as agent:
+        wait_for(f"the agent of the {name}", lambda: answers(port), agent)
+        yield home, port, agent
+
+
+@contextlib.contextmanager
+def controller(area: Path) -> Iterator[tuple[Api, str]]:
+    """A management server, and its administrator's password."""
+    home, port = area / "home-of-controller", free_port()
+    etc = home / "etc" / "controller"
+    etc.mkdir(parents=True)
+    ports = {"http_port": port, "https_port": free_port(), "enroll_port": free_port()}
+    host = 'listen_host = "127.0.0.1"\n'
+    text = host + "".join(f"{key} = {value}\n" for key, value in ports.items())
+    (etc / "controller.toml").write_text(text)
+    password = area / "password"
+    password.touch(mode=0o600)
+    password.write_text(made := secrets.token_urlsafe(12))
+    words = command(home, "controller", "--password-file", password)
+    with process(words, area / "controller.log") as server:
+        wait_for("the controller", lambda: answers(port), server)
+        yield Api(port, made), made
+
+
+def registered(api: Api, name: str, home: Path, port: int) -> str:
+    """Registers a node by its code; gives its uuid."""
+    fields = {"node_name": name, "config_addr": "127.0.0.1", "config_port": str(port)}
+    api.call("POST", "/node", node={**fields, "i2id": answer(home, "code")})
+    found = [one for one in api.call("GET", "/node")["info_list"] if one["node_name"] == name]
+    return str(found[0]["node_uuid"])
+
+
+def protected(api: Api, work: str, backup: str, source: Path, base: Path) -> str:
+    """Makes the rule; gives its uuid."""
+    rule = {"fsp_name": "demo", "wk_uuid": work, "bk_uuid": backup, "encrypt_switch": "0"}
+    paths = {"wk_path": [f"{source}/"], "bk_path": [f"{base}/"], "excl_path": [], "sync_item": "/"}
+    more = {"bkup_policy": 2, "fsp_type": 3, "mirr_sync_flag": "1", "compress": "1"}
+    api.call("POST", "/fsp/backup", fsp_backup=rule | paths | more)
+    return str(api.call("GET", "/fsp/backup")["info_list"][0]["fsp_uuid"])
+
+
 def demo(area: Path, given_source: Path | None, given_target: Path | None, keep: bool) -> None:
-    here, there = area / "home-of-source", area / "home-of-target"
-    target = given_target or area / "target" / "mirror"
-    target.parent.mkdir(parents=True, exist_ok=True)
     source = given_source or library(area)
-    port = free_port()
-    place = f"127.0.0.1:{port}:{target}"
-
-    code = answer(there, "code")
-    words = ("agent", "--listen", f"127.0.0.1:{port}", "--allow-root", target.parent)
-    with process(command(there, *words), area / "agent.log") as agent:
-        wait_for("the target's agent", lambda: answers(port), agent)
-        say(f"target agent on port {port}; " + answer(here, "pair", f"127.0.0.1:{port}", said=code))
-        say(f"mirror {source} -> {place}")
+    base = given_target or area / "backups"
+    base.mkdir(parents=True, exist_ok=True)
+    with (
+        controller(area) as (api, password),
+        node(area, "work") as (work_home, work_port, work),
+        node(area, "backup") as (backup_home, backup_port, _),
+    ):
+        say(f"controller at {api.url}, work node on port {work_port}, backup on {backup_port}")
+        work_id = registered(api, "work", work_home, work_port)
+        backup_id = registered(api, "backup", backup_home, backup_port)
         begin = time.monotonic()
-        mirror_words = command(here, "mirror", source, place, "--json")
-        with process(
-            mirror_words, area / "mirror.log", stdout=subprocess.PIPE, text=True
-        ) as mirror:
-            feed = Feed(mirror)
-            feed.start()
-            first(feed, mirror)
-            took = time.monotonic() - begin
-            picture = feed.picture
-            if given_source is None:
-                say("live changes:")
-                slowest = live_changes(source, target, mirror)
-                live = f"each of 4 live changes was there within {slowest * 1000:,.0f} ms"
-            else:
-                live = "no live changes were made: the source is yours"
-            paths = compared(here, source, place, target, mirror)
-            say("")
-            say(
-                f"1. The first mirror of {picture['files_total']:,} files and "
-                f"{picture['bytes_total'] / 2**20:,.1f} MiB took {took:.1f} s, "
-                f"{picture['bytes_sent'] / 2**20:,.1f} MiB on the wire."
-            )
-            say(f"2. Replication: {live}.")
-            say(
-                f"3. Both trees are equal in all {paths:,} paths: content, mode, owner, times, "
-                "links and attributes, by i2node compare and by a comparison of the demo's own."
-            )
-            if keep:
-                say(f"\nIt goes on until Ctrl-C. Look: i2node --home {here} status")
-                mirror.wait()
-            mirror.send_signal(signal.SIGINT)
-            mirror.wait(PATIENCE_S)
-            feed.join(PATIENCE_S)
-            if mirror.returncode != 0:
-                raise Failed(f"the mirror ended with status {mirror.returncode}")
-
-
-def first(feed: Feed, mirror: subprocess.Popen[Any]) -> None:
-    """Waits for the first mirror, for as long as it moves."""
-    while not feed.in_sync():
-        seen = feed.amounts()
-        wait_for(
-            "the first mirror to move",
-            lambda seen=seen: feed.in_sync() or feed.amounts() != seen,
-            mirror,
+        rule = protected(api, work_id, backup_id, source, base)
+        say(f"rule {rule} protects {source} in {base}")
+        mirrored(api, rule, work)
+        wait_for("both sides in sync", lambda: in_sync(work_home), work)
+        took = time.monotonic() - begin
+        told = api.status(rule)
+        target = run_of(base) / str(source).lstrip("/")
+        place = f"127.0.0.1:{backup_port}:{target}"
+        if given_source is None:
+            say("live changes:")
+            slowest = live_changes(source, target, work)
+            live = f"each of 4 live changes was there within {slowest * 1000:,.0f} ms"
+        else:
+            live = "no live changes were made: the source is yours"
+        paths = compared(work_home, source, place, target, work)
+        if keep:
+            say(f"\nIt goes on until Ctrl-C. The API: {api.url}, user admin, password {password}")
+            say(f"Look: i2node --home {work_home} status")
+            work.wait()
+        api.operate("finish", rule)
+        wait_for("the rule to finish", lambda: api.status(rule)["status"] == "FINISH", work)
+        _, left = witness.differences(source, target)
+        if left and given_source is None:
+            raise Failed(f"finished, and {len(left)} paths differ: {left[:3]}")
+        say("")
+        say(
+            f"1. The first mirror of {told['files_total']:,} files and "
+            f"{told['bytes_total'] / 2**20:,.1f} MiB took {took:.1f} s, "
+            f"{told['bytes_sent'] / 2**20:,.1f} MiB on the wire."
         )
+        say(f"2. Replication: {live}.")
+        say(
+            f"3. Both trees are equal in all {paths:,} paths: content, mode, owner, times, "
+            "links and attributes, by i2node compare and by a comparison of the demo's own."
+        )
+        say(f"4. Finished: the tree in {target} is complete, and stays as it is.")
+        say("")
+        say(
+            f"The API was at {api.url}, and is described at /api/docs. To go on: `make demo KEEP=1`"
+        )
+        say("leaves it all running; `i2node controller` starts one of your own, to which")
+        say("`i2node enroll` adds nodes.")
+
+
+def mirrored(api: Api, rule: str, work: subprocess.Popen[Any]) -> None:
+    """Shows the first mirror until it is over, for as long as it moves."""
+    seen: list[dict[str, Any]] = [{}]
+
+    def moved() -> bool:
+        told = api.status(rule)
+        if told.get("status") == "STOP":
+            raise Failed(f"the rule stopped: {told.get('cause')}")
+        keys = ("status", "progress", "files_done", "bytes_sent")
+        if [told.get(key) for key in keys] == [seen[0].get(key) for key in keys]:
+            return False
+        seen[0] = told
+        return True
+
+    while seen[0].get("status") != "REPLICATION":
+        wait_for("the first mirror to move", moved, work)
+        told = seen[0]
+        if "bytes_total" in told:
+            say(
+                f"  {told['status']}: {told.get('progress', 100):3.0f} %  "
+                f"{told['files_done']:,} of {told['files_total']:,} files, "
+                f"{told['bytes_done'] / 2**20:,.1f} of {told['bytes_total'] / 2**20:,.1f} MiB"
+            )
+
+
+def run_of(base: Path) -> Path:
+    """The directory of the newest run: <base>/<address>_<port>/<time at which it began>."""
+    return max(base.glob("127.0.0.1_*/" + "[0-9]" * 14), key=lambda path: path.name)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Two nodes on this machine, a mirror, a proof.")
+    parser = argparse.ArgumentParser(description="A controller, two nodes, a mirror, a proof.")
     parser.add_argument(
         "--source", type=Path, help="only read; default: a copy of Python's library"
     )
-    parser.add_argument("--target", type=Path, help="stays when the demo ends")
+    parser.add_argument(
+        "--target", type=Path, help="holds the backups, and stays when the demo ends"
+    )
     parser.add_argument("--keep", action="store_true", help="go on until Ctrl-C")
     given = parser.parse_args()
     source = given.source and given.source.absolute()
@@ -312,7 +382,7 @@ def main() -> int:
     finally:
         shutil.rmtree(area, ignore_errors=True)
     if target:
-        say(f"The mirror stays in {target}.")
+        say(f"The backup stays in {target}.")
     return 0
 
 
