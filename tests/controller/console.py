@@ -28,6 +28,7 @@ class Console:
     process: subprocess.Popen[bytes]
     http: int
     https: int
+    enroll: int
     token: str = ""
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -92,7 +93,8 @@ def started(home: Path, http: int = 0, more: str = "") -> Console:
             [*command, "--password-file", str(password)], stdout=out, stderr=subprocess.STDOUT
         )
     deadline = time.monotonic() + DEADLINE
-    while not (ports := re.search(r"http_port=(\d+) https_port=(\d+)", log.read_text())):
+    listens = r"http_port=(\d+) https_port=(\d+) enroll_port=(\d+)"
+    while not (ports := re.search(listens, log.read_text())):
         assert process.poll() is None and time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)
-    return Console(home, log, process, int(ports[1]), int(ports[2]))
+    return Console(home, log, process, *map(int, ports.groups()))

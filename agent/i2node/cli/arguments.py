@@ -130,6 +130,7 @@ def _add_controller(controller: argparse.ArgumentParser) -> None:
         help="of the administrator or user (default: one is made up and printed, once)",
     )
     parts = controller.add_subparsers(dest="part", metavar="PART")
+    parts.add_parser("code", help="print the code that a node enrols itself with")
     user = parts.add_parser("user", help="who may log in")
     user.add_argument("deed", choices=("list", "add", "password", "remove"))
     user.add_argument("name", metavar="NAME", nargs="?", default="")

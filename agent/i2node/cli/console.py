@@ -27,6 +27,9 @@ def controller(arguments: argparse.Namespace) -> int:
         ) from error
     given = None if arguments.password_file is None else password_of(arguments.password_file)
     with Office.open(config) as office:
+        if arguments.part == "code":
+            print(office.identity.code)
+            return 0
         if arguments.part == "user":
             return _user(office, arguments.deed, arguments.name, given)
         made = office.found_administrator(given)

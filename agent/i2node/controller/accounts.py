@@ -15,6 +15,7 @@ from argon2.exceptions import Argon2Error, InvalidHashError
 from i2node.controller.codes import Code
 from i2node.controller.envelope import Refusal
 from i2node.controller.store.users import Users
+from i2node.errors import UsageError
 
 FAILURES = 5
 """Wrong passwords in a row after which a user is locked out ..."""
@@ -41,6 +42,13 @@ class Accounts:
     def names(self) -> list[str]:
         """Their names, sorted."""
         return self._users.names()
+
+    def first(self) -> int:
+        """The id of the one who was there first. UsageError: there is nobody."""
+        found = self._users.first()
+        if found is None:
+            raise UsageError("there is no user", "start `i2node controller` once, or add one")
+        return found
 
     def create(self, name: str, password: str) -> None:
         """Adds one. Refusal: the name is not allowed or taken, the password too short."""

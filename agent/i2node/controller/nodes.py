@@ -20,7 +20,6 @@ from i2node.controller.envelope import Payload, Refusal
 from i2node.controller.form import Form
 from i2node.controller.store.nodes import COLUMNS, Kept, Page
 from i2node.controller.store.tables import Node
-from i2node.controller.tokens import Caller
 from i2node.model import PORT
 
 routes = APIRouter(tags=["nodes"])
@@ -97,7 +96,7 @@ def create(call: Given, caller: Known, desk: AtDesk) -> Payload:
     form = call.form.object("node")
     sent = node.read(form, call.values["node"])
     form.check()
-    _register(desk, caller, sent)
+    register(desk, caller.id, sent)
     return {}
 
 
@@ -120,7 +119,7 @@ def create_batch(call: Given, caller: Known, desk: AtDesk) -> Payload:
             one = Form(values, f"base_info_list[{number}]")
             sent = node.read(one, values)
             one.check()
-            _register(desk, caller, sent)
+            register(desk, caller.id, sent)
             done.append({"code": 0, "message": "[0] success", **told})
         except Refusal as refusal:
             failed.append({**_told(refusal), **told})
@@ -309,8 +308,9 @@ def pair(desk: Desk, host: str, port: int, code: str) -> str:
     return peer
 
 
-def _register(desk: Desk, caller: Caller, sent: node.Sent) -> None:
-    made = _row(sent, caller.id, sent.fields)
+def register(desk: Desk, owner: int, sent: node.Sent) -> None:
+    """Makes a host a node of this user. Refusal: it is one, its name is taken, or see `pair`."""
+    made = _row(sent, owner, sent.fields)
     desk.nodes.check_apart(made)  # before it is paired in vain
     made.peer = pair(desk, sent.host, sent.port, sent.code)
     host = desk.fleet.ask_at(sent.host, sent.port, "host", {})

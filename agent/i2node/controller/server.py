@@ -1,4 +1,4 @@
-"""The controller's process: its files, its database, its two ports.
+"""The controller's process: its files, its database, its three ports.
 
 <etc>/controller/controller.toml    configuration
 <etc>/controller/identity/          key and certificate, for HTTPS and for the nodes
@@ -27,6 +27,7 @@ from i2node.controller.accounts import Accounts
 from i2node.controller.app import Desk, app_of
 from i2node.controller.board import Board
 from i2node.controller.call import Gate
+from i2node.controller.enrolment import Enrolment
 from i2node.controller.fleet import Fleet
 from i2node.controller.protection import Protection
 from i2node.controller.seal import Seal, Vault
@@ -130,15 +131,19 @@ class Office:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _end, servers)
         where = [door.getsockname()[1] for door in doors]
-        log.event(
-            *(_log, logging.INFO, "controller-listens"), http_port=where[0], https_port=where[1]
-        )
+        asked = (config.listen_host, config.enroll_port)
+        enrolment = Enrolment(self.desk, self.identity, *asked, self.accounts.first())
+        where.append(enrolment.start())
+        names = ("http_port", "https_port", "enroll_port")
+        ports_had = dict(zip(names, where, strict=True))
+        log.event(_log, logging.INFO, "controller-listens", **ports_had)
         self.fleet.start()
         try:
             await asyncio.gather(
                 *(server.serve([door]) for server, door in zip(servers, doors, strict=True))
             )
         finally:
+            enrolment.close()
             self.fleet.close()
         log.event(_log, logging.INFO, "controller-stopped")
 

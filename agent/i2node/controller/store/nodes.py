@@ -85,6 +85,16 @@ class Nodes:
         with self._database.reading() as session:
             return session.scalar(select(Node.uuid).where(of))
 
+    def of_peer(self, peer: str) -> str | None:
+        """The name of the one with this node id."""
+        with self._database.reading() as session:
+            return session.scalar(select(Node.name).where(Node.peer == peer))
+
+    def named(self, name: str) -> bool:
+        """Whether there is one of this name."""
+        with self._database.reading() as session:
+            return session.scalar(select(Node.id).where(Node.name == name)) is not None
+
     def versions(self, uuids: Sequence[str]) -> dict[str, str]:
         """The versions of i2node on those of them that there are, in the order of the question."""
         with self._database.reading() as session:

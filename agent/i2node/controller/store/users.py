@@ -27,6 +27,11 @@ class Users:
         with self._database.reading() as session:
             return list(session.scalars(select(User.name).order_by(User.name)))
 
+    def first(self) -> int | None:
+        """The id of the one who was there first."""
+        with self._database.reading() as session:
+            return session.scalar(select(func.min(User.id)))
+
     def find(self, name: str) -> User | None:
         """One of them, as it is now."""
         with self._database.reading() as session:
