@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
+import signal
 import sys
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -77,7 +78,7 @@ class Daemon:
                     node=self.identity.node_id,
                     roots=",".join(map(str, self.config.allow_roots)) or None,
                 )
-                threading.Event().wait()
+                until_signal()
         finally:
             self.charges.close()
             server.close()
@@ -121,3 +122,23 @@ class Daemon:
         config, roots = self.config, self.grants.roots(channel.peer_id)
         those = (channel, self.ledger, config.var, roots, config.checkpoint_s)
         return Receiver(*those, own=self.grants.own, budgets=self.budgets)
+
+
+def until_signal() -> None:
+    """Until a handler of a signal raises. Main thread only.
+
+    The kernel gives a signal to any thread that comes by, also to one of the mover's; Python's
+    handlers run in the main thread, which must be woken for that, and a lock would not be.
+    """
+    woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    poll = select.poll()
+    poll.register(woken, select.POLLIN)
+    try:
+        while True:
+            poll.poll()
+            os.read(woken, 4096)
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(wake)
+        os.close(woken)
