@@ -161,8 +161,12 @@ def test_what_becomes_excluded_stays_and_what_no_longer_is_comes_up_to_date(
     write(tree / "d" / "b", "changed unseen")
     (tree / "d" / "e" / "c").unlink()
     (tree / "junk.tmp").unlink()
+    house.work.stop(signal.SIGTERM)
+    house.work.start()
     write(tree / "seen")
     until("live", (copy / "seen").exists)
+    here = house.link(house.work)
+    here.state(LIVE)
     assert (copy / "d" / "b").read_text() == (copy / "d" / "e" / "c").read_text() == "content"
     assert (copy / "junk.tmp").exists()
     house.order(here, (house.charge(tree, version="3"),))
