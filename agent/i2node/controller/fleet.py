@@ -285,7 +285,7 @@ class Fleet:
                 grants.append(terms.grant(rule, work, certificates[0]))
         return Orders(number=wanted.number, charges=tuple(charges), grants=tuple(grants))
 
-    def _hear(self, node: str, standings: list[Standing]) -> None:
+    def _hear(self, standings: list[Standing]) -> None:
         for standing in standings:
             self._standings[standing.rule] = standing
             self._fresh[standing.rule] = standing

@@ -101,7 +101,7 @@ class Link:
         address: Address,
         identity: Identity,
         orders: Callable[[], Orders],
-        heard: Callable[[str, list[Standing]], None],
+        heard: Callable[[list[Standing]], None],
         greeted: Callable[[str, str], None],
     ) -> None:
         """orders gives what is wanted now; heard takes what the node tells; greeted its uuid and
@@ -119,6 +119,7 @@ class Link:
         self._closing = threading.Event()
         self.cause: I2Error = PeerLost("there was no connection yet")
         self._tried = False
+        self._rules: frozenset[str] = frozenset()
         self._thread = threading.Thread(target=self._run, name="i2node-link", daemon=True)
 
     def start(self) -> None:
@@ -149,6 +150,7 @@ class Link:
         """Tells the node what is wanted of it now, if it is connected; gives the number of that."""
         with self._pushing:
             orders = self._orders()
+            self._rules = frozenset(charge.rule for charge in orders.charges)
             talk = self._talk
             if talk is not None:
                 with self._changed:
@@ -237,7 +239,9 @@ class Link:
             rules = message.get("rules")
             if not isinstance(rules, list) or not all(isinstance(one, dict) for one in rules):
                 raise ProtocolError(f"{talk.channel.address}: unsound standings")
-            self._heard(self.address.node, [read_standing(one) for one in rules])
+            standings = [read_standing(one) for one in rules]
+            # A node speaks of the rules that are its own to carry out, and of no others.
+            self._heard([one for one in standings if one.rule in self._rules])
         elif kind in ("held", "refused"):
             self._judged(kind, message)
         else:

@@ -50,7 +50,7 @@ class Links:
         """By node: the number of what is wanted of it."""
         with self._database.reading() as session:
             rows = session.execute(select(Node.uuid, Node.orders).where(Node.peer != ""))
-            return dict(rows.tuples().all())
+            return {row.uuid: row.orders for row in rows}
 
     def greeted(self, node: str, version: str, now: int) -> None:
         """A node is there, with this version of i2node."""
