@@ -63,7 +63,7 @@ async def given(request: Request) -> Call:
 Given = Annotated[Call, Depends(given)]
 
 
-def desk_of(request: Request) -> Desk:
+async def desk_of(request: Request) -> Desk:
     """What this application answers with."""
     desk: Desk = request.app.state.desk
     return desk

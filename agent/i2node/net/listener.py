@@ -475,8 +475,7 @@ def bound(host: str, port: int) -> socket.socket:
             door = socket.create_server(
                 ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=512
             )
-            door.setblocking(False)
-            return door
+            return _ready(door)
     try:
         family = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)[0][0]
         door = socket.create_server((host, port), family=family, backlog=512)
@@ -485,5 +484,11 @@ def bound(host: str, port: int) -> socket.socket:
             f"listening on {host or '*'}:{port}: {e.strerror or e}",
             "is another i2node running? see: ss -ltnp",
         ) from e
+    return _ready(door)
+
+
+def _ready(door: socket.socket) -> socket.socket:
+    # Connections inherit it. Without it a short answer waits 40 ms for the client's delayed ACK.
+    door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     door.setblocking(False)
     return door
