@@ -1,4 +1,4 @@
-# make demo    two nodes on this machine, a mirror, live changes, a proof   (SRC= DST= KEEP=1)
+# make demo    a controller and two nodes on this machine, a rule, a proof   (SRC= DST= KEEP=1)
 # make test    all tests                                                   (ARGS= for pytest)
 # make check   format, lint, types, warnings and sanitizers of the C code
 # make fuzz    every decoder of what others send, SECONDS=60 each (DECODERS= for some of those in Python)
