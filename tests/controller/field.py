@@ -40,11 +40,17 @@ class Agent:
     port: int
     log: Path
     words: tuple[str, ...]
+    through: tuple[str, ...] = ()
+    """The command that it is run by."""
     process: subprocess.Popen[bytes] | None = None
     uuid: str = ""
 
+    @property
+    def _command(self) -> list[str]:
+        return [*self.through, sys.executable, "-m", "i2node", "--home", str(self.home)]
+
     def start(self) -> None:
-        command = [sys.executable, "-m", "i2node", "--home", str(self.home), "agent"]
+        command = [*self._command, "agent"]
         listen = ["--listen", f"127.0.0.1:{self.port}", *self.words]
         with self.log.open("ab") as out:
             self.process = subprocess.Popen([*command, *listen], stdout=out, stderr=out)
@@ -66,7 +72,7 @@ class Agent:
 
     def told(self, *words: str) -> str:
         """What a command of this home prints."""
-        command = [sys.executable, "-m", "i2node", "--home", str(self.home), *words]
+        command = [*self._command, *words]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
