@@ -28,7 +28,7 @@ class Console:
     process: subprocess.Popen[bytes]
     http: int
     https: int
-    enroll: int
+    enroll: int = 0
     token: str = ""
     headers: dict[str, str] = field(default_factory=dict)
 
