@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from console import DEADLINE, Console
+from console import DEADLINE, Born, Console, cradle
 
 
 @dataclass
@@ -22,7 +20,7 @@ class Agent:
 
     name: str
     home: Path
-    process: subprocess.Popen[bytes]
+    process: Born
     port: int
     code: str
     uuid: str = ""
@@ -68,11 +66,9 @@ def started(area: Path, name: str) -> Agent:
     home = area / f"home-{name}"
     log = area / f"{name}.log"
     home.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "i2node", "--home", str(home), "agent"]
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [*command, "--listen", "127.0.0.1:0"], stdout=out, stderr=subprocess.STDOUT
-        )
+    log.write_bytes(b"")  # its port is read there
+    words = ("--home", str(home), "agent", "--listen", "127.0.0.1:0")
+    process = Born(cradle().bear(log, *words))
     deadline = time.monotonic() + DEADLINE
     while not (port := re.search(r"agent-listens .*\bport=(\d+)", log.read_text())):
         assert process.poll() is None and time.monotonic() < deadline, log.read_text()

@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nursery import Child, Nursery
 
 PASSWORD = "Info1234"  # what the tests of the SDK log in with
 DEADLINE = 30.0
+
+
+class Born:
+    """A process of the nursery, asked and told as a Popen."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+        self.pid = child.pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        if self.returncode is None and not self._child.alive():
+            self.wait(0)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        self._child.signal(number)
+
+    def wait(self, seconds: float = DEADLINE) -> int:
+        if self.returncode is None:
+            status = self._child.wait(seconds)
+            self.returncode = -signal.SIGKILL if status is None else status
+        return self.returncode
+
+
+@cache
+def cradle() -> Nursery:
+    """Where the processes of these tests are born: what a controller loads takes a second."""
+    from nursery import Nursery
+
+    made = Nursery("i2node.controller.server")
+    atexit.register(made.close)
+    return made
 
 
 @dataclass
@@ -25,7 +61,7 @@ class Console:
 
     home: Path
     log: Path
-    process: subprocess.Popen[bytes]
+    process: Born
     http: int
     https: int
     enroll: int = 0
@@ -87,11 +123,9 @@ def started(home: Path, http: int = 0, more: str = "") -> Console:
     password.touch(mode=0o600)
     password.write_text(PASSWORD + "\n")
     log = home / "controller.log"
-    command = [sys.executable, "-m", "i2node", "--home", str(home), "controller"]
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [*command, "--password-file", str(password)], stdout=out, stderr=subprocess.STDOUT
-        )
+    log.write_bytes(b"")  # its ports are read there
+    words = ("--home", str(home), "controller", "--password-file", str(password))
+    process = Born(cradle().bear(log, *words))
     deadline = time.monotonic() + DEADLINE
     listens = r"http_port=(\d+) https_port=(\d+) enroll_port=(\d+)"
     while not (ports := re.search(listens, log.read_text())):

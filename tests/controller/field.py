@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from console import Console
+from console import Born, Console, cradle
 from ends import free_port
 
 PATIENCE_S = 90.0
@@ -42,7 +42,7 @@ class Agent:
     words: tuple[str, ...]
     through: tuple[str, ...] = ()
     """The command that it is run by."""
-    process: subprocess.Popen[bytes] | None = None
+    process: Born | subprocess.Popen[bytes] | None = None
     uuid: str = ""
 
     @property
@@ -50,10 +50,13 @@ class Agent:
         return [*self.through, sys.executable, "-m", "i2node", "--home", str(self.home)]
 
     def start(self) -> None:
-        command = [*self._command, "agent"]
-        listen = ["--listen", f"127.0.0.1:{self.port}", *self.words]
-        with self.log.open("ab") as out:
-            self.process = subprocess.Popen([*command, *listen], stdout=out, stderr=out)
+        words = ["--home", str(self.home), "agent", "--listen", f"127.0.0.1:{self.port}"]
+        if self.through:
+            command = [*self.through, sys.executable, "-m", "i2node", *words, *self.words]
+            with self.log.open("ab") as out:
+                self.process = subprocess.Popen(command, stdout=out, stderr=out)
+        else:
+            self.process = Born(cradle().bear(self.log, *words, *self.words))
         until(f"the agent in {self.home}", self.answers)
 
     def answers(self) -> bool:

@@ -9,6 +9,7 @@ gets a process group of its own, so that it goes with whatever it started.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
 import select
@@ -21,11 +22,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Nursery:
-    """The program as a test uses it; `bear` gives a Child."""
+    """The program as a test uses it; `bear` gives a Child. more: modules to load beforehand."""
 
-    def __init__(self) -> None:
+    def __init__(self, *more: str) -> None:
         self._program = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, __file__, *more],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -124,6 +125,9 @@ def _serve() -> None:
     import i2node.net.identity
     import i2node.node.daemon
     import i2node.repl.session  # noqa: F401 (loaded for the forks)
+
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
 
     # The kernel reaps; nobody here asks how they ended.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
