@@ -18,7 +18,10 @@ from i2node.errors import I2Error
 from i2node.model import State
 from i2node.net.identity import Identity
 from i2node.net.transport import connect
-from i2node.orders import Orders, Part, Want, plain
+from i2node.net.wire import encode_message
+from i2node.node.govern import portions
+from i2node.orders import PARTS_MOST, Orders, Part, Standing, Want, plain, read_standing
+from i2node.repl import report
 
 Table = dict[str, Any]
 
@@ -210,3 +213,22 @@ def test_a_part_of_another_file_is_told_by_its_name(house: House) -> None:
     Path(house.source / "real" / "deep" / "live").write_text("live")
     house.becomes_alike(house.copy(stood))
     assert RULE in here.standings
+
+
+@pytest.mark.parametrize(("rules", "parts"), [(1, PARTS_MOST), (3, PARTS_MOST), (1024, 1)])
+def test_all_that_a_node_may_run_goes_over_the_wire(rules: int, parts: int) -> None:
+    trouble = report.Problems(20, (report.PathProblem("/a/b" * 99, "c", "r"),) * 20)
+    one = report.RuleReport(
+        rule=RULE, source="s", target="t", state=State.REPLICATION, problems=trouble, mounts=("/m",)
+    )
+    told = report.plain(one)
+    made = Standing(
+        rule=RULE, version="v", run=1, state=State.REPLICATION, since=1.0, reports=(told,) * parts
+    )
+    messages = list(portions([plain(made)] * rules))
+    for some in messages:
+        encode_message({"t": "standings", "rules": some})
+    heard = [read_standing(one) for some in messages for one in some]
+    assert len(heard) == rules
+    counts = {each["problems"]["count"] for one in heard for each in one.reports}
+    assert counts == {20} and {len(one.reports) for one in heard} == {parts}

@@ -36,6 +36,8 @@ ANSWERING = 32
 """Questions of one channel that are answered beside each other; more are refused."""
 STANDINGS_BYTES = 1 << 20
 """About as much goes in one message; a rule with many parts has much to tell."""
+STANDINGS_ITEMS = 48 << 10
+"""Keys and values of one message; the wire takes some more."""
 
 
 class Governor:
@@ -138,15 +140,21 @@ class Governor:
     def _tell(self) -> None:
         """The newest, as long as the channel stands."""
         seen, told = -1, False
-        with suppress(I2Error):
+        try:
             while not self._over.is_set():
                 seen = self._charges.wait(seen, TOLD_S)
                 rules = [plain(standing) for standing in self._charges.standings()]
                 if rules or told:
-                    for some in _portions(rules):
+                    for some in portions(rules):
                         self._channel.send({"t": "standings", "rules": some})
                 told = bool(rules)
                 self._over.wait(PAUSE_S)
+        except PeerLost:
+            pass
+        except I2Error as error:
+            # A channel on which nothing new is told would pass for a node where nothing changes.
+            log.event(_log, logging.ERROR, "standings-untold", cause=error.cause)
+            self._channel.close()
 
 
 def _failure(number: int | str, error: I2Error) -> dict[str, Any]:
@@ -154,15 +162,30 @@ def _failure(number: int | str, error: I2Error) -> dict[str, Any]:
     return {"t": "answer", "id": number, **fields}
 
 
-def _portions(rules: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """In messages that are not too long; at least one."""
+def portions(rules: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """In messages that the wire takes; at least one. Of a rule that is too much for one alone the
+    reports keep their numbers and words, and lose their lists."""
     some: list[dict[str, Any]] = []
-    size = 0
+    size = items = 0
     for rule in rules:
-        weight = len(json.dumps(rule))
-        if some and size + weight > STANDINGS_BYTES:
+        weight, count = _weight(rule)
+        if weight > STANDINGS_BYTES or count > STANDINGS_ITEMS:
+            rule = rule | {"reports": [_short(report) for report in rule["reports"]]}
+            weight, count = _weight(rule)
+        if some and (size + weight > STANDINGS_BYTES or items + count > STANDINGS_ITEMS):
             yield some
-            some, size = [], 0
+            some, size, items = [], 0, 0
         some.append(rule)
-        size += weight
+        size, items = size + weight, items + count
     yield some
+
+
+def _weight(rule: Mapping[str, Any]) -> tuple[int, int]:
+    """Bytes, and no fewer keys and values than it has: before each there is one of these."""
+    text = json.dumps(rule)
+    return len(text), sum(map(text.count, ",:[{"))
+
+
+def _short(report: Mapping[str, Any]) -> dict[str, Any]:
+    short = {name: value for name, value in report.items() if not isinstance(value, tuple | dict)}
+    return short | {"problems": {"count": report["problems"]["count"]}}
