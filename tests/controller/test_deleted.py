@@ -91,3 +91,16 @@ def test_a_node_that_is_away_keeps_its_rule(
     forced = {"fsp_uuids": [rule], "del_policy": 1, "force": 1}
     assert console.data("DELETE", "/api/fsp/backup", forced)["code"] == 0
     assert console.data("GET", "/api/fsp/backup")["total"] == 0
+
+
+def test_a_node_that_is_registered_anew_takes_orders(
+    console: Console, two: tuple[Agent, Agent], tmp_path: Path
+) -> None:
+    rule, _ = mirrored(console, *two, tmp_path)
+    assert console.data("DELETE", "/api/fsp/backup", {"fsp_uuids": [rule]})["code"] == 0
+    for one in two:
+        sent = {"node_uuids": [one.uuid]}
+        assert console.data("DELETE", "/api/node", sent)["code"] == 0
+        one.register(console)
+    (tmp_path / "other").mkdir()
+    mirrored(console, *two, tmp_path / "other")

@@ -256,7 +256,7 @@ class Fleet:
             self._identity,
             orders=lambda: self._orders(node),
             heard=self._hear,
-            greeted=lambda of, version: self._store.greeted(of, version, int(time.time())),
+            greeted=self._store.greeted,
         )
 
     def _orders(self, node: str) -> Orders:

@@ -102,10 +102,10 @@ class Link:
         identity: Identity,
         orders: Callable[[], Orders],
         heard: Callable[[list[Standing]], None],
-        greeted: Callable[[str, str], None],
+        greeted: Callable[[str, str, int], None],
     ) -> None:
-        """orders gives what is wanted now; heard takes what the node tells; greeted its uuid and
-        version at each connection."""
+        """orders gives what is wanted now; heard takes what the node tells; greeted its uuid,
+        version, and the number of the orders that it holds, at each connection."""
         self.address = address
         self._identity = identity
         self._orders = orders
@@ -204,7 +204,7 @@ class Link:
         try:
             talk = Conversation(channel)
             self._begin(talk)
-            self._greeted(address.node, channel.version)
+            self._greeted(address.node, channel.version, talk.number)
             self.push()
             while True:
                 self._take(talk, channel.recv(None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from i2node.controller.store.database import Database
 from i2node.controller.store.tables import Node, Rule
 
 _AT_ONCE = 1000
+_NUMBER_MOST = 1 << 30
+"""A node that claims to hold orders beyond this is not believed: nobody counts so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +55,17 @@ class Links:
             rows = session.execute(select(Node.uuid, Node.orders).where(Node.peer != ""))
             return {row.uuid: row.orders for row in rows}
 
-    def greeted(self, node: str, version: str, now: int) -> None:
-        """A node is there, with this version of i2node."""
+    def greeted(self, node: str, version: str, number: int) -> None:
+        """A node is there, with this version of i2node, and holds orders of this number. Where that
+        is ahead (the node was removed and registered anew, the database is an older copy) it is
+        counted on from there: a node takes no orders that are older than those it holds."""
+        here = {"version": version, "seen": int(time.time())}
         with self._database.writing() as session:
-            session.execute(update(Node).where(Node.uuid == node).values(version=version, seen=now))
+            of = Node.uuid == node
+            session.execute(update(Node).where(of).values(**here))
+            if number <= _NUMBER_MOST:
+                behind = of & (Node.orders < number)
+                session.execute(update(Node).where(behind).values(orders=number))
 
     def certify(self, node: str, peer: str, certificate: str) -> None:
         """Keeps the certificate of a node, as long as it is this peer."""
