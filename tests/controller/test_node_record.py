@@ -190,6 +190,7 @@ def test_passwords_and_codes_are_never_given_back() -> None:
         ({"mem_limit": -1}, "The node[mem_limit] field must contain a number"),
         ({"rep_path": "/"}, "Not array: node[rep_path]"),
         ({"rep_path": [1]}, "The node[rep_path] field must hold"),
+        ({"biz_grp_list": ["\ud800"]}, "The node[biz_grp_list] field must hold"),
         ({"comment": {}}, "Not string: node[comment]"),
         ({"comment": "x" * 5000}, "The node[comment] field must be at most 4096 characters"),
         ({"node_name": "x" * 256}, "The node[node_name] field must be at most 255 characters"),

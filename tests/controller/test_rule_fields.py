@@ -162,6 +162,9 @@ def test_a_value_is_kept_as_it_is_given_back(field: str, value: object, kept: ob
         ("wk_uuid", "7", "Not uuid: fsp_backup[wk_uuid]"),
         ("vp_name", float("nan"), "Not string"),
         ("sync_item", {}, "Not string: fsp_backup[sync_item]"),
+        ("net_mapping", [{"name": "\ud800"}], "Not string: fsp_backup[net_mapping][]"),
+        ("biz_grp_list", [float("nan")], "Not string: fsp_backup[biz_grp_list][]"),
+        ("cmp_schedule", ["\0"], "Not string: fsp_backup[cmp_schedule][]"),
         ("vp_note", "x" * 70_000, "more than 65536 bytes"),
     ],
 )

@@ -85,7 +85,11 @@ def _paths(most: int) -> Reader:
 
 def _list(form: Form, name: str, default: Any) -> Any:
     """A list as it was sent."""
-    return form.items(name) if form.given(name) else default
+    found = form.items(name) if form.given(name) else default
+    if not _is_plain(found):
+        form.fault(f"Not string: {form.named(name)}[]")
+        return default
+    return found
 
 
 def _band_width(form: Form, name: str, default: Any) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from i2node.controller.form import Form
+from i2node.controller.form import Form, is_storable
 from i2node.controller.store.nodes import Kept
 from i2node.model import PORT
 
@@ -52,9 +52,13 @@ def _number(*among: str) -> Reader:
     return read
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and is_storable(value)
+
+
 def _list(form: Form, name: str, default: Any) -> list[str]:
     found = form.items(name) if form.given(name) else default
-    if len(found) > ITEMS_MOST or not all(isinstance(one, str) for one in found):
+    if len(found) > ITEMS_MOST or not all(map(_is_text, found)):
         form.fault(f"The {form.named(name)} field must hold at most {ITEMS_MOST} texts")
         return list(default)
     return list(found)
