@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from i2node.controller.form import Form, is_storable
-from i2node.controller.paths import read_paths
+from i2node.controller.paths import LONGEST, read_paths
 from i2node.errors import UsageError
 from i2node.net.throttle import parse_plan
 from i2node.orders import PARTS_MOST
@@ -102,7 +102,7 @@ def _band_width(form: Form, name: str, default: Any) -> str:
 
 
 def _script(form: Form, name: str, default: Any) -> str:
-    text = form.text(name, default, 1024)
+    text = form.text(name, default, LONGEST // 4)  # of which each may take 4 bytes
     parts = script(text).split("/")
     if text and any(part in ("", ".", "..") for part in parts):
         form.fault(

@@ -143,12 +143,20 @@ def read(form: Form, names: Collection[str], kept: Mapping[str, Any] | None = No
         name=form.text("node_name", most=NAME_MOST).strip(),
         host=host,
         port=port,
-        data_addr=form.text("data_addr", host, 255),
+        data_addr=_address(form, host),
         code=form.text("i2id", "", 255),
         token=form.text("random_str", ""),
         paths={name: form.text(name) for name in _PATHS if form.given(name)},
         fields=fields,
     )
+
+
+def _address(form: Form, host: str) -> str:
+    """Where data goes. Nobody dials it here, and work nodes refuse what none can dial."""
+    text = form.text("data_addr", host, 255)
+    if not text.isprintable() or " " in text:
+        form.fault(f"The {form.named('data_addr')} field must be an address or a host's name")
+    return text
 
 
 def check_paths(sent: Sent, fields: Mapping[str, Any]) -> None:

@@ -9,8 +9,8 @@ from i2node.controller.form import Form, is_storable
 from i2node.errors import UsageError
 from i2node.fs.pathset import PathSet
 
-LONGEST = 4096
-"""Bytes of a path."""
+LONGEST = 4095
+"""Bytes of a path, as Linux takes it and nodes do."""
 
 
 def absolute(path: object) -> bool:

@@ -10,12 +10,14 @@ from i2node.controller.codes import Code
 from i2node.controller.envelope import Refusal
 from i2node.controller.fields import FIELDS, read_extra
 from i2node.controller.form import Form
-from i2node.controller.paths import check_apart, check_excludes, normal
+from i2node.controller.paths import LONGEST, check_apart, check_excludes, normal
 from i2node.controller.store.rules import Kept
 from i2node.controller.timetable import read_plan
 from i2node.orders import Want
 
 LONGEST_NAME = 128
+_LONGEST_TARGET = LONGEST - 300
+"""Bytes of a directory of the backup node: below it is one that names the work node."""
 _SECRET_MOST = 1024
 
 EXCLUDED = (
@@ -117,6 +119,11 @@ def _check_paths(form: Form, fields: Mapping[str, Any]) -> None:
         if normal(path) == "/":
             form.fault(
                 f"The {form.named('bk_path')}[{number}] field is the root of the backup node itself"
+            )
+        if len(path.encode()) > _LONGEST_TARGET:
+            form.fault(
+                f"The {form.named('bk_path')}[{number}] field must be at most {_LONGEST_TARGET}"
+                " bytes in length"
             )
     if not roots or not targets:
         return
