@@ -20,6 +20,9 @@ from i2node.schedule import Plan
 PARTS_MOST = 256
 CHARGES_MOST = 1024
 _NUMBER_MAX = 1 << 53
+_SUM_MAX = 1 << 62
+"""Of what reports count: of any parts there are, the sum is a number too."""
+_TEXT_MAX = 64 << 10
 
 
 class Want(StrEnum):
@@ -175,9 +178,14 @@ def _charge(table: Mapping[str, Any]) -> Charge:
 
 
 def read_standing(table: Mapping[str, Any]) -> Standing:
-    """The standing that `plain` was made of. ProtocolError: it is none."""
+    """The standing that `plain` was made of. ProtocolError: it is none, or holds what databases
+    and JSON do not: a node may say anything."""
     try:
         values = _known(Standing, table)
+        if not all(isinstance(one, Mapping) for one in values.get("reports", ())):
+            raise TypeError("a report is no map")
+        if not _is_sound(values):
+            raise ValueError("it holds what is neither text nor a number")
         values["state"] = State(values["state"])
         if values.get("last") is not None:
             values["last"] = Run(**_known(Run, values["last"]))
@@ -216,3 +224,15 @@ def _fits(value: object, hint: Any) -> bool:
     if hint in (str, bool, type(None)):
         return type(value) is hint
     return isinstance(value, str if issubclass(hint, str) else Mapping)
+
+
+def _is_sound(value: object) -> bool:
+    if isinstance(value, str):
+        return len(value) <= _TEXT_MAX and "\0" not in value
+    if isinstance(value, int | float):
+        return abs(value) <= _SUM_MAX  # not-a-number is not either
+    if isinstance(value, Mapping):
+        return all(map(_is_sound, value)) and all(map(_is_sound, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_sound, value))
+    return value is None

@@ -23,7 +23,9 @@ from i2node.controller.store.database import Database
 from i2node.controller.store.heard import KEPT_S, SPANS, Heard, Last, sent_since, spread
 from i2node.controller.store.history import History, Span
 from i2node.controller.store.tables import LogLine, Traffic
+from i2node.errors import ProtocolError
 from i2node.model import State
+from i2node.orders import plain, read_standing
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +189,35 @@ def test_what_is_old_is_removed(ground: Ground) -> None:
     with ground.database.reading() as session:
         assert session.scalar(select(func.min(LogLine.at))) == int(much_later)
         assert (session.scalar(select(func.min(Traffic.start))) or 0) > NOW + 199 * 86400
+
+
+def test_what_a_node_makes_up_is_counted_within_bounds(ground: Ground) -> None:
+    rule, heard = ground.create(), Heard(ground.database)
+    for number in range(20):
+        made_up = ({"bytes_sent": number % 2 * (2**62 - 1)},) * 4
+        heard.note([standing(rule, cause=str(number), reports=made_up)], NOW + number)
+    assert 0 < traffic(ground, rule, SPANS[2])[-1][1] < 2**63 / 1000
+
+
+@pytest.mark.parametrize(
+    "made_up",
+    [
+        {"reports": (1,)},
+        {"reports": ({"rate": 1e308},)},
+        {"reports": ({"rate": math.nan},)},
+        {"reports": ({"problems": {"count": math.inf}},)},
+        {"reports": ({"rate": b"1"},)},
+        {"reports": ({"cause": "a\0b"},)},
+        {"cause": "a\0b"},
+        {"cause": "x" * 70_000},
+        {"stamp": "\0"},
+        {"passes": 1 << 62},
+        {"last": a_pass(cause="\0")},
+    ],
+)
+def test_a_standing_that_cannot_be_told_on_is_none(made_up: dict[str, Any]) -> None:
+    with pytest.raises(ProtocolError):
+        read_standing(plain(standing("r", **made_up)))
 
 
 @pytest.mark.parametrize(

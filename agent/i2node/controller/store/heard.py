@@ -40,6 +40,8 @@ LINES_S = 90 * 86400
 PASSES_S = 400 * 86400
 _FORGET_S = 3600  # how often the old is removed
 _LAG_MOST = 2**31 - 1
+_SENT_MOST = 2**46
+"""Bytes that are counted at once: so much each second for a day is still a number of the column."""
 
 LEVELS = {State.STOP: 0, State.EXCEPTION: 0, State.STALE: 1}
 """Of a line about a state; others are 2, normal."""
@@ -142,7 +144,7 @@ class Heard:
             before = self._written.get(one.rule)
             session.add_all(_lines(before, one, now))
             session.add_all(_passes(before, one))
-            began, sent = before.heard if before else now, sent_since(before, one)
+            began, sent = before.heard if before else now, min(sent_since(before, one), _SENT_MOST)
             for span in SPANS:
                 for start, share in spread(sent, began, now, span):
                     if share or span == SPANS[1]:  # whose lag is of interest all the same
