@@ -55,7 +55,7 @@ def served(home: Path) -> Iterator[Served]:
             assert thread.is_alive()
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
-        console = Console(home, home / "log", cast(Any, None), port, 0)
+        console = Console(home, home / "log", cast(Any, None), port, 0, 0)
         console.log_in()
         try:
             yield Served(console, ground, heard)

@@ -234,3 +234,16 @@ def test_a_source_that_is_not_there_stands_still_until_another_order(
     assert "absent is not a directory" in stood.cause and stood.remedy
     house.order(here, (house.charge(tree, version="2"),))
     house.alike(house.copy(here.state(LIVE)))
+
+
+def test_rules_that_begin_at_once_have_a_directory_each(house: House, tree: Path) -> None:
+    rules = [f"{RULE[:-1]}{number}" for number in range(3)]
+    link = house.link(house.work)
+    house.order(house.link(house.backup), grants=tuple(house.grant(rule=rule) for rule in rules))
+    inner = (house.source, house.source, tree / "inner")
+    inner[2].mkdir(exist_ok=True)
+    charges = [house.charge(part, rule=rule) for rule, part in zip(rules, inner, strict=True)]
+    house.order(link, charges=tuple(charges))
+    for rule in rules:
+        link.state(State.REPLICATION, rule)
+    assert len({link.standings[rule].stamp for rule in rules}) == 3

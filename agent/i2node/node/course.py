@@ -126,14 +126,16 @@ def act(course: Course, charge: Charge, now: float) -> Act:
     return Act.PASS if moment <= now else Act.WAIT
 
 
-def begun(course: Course, charge: Charge, now: float) -> Course:
-    """A pass, or the run, begins; one that is under way goes on."""
+def begun(course: Course, charge: Charge, now: float, taken: str = "") -> Course:
+    """A pass, or the run, begins; one that is under way goes on. taken: the newest stamp of the
+    rules that have the same base."""
     if course.began:
         return course
     stamp = f"{datetime.fromtimestamp(now):{_STAMP}}"
-    if course.last is not None and stamp <= course.last.stamp:
+    taken = max(taken, course.last.stamp if course.last is not None else "")
+    if stamp <= taken:
         # Within a second, or by a clock that was set back: no two runs share a directory.
-        stamp = f"{datetime.strptime(course.last.stamp, _STAMP) + timedelta(seconds=1):{_STAMP}}"
+        stamp = f"{datetime.strptime(taken, _STAMP) + timedelta(seconds=1):{_STAMP}}"
     course = replace(course, began=now, stamp=stamp if charge.base else "")
     plan = charge.plan
     if plan is None:

@@ -211,7 +211,7 @@ class Runner:
 
     def _work(self, charge: Charge, once: bool) -> float:
         """The sessions run, and do what the charge wants."""
-        self._go(courses.begun(self._course, charge, time.time()))
+        self._begin(charge)
         stamp, stint = self._course.stamp, self._stint
         if stint is not None and not stint.fits(charge, stamp, once):
             self._end_stint()
@@ -240,6 +240,15 @@ class Runner:
             raise SessionError("the sessions ended by themselves", "tried again by itself")
         self._through(charge, stint)
         return 0.0
+
+    def _begin(self, charge: Charge) -> None:
+        """Rules that go to one base, and begin at one time, have a directory each all the same."""
+        tools, place = self._tools, (charge.peer, charge.base)
+        with tools.beginning:
+            taken = tools.stamps.get(place, "")
+            course = courses.begun(self._course, charge, time.time(), taken)
+            tools.stamps[place] = max(taken, course.stamp)
+        self._go(course)
 
     def _through(self, charge: Charge, stint: Stint) -> None:
         """A pass was made from beginning to end."""

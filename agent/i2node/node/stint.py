@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from i2node import log
@@ -27,11 +27,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What every charge of a node works with. told: called when there is something new to tell."""
+    """What every charge of a node works with. told: called when there is something new to tell.
+    stamps: the newest of the runs below a base of a peer; to be used with `beginning`."""
 
     config: Config
     identity: Identity
     told: Callable[[], None]
+    stamps: dict[tuple[str, str], str] = field(default_factory=dict)
+    beginning: threading.Lock = field(default_factory=threading.Lock)
 
 
 def options_of(tools: Tools, charge: Charge, stamp: str, once: bool) -> tuple[MirrorOptions, ...]:
