@@ -19,7 +19,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +29,10 @@ from light import address
 from sqlalchemy import select
 
 from i2node.config import ControllerConfig
+from i2node.controller.form import Form
 from i2node.controller.server import Office
 from i2node.controller.store.tables import Node, User
+from i2node.controller.tokens import Caller
 from i2node.net.identity import Identity
 
 PORT = 26_821
@@ -62,8 +63,11 @@ class Client:
         return told
 
 
-def settled(home: Path, homes: Path, nodes: int, database: str) -> tuple[int, str, list[str]]:
-    """A controller's home with so many nodes; its port, its password, the uuids of the nodes."""
+def settled(
+    home: Path, homes: Path, nodes: int, rules: int, database: str
+) -> tuple[int, str, list[str]]:
+    """A controller's home with so many nodes, and rules of each; its port, its password, the uuids
+    of the rules."""
     etc = home / "etc" / "controller"
     etc.mkdir(parents=True)
     port = free_port()
@@ -83,7 +87,7 @@ def settled(home: Path, homes: Path, nodes: int, database: str) -> tuple[int, st
                 own.trust(identity.cert_pem, name=f"node{number}")
                 made.append(str(uuid.uuid4()).upper())
                 session.add(_row(user, number, made[-1], identity.node_id))
-    return port, password, made
+        return port, password, protected(office, user, made, rules)
 
 
 def _row(user: User, number: int, name: str, peer: str) -> Node:
@@ -103,13 +107,11 @@ def _row(user: User, number: int, name: str, peer: str) -> Node:
     )
 
 
-def protected(port: int, token: str, nodes: list[str], rules: int) -> list[str]:
+def protected(office: Office, user: User, nodes: list[str], rules: int) -> list[str]:
     """Makes so many rules for each node, from it to the next one; gives their uuids."""
-    local = threading.local()
-
-    def create(number: int) -> None:
-        if not hasattr(local, "client"):
-            local.client = Client(port, token)
+    caller = Caller(user.id, user.uuid, user.name)
+    made = []
+    for number in range(rules * len(nodes)):
         at = number % len(nodes)
         body = {
             "fsp_name": f"rule{number}",
@@ -121,17 +123,8 @@ def protected(port: int, token: str, nodes: list[str], rules: int) -> list[str]:
             "fsp_type": 3,
             "sync_item": "/",
         }
-        local.client.call("POST", "/fsp/backup", {"fsp_backup": body})
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(create, range(rules * len(nodes))))
-    client, found, page = Client(port, token), [], 1
-    while len(found) < rules * len(nodes):
-        listed = client.call("GET", f"/fsp/backup?limit=1000&page={page}")["info_list"]
-        assert listed, f"{len(found)} rules are listed"
-        found += [one["fsp_uuid"] for one in listed]
-        page += 1
-    return found
+        made.append(office.desk.protection.create(Form(body, "fsp_backup"), caller))
+    return made
 
 
 def read(port: int, token: str, rules: list[str], count: int) -> list[float]:
@@ -166,7 +159,8 @@ def done(client: Client, rules: list[str]) -> dict[str, int]:
 
 def run(given: argparse.Namespace, area: Path) -> dict[str, Any]:
     home, homes = area / "controller", area / "nodes"
-    port, password, nodes = settled(home, homes, given.nodes, given.database)
+    asked = (given.nodes, given.rules, given.database)
+    port, password, rules = settled(home, homes, *asked)
     words = [sys.executable, "-m", "i2node", "--home", str(home), "controller"]
     light = [sys.executable, str(Path(__file__).with_name("light.py")), str(homes), str(PORT)]
     with (area / "controller.log").open("wb") as log:
@@ -176,7 +170,6 @@ def run(given: argparse.Namespace, area: Path) -> dict[str, Any]:
             assert fleet.stdout is not None and fleet.stdout.readline()
             client = connected(port)
             token = client.call("POST", "/auth/token", {"username": "admin", "pwd": password})
-            rules = protected(port, token["token"], nodes, given.rules)
             return measured(given, controller.pid, port, token["token"], rules)
         finally:
             for process in (controller, fleet):

@@ -70,22 +70,29 @@ class Fleet:
         self._lock = threading.Lock()
         self._links: dict[str, Link] = {}
         self._pushed: dict[str, int] = {}
+        self._versions: dict[str, str] = {}
         self._known: set[str] = set()
         self._standings: dict[str, Standing] = {}
         self._fresh: dict[str, Standing] = {}
         self._leads_until = self._noted = 0.0
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="i2node-fleet", daemon=True)
+        # The lease is kept by a thread that does nothing else: a round of thousands may take long.
+        self._threads = [
+            threading.Thread(target=run, name=name, daemon=True)
+            for run, name in ((self._hold, "i2node-lease"), (self._run, "i2node-fleet"))
+        ]
 
     def start(self) -> None:
         """Begins to drive, or to wait for that."""
         self._recall()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         """Ends all links, and gives the lease back."""
         self._ending.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     @property
     def drives(self) -> bool:
@@ -190,13 +197,18 @@ class Fleet:
 
     # ------------------------------------------------------------------ the one thread
 
-    def _run(self) -> None:
-        renew = 0.0
+    def _hold(self) -> None:
         while not self._ending.is_set():
             try:
-                if time.monotonic() >= renew:
-                    self._renew()
-                    renew = time.monotonic() + LEASE_S / 3
+                self._renew()
+            except Exception:
+                # The database may be away for a while; the lease ends by itself.
+                log.event(_log, logging.ERROR, "fault", at="lease")
+            self._ending.wait(LEASE_S / 3)
+
+    def _run(self) -> None:
+        while not self._ending.is_set():
+            try:
                 if self.drives:
                     self._round()
                     self._keep()
@@ -204,7 +216,7 @@ class Fleet:
                     self._addresses()
                     self._recall()
             except Exception:
-                # The database may be away for a while: links go on, and so does this.
+                # The same; links go on, and so does this.
                 log.event(_log, logging.ERROR, "fault", at="fleet")
             self._ending.wait(ROUND_S)
         self._shut()
@@ -256,8 +268,14 @@ class Fleet:
             self._identity,
             orders=lambda: self._orders(node),
             heard=self._hear,
-            greeted=self._store.greeted,
+            greeted=self._greet,
         )
+
+    def _greet(self, node: str, version: str, number: int) -> None:
+        """Written down with the others of a round: a fleet that comes back is many."""
+        self._versions[node] = version
+        if number > self._pushed.get(node, 0):
+            self._store.count_on(node, number)
 
     def _orders(self, node: str) -> Orders:
         if not self.drives:
@@ -295,6 +313,9 @@ class Fleet:
         if self._fresh:
             fresh, self._fresh = self._fresh, {}
             self._heard.note(fresh.values(), time.time())
+        if self._versions:
+            versions, self._versions = self._versions, {}
+            self._store.greeted(versions, int(time.time()))
         if time.monotonic() >= self._noted + NOTED_S:
             self._noted = time.monotonic()
             here = [node for node, link in self._links.items() if link.online]
@@ -326,6 +347,7 @@ class Fleet:
             elif peer is None and node.certificate:
                 address = f"{node.config_addr}:{node.config_port}"
                 self._identity.trust(node.certificate, name=node.name, address=address)
+                self._pushed = {}  # what was pushed may have left out its rules
             elif peer is not None:
                 self._known.add(node.peer)
 

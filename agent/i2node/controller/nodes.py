@@ -314,6 +314,7 @@ def register(desk: Desk, owner: int, sent: node.Sent) -> None:
     desk.nodes.check_apart(made)  # before it is paired in vain
     made.peer = pair(desk, sent.host, sent.port, sent.code)
     host = desk.fleet.ask_at(sent.host, sent.port, "host", {})
+    made.seen = int(time.time())
     with sound():
         made.os_version, made.version = host["os_version"][:255], host["version"][:64]
         made.fields = sent.fields | node.facts(host)

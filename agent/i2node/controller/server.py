@@ -15,7 +15,6 @@ import logging
 import resource
 import secrets
 import signal
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -49,7 +48,6 @@ from i2node.net.listener import bound
 _log = logging.getLogger(__name__)
 
 ADMINISTRATOR = "admin"
-_TURN_S = 0.0005
 _DRAIN_S = 5  # for calls that are under way when it is told to stop
 
 
@@ -113,9 +111,6 @@ class Office:
         # Each link takes two descriptors, and the usual soft limit is that of old programs.
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        # A call changes threads some four times, and would wait each time for whoever of thousands
-        # of links has the interpreter: for 5 ms, unless told otherwise.
-        sys.setswitchinterval(_TURN_S)
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:

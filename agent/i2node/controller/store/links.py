@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import or_, select, update
@@ -55,16 +54,20 @@ class Links:
             rows = session.execute(select(Node.uuid, Node.orders).where(Node.peer != ""))
             return {row.uuid: row.orders for row in rows}
 
-    def greeted(self, node: str, version: str, number: int) -> None:
-        """A node is there, with this version of i2node, and holds orders of this number. Where that
-        is ahead (the node was removed and registered anew, the database is an older copy) it is
-        counted on from there: a node takes no orders that are older than those it holds."""
-        here = {"version": version, "seen": int(time.time())}
+    def greeted(self, versions: Mapping[str, str], now: int) -> None:
+        """These nodes are there, each with this version of i2node."""
         with self._database.writing() as session:
-            of = Node.uuid == node
-            session.execute(update(Node).where(of).values(**here))
-            if number <= _NUMBER_MOST:
-                behind = of & (Node.orders < number)
+            for node, version in versions.items():
+                values = {"version": version, "seen": now}
+                session.execute(update(Node).where(Node.uuid == node).values(**values))
+
+    def count_on(self, node: str, number: int) -> None:
+        """A node holds orders of this number. Where that is ahead (the node was removed and
+        registered anew, the database is an older copy) it is counted on from there: a node takes no
+        orders that are older than those it holds."""
+        if number <= _NUMBER_MOST:
+            with self._database.writing() as session:
+                behind = (Node.uuid == node) & (Node.orders < number)
                 session.execute(update(Node).where(behind).values(orders=number))
 
     def certify(self, node: str, peer: str, certificate: str) -> None:
