@@ -47,7 +47,10 @@ def mirrored(console: Console, wk: Agent, bk: Agent, place: Path) -> tuple[str, 
     (one,) = console.data("GET", "/api/fsp/backup")["info_list"]
     rule: str = one["fsp_uuid"]
     until(lambda: status(console, rule)["status"] == "REPLICATION")
-    files = lambda: list((place / "backups").rglob("file"))  # noqa: E731
+
+    def files() -> list[Path]:
+        return list((place / "backups").rglob("file"))
+
     assert len(files()) == 1
     return rule, files
 

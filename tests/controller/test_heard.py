@@ -6,14 +6,12 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from postgres import cluster, emptied
 from ruled import BK, NOW, WK, Ground, a_pass, standing
 from served import served
 from sqlalchemy import func, select
@@ -28,22 +26,9 @@ from i2node.model import State
 from i2node.orders import plain, read_standing
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with cluster() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
-    url = f"sqlite:///{tmp_path / 'controller.db'}"
-    if request.param == "postgresql":
-        server = request.getfixturevalue("server")
-        with emptied(server, f"t{uuid.uuid4().hex}") as found:
-            url = found
-    database = Database(url)
-    yield Ground(database, Vault(tmp_path / "vault.key"))
-    database.close()
+@pytest.fixture
+def ground(database: Database, tmp_path: Path) -> Ground:
+    return Ground(database, Vault(tmp_path / "vault.key"))
 
 
 def sent(number: int, **more: Any) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from postgres import cluster, emptied
 from ruled import BK, NOW, WK, Ground, body, standing
 
 from i2node.controller.board import Board
@@ -29,22 +28,9 @@ from i2node.orders import Charge, Grant, Part, Want
 from i2node.schedule import Every, Plan, Slot
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with cluster() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
-    url = f"sqlite:///{tmp_path / 'controller.db'}"
-    if request.param == "postgresql":
-        server = request.getfixturevalue("server")
-        with emptied(server, f"t{uuid.uuid4().hex}") as found:
-            url = found
-    database = Database(url)
-    yield Ground(database, Vault(tmp_path / "vault.key"))
-    database.close()
+@pytest.fixture
+def ground(database: Database, tmp_path: Path) -> Ground:
+    return Ground(database, Vault(tmp_path / "vault.key"))
 
 
 @contextmanager
@@ -398,7 +384,10 @@ def test_wiping_needs_the_backup_node_or_force(ground: Ground) -> None:
 def test_lists(ground: Ground) -> None:
     for name in ("one", "Two", "three_%"):
         ground.create(fsp_name=name)
-    names = lambda page: [one.rule.name for one in ground.rules.page(page)[0]]  # noqa: E731
+
+    def names(page: Any) -> list[str]:
+        return [one.rule.name for one in ground.rules.page(page)[0]]
+
     assert names(Page()) == ["one", "Two", "three_%"]
     assert names(Page(order="fsp_uuid", limit=2, page=2)) == names(Page(order="fsp_uuid"))[2:]
     assert names(Page(order="id", descending=True, limit=1)) == ["three_%"]

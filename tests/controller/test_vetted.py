@@ -43,7 +43,9 @@ def longest(ground: Ground, field: str, made: Any) -> None:
 
 
 def test_the_longest_that_is_taken_can_be_ordered(ground: Ground, tmp_path: Path) -> None:
-    path = lambda size: ["/" + "x" * size]  # noqa: E731
+    def path(size: int) -> list[str]:
+        return ["/" + "x" * size]
+
     longest(ground, "wk_path", path)
     longest(ground, "bk_path", path)
     longest(ground, "excl_path", path)

@@ -93,6 +93,8 @@ class Fleet:
         self._ending.set()
         for thread in self._threads:
             thread.join()
+        with suppress(Exception):  # it ends by itself, too
+            self._leases.give_back(LEASE, self._holder)
 
     @property
     def drives(self) -> bool:
@@ -145,7 +147,7 @@ class Fleet:
 
     def peer_at(self, host: str, port: int) -> str:
         """The node id of the host that was paired at this address; "": none was. Asks nobody."""
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        where = _where(host, port)
         here = [peer for peer in self._identity.peers() if peer.address == where]
         return max(here, key=lambda peer: peer.paired).node_id if here else ""
 
@@ -220,9 +222,8 @@ class Fleet:
                 log.event(_log, logging.ERROR, "fault", at="fleet")
             self._ending.wait(ROUND_S)
         self._shut()
-        with suppress(Exception):
+        with suppress(Exception):  # the nodes tell it again
             self._keep()
-            self._leases.give_back(LEASE, self._holder)
 
     def _renew(self) -> None:
         """Takes the lease, or keeps it. It ends here before it ends for others."""
@@ -312,7 +313,7 @@ class Fleet:
         """What was heard since the last time, into the database."""
         if self._fresh:
             fresh, self._fresh = self._fresh, {}
-            self._heard.note(fresh.values(), time.time())
+            self._heard.note(list(fresh.values()), time.time())
         if self._versions:
             versions, self._versions = self._versions, {}
             self._store.greeted(versions, int(time.time()))
@@ -345,7 +346,7 @@ class Fleet:
             if peer is not None and not node.certificate:
                 self._store.certify(node.uuid, node.peer, peer.cert_pem)
             elif peer is None and node.certificate:
-                address = f"{node.config_addr}:{node.config_port}"
+                address = _where(node.config_addr, node.config_port)
                 self._identity.trust(node.certificate, name=node.name, address=address)
                 self._pushed = {}  # what was pushed may have left out its rules
             elif peer is not None:
@@ -373,6 +374,11 @@ def _read(talk: Conversation) -> None:
                 talk.answered(message)
     except I2Error as error:
         talk.end(error)
+
+
+def _where(host: str, port: int) -> str:
+    """As a pairing writes it down."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _address(node: Node) -> Address:

@@ -211,6 +211,9 @@ class Link:
         except I2Error as error:
             self._end(error)
             raise
+        except Exception:  # the database's, above all: no link is said to be that is not
+            self._end(PeerLost("a fault of the controller"))
+            raise
         finally:
             channel.close()
 
