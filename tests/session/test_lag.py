@@ -37,8 +37,9 @@ class Marked(Dirty):
         self.marks: list[tuple[int, float]] = []
 
     def mark(self, stamp: float, now: float) -> None:
-        self.marks.append((self.count(), stamp))
+        count = self.count()
         super().mark(stamp, now)
+        self.marks.append((count, stamp))  # who waits for it finds the mark placed
 
 
 def test_a_mark_comes_behind_what_happened_before_it(tmp_path: Path) -> None:
