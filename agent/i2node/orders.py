@@ -8,7 +8,7 @@ of files too: paths of the API are UTF-8.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -19,9 +19,7 @@ from i2node.schedule import Plan
 
 PARTS_MOST = 256
 CHARGES_MOST = 1024
-_NUMBER_MAX = 1 << 53
-_SUM_MAX = 1 << 62
-"""Of what reports count: of any parts there are, the sum is a number too."""
+NUMBER_MAX = 1 << 53
 _TEXT_MAX = 64 << 10
 
 
@@ -126,11 +124,31 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """The numbers of a rule that runs, of all its parts together; each as repl.report.RuleReport
+    has it of one. problems: paths in trouble. last_error: of the first part that has one."""
+
+    files_total: int = 0
+    files_done: int = 0
+    bytes_total: int = 0
+    bytes_done: int = 0
+    bytes_sent: int = 0
+    rate: float = 0.0
+    dirty: int = 0
+    in_flight: int = 0
+    lag_s: float | None = None
+    eta_s: float | None = None
+    problems: int = 0
+    in_sync: bool = False
+    last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """How a charge stands at one moment. progress: whole percent of the pass. version: of the
     charge that it goes by. stamp: of the run, see Charge; while none is under way that of the last.
-    next_run: seconds since 1970. reports: those of the parts that run (repl.report.plain). passes:
-    how many are over; last: the last, or the one that failed."""
+    next_run: seconds since 1970. tally: while it runs. passes: how many are over; last: the last,
+    or the one that failed."""
 
     rule: str
     version: str
@@ -143,7 +161,7 @@ class Standing:
     blocked_on: str = ""
     stamp: str = ""
     next_run: float | None = None
-    reports: tuple[Mapping[str, Any], ...] = ()
+    tally: Tally | None = None
     passes: int = 0
     last: Run | None = None
 
@@ -178,17 +196,13 @@ def _charge(table: Mapping[str, Any]) -> Charge:
 
 
 def read_standing(table: Mapping[str, Any]) -> Standing:
-    """The standing that `plain` was made of. ProtocolError: it is none, or holds what databases
-    and JSON do not: a node may say anything."""
+    """The standing that `plain` was made of. ProtocolError: it is none: a node may say anything."""
     try:
         values = _known(Standing, table)
-        if not all(isinstance(one, Mapping) for one in values.get("reports", ())):
-            raise TypeError("a report is no map")
-        if not _is_sound(values):
-            raise ValueError("it holds what is neither text nor a number")
         values["state"] = State(values["state"])
-        if values.get("last") is not None:
-            values["last"] = Run(**_known(Run, values["last"]))
+        for name, kind in (("tally", Tally), ("last", Run)):
+            if values.get(name) is not None:
+                values[name] = kind(**_known(kind, values[name]))
         return Standing(**values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ProtocolError(f"a standing is malformed: {error!r:.200}") from error
@@ -196,43 +210,42 @@ def read_standing(table: Mapping[str, Any]) -> Standing:
 
 def _known(kind: type[Any], table: Mapping[str, Any]) -> dict[str, Any]:
     """Its fields; what another version wrote beside them is passed over. TypeError where one is of
-    another type; of those that are made of several fields the caller sees to it."""
-    hints = get_type_hints(kind)
-    values = {key: table[key] for key in hints if key in table}
-    for key, value in values.items():
-        hint = hints[key]
-        if get_origin(hint) is tuple:
-            if not isinstance(value, list | tuple):
+    another type, or is what databases and JSON do not hold; of those that are made of several
+    fields the caller sees to it."""
+    values = {}
+    for key, fits in _FIELDS[kind].items():
+        if key in table:
+            value = table[key]
+            if not fits(value):
                 raise TypeError(f"{key} is {value!r:.40}")
-            if get_args(hint)[0] is str and not all(isinstance(one, str) for one in value):
-                raise TypeError(f"{key} holds what is no text")
-            values[key] = tuple(value)
-        elif not _fits(value, hint):
-            raise TypeError(f"{key} is {value!r:.40}")
+            values[key] = tuple(value) if isinstance(value, list) else value
     return values
 
 
-def _fits(value: object, hint: Any) -> bool:
+def _fitting(hint: Any) -> Callable[[object], bool]:
+    among = get_args(hint)
     if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_args(hint):
-        return any(_fits(value, one) for one in get_args(hint))
-    if hint is float:
-        return type(value) in (int, float) and abs(value) <= _NUMBER_MAX  # type: ignore[arg-type]
-    if hint is int:
-        return type(value) is int and abs(value) <= _NUMBER_MAX
-    if hint in (str, bool, type(None)):
-        return type(value) is hint
-    return isinstance(value, str if issubclass(hint, str) else Mapping)
+        return lambda value: value in among
+    if get_origin(hint) is tuple:
+        each = _fitting(among[0])
+        return lambda value: isinstance(value, list | tuple) and all(map(each, value))
+    if among:
+        any_of = [_fitting(one) for one in among]
+        return lambda value: any(fits(value) for fits in any_of)
+    if hint in (int, float):
+        kinds = (int,) if hint is int else (int, float)
+        return lambda value: type(value) in kinds and abs(value) <= NUMBER_MAX  # type: ignore
+    if hint in (bool, type(None)):
+        return lambda value: type(value) is hint
+    return _is_text if issubclass(hint, str) else lambda value: isinstance(value, Mapping)
 
 
-def _is_sound(value: object) -> bool:
-    if isinstance(value, str):
-        return len(value) <= _TEXT_MAX and "\0" not in value
-    if isinstance(value, int | float):
-        return abs(value) <= _SUM_MAX  # not-a-number is not either
-    if isinstance(value, Mapping):
-        return all(map(_is_sound, value)) and all(map(_is_sound, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_is_sound, value))
-    return value is None
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= _TEXT_MAX and "\0" not in value
+
+
+_FIELDS: Mapping[type, Mapping[str, Callable[[object], bool]]] = {
+    kind: {name: _fitting(hint) for name, hint in get_type_hints(kind).items()}
+    for kind in (Part, Charge, Grant, Orders, Run, Tally, Standing)
+}
+"""By the name of a field: whether a value may stand there."""

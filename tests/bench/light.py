@@ -21,9 +21,9 @@ from i2node import __version__
 from i2node.model import State
 from i2node.net.identity import Identity
 from i2node.net.wire import PROTOCOL, decode_message, encode_message, message_length
+from i2node.node.summary import tally
 from i2node.orders import Charge, Standing, plain, read_orders
 from i2node.repl.report import RuleReport
-from i2node.repl.report import plain as told
 
 PASS_S = 600.0
 
@@ -109,7 +109,7 @@ class LightNode:
             since=self._began,
             progress=int(done * 100),
             stamp="20260101000000",
-            reports=(told(report),),
+            tally=tally((report,)),
         )
 
 

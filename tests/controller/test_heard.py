@@ -7,7 +7,7 @@ import math
 import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -23,7 +23,7 @@ from i2node.controller.store.history import History, Span
 from i2node.controller.store.tables import LogLine, Traffic
 from i2node.errors import ProtocolError
 from i2node.model import State
-from i2node.orders import plain, read_standing
+from i2node.orders import NUMBER_MAX, Tally, plain, read_standing
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def ground(database: Database, tmp_path: Path) -> Ground:
 
 
 def sent(number: int, **more: Any) -> dict[str, Any]:
-    return {"reports": ({"bytes_sent": number, "lag_s": 0.5},), **more}
+    return {"tally": Tally(bytes_sent=number, lag_s=0.5), **more}
 
 
 def traffic(ground: Ground, rule: str, span: int, now: float = NOW) -> list[tuple[int, int]]:
@@ -43,7 +43,7 @@ def traffic(ground: Ground, rule: str, span: int, now: float = NOW) -> list[tupl
 def test_the_last_of_each_rule_is_there_for_whoever_starts_next(ground: Ground) -> None:
     rule, other = ground.create(), ground.create(fsp_name="other")
     heard = Heard(ground.database)
-    first = standing(rule, State.MIRROR, progress=3, passes=0, reports=({"rate": 1.5},))
+    first = standing(rule, State.MIRROR, progress=3, passes=0, tally=Tally(rate=1.5))
     assert heard.note([first, standing(other, last=a_pass(), passes=1)], NOW) == 2
     newest = standing(rule, State.REPLICATION, run=2)
     assert heard.note([standing(rule, State.SWITCH), newest], NOW + 1) == 1
@@ -93,7 +93,7 @@ def test_a_line_for_each_change_and_each_new_cause(ground: Ground) -> None:
     rule = ground.create()
     heard, history = Heard(ground.database), History(ground.database)
     trouble = {"cause": "no route", "remedy": "see the network"}
-    lost = {**trouble, "reports": ({"last_error": "peer-lost"},)}
+    lost = {**trouble, "tally": Tally(last_error="peer-lost")}
     for number, one in enumerate(
         [
             standing(rule, State.MIRROR),
@@ -179,20 +179,20 @@ def test_what_is_old_is_removed(ground: Ground) -> None:
 def test_what_a_node_makes_up_is_counted_within_bounds(ground: Ground) -> None:
     rule, heard = ground.create(), Heard(ground.database)
     for number in range(20):
-        made_up = ({"bytes_sent": number % 2 * (2**62 - 1)},) * 4
-        heard.note([standing(rule, cause=str(number), reports=made_up)], NOW + number)
+        made_up = Tally(bytes_sent=number % 2 * NUMBER_MAX)
+        heard.note([standing(rule, cause=str(number), tally=made_up)], NOW + number)
     assert 0 < traffic(ground, rule, SPANS[2])[-1][1] < 2**63 / 1000
 
 
 @pytest.mark.parametrize(
     "made_up",
     [
-        {"reports": (1,)},
-        {"reports": ({"rate": 1e308},)},
-        {"reports": ({"rate": math.nan},)},
-        {"reports": ({"problems": {"count": math.inf}},)},
-        {"reports": ({"rate": b"1"},)},
-        {"reports": ({"cause": "a\0b"},)},
+        {"tally": Tally(rate=1e308)},
+        {"tally": Tally(rate=math.nan)},
+        {"tally": Tally(lag_s=math.inf)},
+        {"tally": Tally(problems=cast(int, 1.5))},
+        {"tally": Tally(rate=cast(float, b"1"))},
+        {"tally": Tally(last_error="a\0b")},
         {"cause": "a\0b"},
         {"cause": "x" * 70_000},
         {"stamp": "\0"},

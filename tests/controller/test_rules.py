@@ -24,7 +24,7 @@ from i2node.controller.store.database import Database
 from i2node.controller.store.rules import Brief, Page
 from i2node.controller.terms import charge, grant
 from i2node.model import State
-from i2node.orders import Charge, Grant, Part, Want
+from i2node.orders import Charge, Grant, Part, Tally, Want
 from i2node.schedule import Every, Plan, Slot
 
 
@@ -429,9 +429,9 @@ def test_status_is_what_the_node_says(ground: Ground) -> None:
     assert (first["fsp_uuid"], first["status"]) == (other, "M_STOP")
     assert (second["status"], "progress" in second) == ("UNKNOWN", False)
     assert "not told of it yet" in second["cause"]
-    reports = ({"files_total": 5, "lag_s": 0.25, "problems": {"count": 2}, "in_sync": True},) * 2
+    tally = Tally(files_total=10, lag_s=0.25, problems=4, in_sync=True)
     ground.fleet.standings[rule] = standing(
-        rule, State.MIRROR, progress=2, cause="slow", reports=reports
+        rule, State.MIRROR, progress=2, cause="slow", tally=tally
     )
     (told,) = board(ground).status([rule])
     assert (told["status"], told["progress"], told["cause"]) == ("MIRROR", 2, "slow")

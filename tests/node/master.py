@@ -18,7 +18,9 @@ from i2node.model import State
 from i2node.net.channel import Channel
 from i2node.net.identity import Identity
 from i2node.net.transport import connect
+from i2node.node import rpc
 from i2node.orders import Charge, Grant, Orders, Part, Standing, Want, plain, read_standing
+from i2node.repl.report import RuleReport
 
 HOST = "127.0.0.1"
 LONG = 60.0
@@ -161,6 +163,11 @@ class House:
         made = Link(self.identity, agent)
         self._links.append(made)
         return made
+
+    def reports(self) -> list[RuleReport]:
+        """What the work node itself tells of the sessions that it runs."""
+        told = rpc.status(self.work.home / "var" / "run")
+        return [one for one in told if one.side == "source"]
 
     def charge(self, *parts: Path, **other: Any) -> Charge:
         """Of one part, unless others are named."""

@@ -36,7 +36,7 @@ def test_parts_that_nest_arrive_in_the_layout_of_their_run(house: House, tree: P
     os.utime(tree / "d", ns=(10**18, 10**18))
     here = house.begin(tree, inner)
     stood = here.state(LIVE)
-    assert len(stood.reports) == 2 and stood.progress == 100
+    assert len(house.reports()) == 2 and stood.progress == 100
     assert house.alike(house.copy(stood)), "with the times of the directory above the inner part"
     write(tree / "live")
     write(inner / "live too")
@@ -69,7 +69,7 @@ def test_a_stop_and_a_start_go_on_in_the_same_run(house: House, tree: Path) -> N
     stamp = here.state(LIVE).stamp
     house.order(here, (house.charge(tree, want=Want.STOP),))
     stood = here.state(State.M_STOP)
-    assert stood.stamp == stamp and not stood.reports
+    assert stood.stamp == stamp and stood.tally is None
     write(tree / "meanwhile")
     house.order(here, (house.charge(tree),))
     stood = here.state(LIVE)
@@ -137,17 +137,18 @@ def test_both_agents_are_killed_while_it_mirrors(house: House, tree: Path) -> No
 
 def test_another_rate_holds_in_the_running_session(house: House, tree: Path) -> None:
     here = house.begin(tree)
-    began = here.state(LIVE).reports[0]["since"]
+    here.state(LIVE)
+    began = house.reports()[0].since
     house.order(here, (house.charge(tree, bwlimit="0"),))
     stood = here.state(State.STOP)
     assert "bandwidth" in stood.cause and stood.blocked_on == "bandwidth plan"
     (tree / "held back").write_bytes(os.urandom(300_000))
-    here.stands(lambda one: one.reports[0]["blocked_on"] == "bandwidth plan")
+    until("it to be held", lambda: house.reports()[0].blocked_on == "bandwidth plan")
     assert not (house.copy(stood) / "held back").exists()
     house.order(here, (house.charge(tree, bwlimit="80m"),))
     stood = here.state(LIVE)
     house.becomes_alike(house.copy(stood))
-    assert here.standings[RULE].reports[0]["since"] == began, "it was not begun anew"
+    assert house.reports()[0].since == began, "it was not begun anew"
 
 
 def test_what_becomes_excluded_stays_and_what_no_longer_is_comes_up_to_date(
@@ -177,7 +178,7 @@ def test_what_the_agent_works_with_is_not_mirrored(house: House, tree: Path) -> 
     """It changes while it is mirrored, without end, and holds keys."""
     place = house.place
     here = house.begin(place, excludes=(str(house.room), f"{place}/backup", "*.log"))
-    stood = here.stands(lambda one: one.state is LIVE and one.reports[0]["in_sync"])
+    stood = here.stands(lambda one: one.state is LIVE and one.tally and one.tally.in_sync)
     copy = house.copy(stood, place)
     assert sorted(p.name for p in copy.iterdir()) == ["controller", "source", "work"]
     assert list((copy / "work").iterdir()) == []

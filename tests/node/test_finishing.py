@@ -151,7 +151,7 @@ def test_a_strict_first_pass_stops_at_what_cannot_be_read(
         assert str(locked.relative_to(tree)) in stood.cause and stood.remedy
         house.order(here, (house.charge(tree),))
         stood = here.state(State.REPLICATION)
-        assert stood.reports[0]["problems"]["count"] == 1
+        assert stood.tally is not None and stood.tally.problems == 1
         assert (house.copy(stood) / "n7").exists()
         here.close()
         agent.terminate()

@@ -20,8 +20,7 @@ from i2node.net.identity import Identity
 from i2node.net.transport import connect
 from i2node.net.wire import encode_message
 from i2node.node.govern import portions
-from i2node.orders import PARTS_MOST, Orders, Part, Standing, Want, plain, read_standing
-from i2node.repl import report
+from i2node.orders import CHARGES_MOST, Orders, Part, Standing, Tally, Want, plain, read_standing
 
 Table = dict[str, Any]
 
@@ -192,7 +191,7 @@ def test_parts_are_many(house: House) -> None:
         parts.append(house.source / str(n))
     here = house.begin(*parts)
     stood = here.state(State.REPLICATION)
-    assert len(stood.reports) == 40
+    assert stood.tally is not None and stood.tally.files_total == 40
     assert all(house.alike(house.copy(stood, part), part) for part in parts)
 
 
@@ -215,20 +214,18 @@ def test_a_part_of_another_file_is_told_by_its_name(house: House) -> None:
     assert RULE in here.standings
 
 
-@pytest.mark.parametrize(("rules", "parts"), [(1, PARTS_MOST), (3, PARTS_MOST), (1024, 1)])
-def test_all_that_a_node_may_run_goes_over_the_wire(rules: int, parts: int) -> None:
-    trouble = report.Problems(20, (report.PathProblem("/a/b" * 99, "c", "r"),) * 20)
-    one = report.RuleReport(
-        rule=RULE, source="s", target="t", state=State.REPLICATION, problems=trouble, mounts=("/m",)
-    )
-    told = report.plain(one)
+def test_all_that_a_node_may_run_goes_over_the_wire() -> None:
     made = Standing(
-        rule=RULE, version="v", run=1, state=State.REPLICATION, since=1.0, reports=(told,) * parts
+        rule=RULE,
+        version="v",
+        run=1,
+        state=State.REPLICATION,
+        since=1.0,
+        cause="c" * 4096,
+        tally=Tally(problems=20),
     )
-    messages = list(portions([plain(made)] * rules))
+    messages = list(portions([plain(made)] * CHARGES_MOST))
     for some in messages:
         encode_message({"t": "standings", "rules": some})
     heard = [read_standing(one) for some in messages for one in some]
-    assert len(heard) == rules
-    counts = {each["problems"]["count"] for one in heard for each in one.reports}
-    assert counts == {20} and {len(one.reports) for one in heard} == {parts}
+    assert heard == [made] * CHARGES_MOST

@@ -6,27 +6,17 @@ another run than the one that is wanted is no news of that one.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from i2node.controller.codes import Code
 from i2node.controller.store.rules import Brief
 from i2node.model import State
-from i2node.orders import Standing, Want
+from i2node.orders import Standing, Tally, Want
 
 _SETTLED = {State.M_STOP: (Want.STOP,), State.FINISH: (Want.FINISH, Want.RUN)}
 """States that only another order changes, and what was wanted for them to come."""
-_SUMS = [
-    "files_total",
-    "files_done",
-    "bytes_total",
-    "bytes_done",
-    "bytes_sent",
-    "rate",
-    "dirty",
-    "in_flight",
-]
+_NUMBERS = tuple(one.name for one in fields(Tally) if one.name != "last_error")
 _ORDERED = "it is ordered; the work node has not told of it yet"
 
 
@@ -69,27 +59,6 @@ def _told(told: Standing) -> dict[str, Any]:
         "restore_point": told.stamp,
         "next_run": None if told.next_run is None else int(told.next_run),
     }
-    if told.reports:
-        shown |= {name: sum(number(one, name) for one in told.reports) for name in _SUMS}
-        shown["lag_s"] = _greatest(told, "lag_s")
-        shown["eta_s"] = _greatest(told, "eta_s")
-        shown["problems"] = sum(_problems(one) for one in told.reports)
-        shown["in_sync"] = all(one.get("in_sync") is True for one in told.reports)
+    if told.tally is not None:
+        shown |= {name: getattr(told.tally, name) for name in _NUMBERS}
     return shown
-
-
-def number(report: Mapping[str, Any], name: str) -> float:
-    """A number of a report; 0 where it has none there."""
-    value = report.get(name)
-    is_number = isinstance(value, int | float) and math.isfinite(value)
-    return value if is_number and value is not None else 0
-
-
-def _greatest(told: Standing, name: str) -> float | None:
-    known = [number(one, name) for one in told.reports if one.get(name) is not None]
-    return max(known, default=None)
-
-
-def _problems(report: Mapping[str, Any]) -> float:
-    found = report.get("problems")
-    return number(found, "count") if isinstance(found, Mapping) else 0

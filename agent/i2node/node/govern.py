@@ -163,15 +163,11 @@ def _failure(number: int | str, error: I2Error) -> dict[str, Any]:
 
 
 def portions(rules: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """In messages that the wire takes; at least one. Of a rule that is too much for one alone the
-    reports keep their numbers and words, and lose their lists."""
+    """In messages that the wire takes; at least one."""
     some: list[dict[str, Any]] = []
     size = items = 0
     for rule in rules:
         weight, count = _weight(rule)
-        if weight > STANDINGS_BYTES or count > STANDINGS_ITEMS:
-            rule = rule | {"reports": [_short(report) for report in rule["reports"]]}
-            weight, count = _weight(rule)
         if some and (size + weight > STANDINGS_BYTES or items + count > STANDINGS_ITEMS):
             yield some
             some, size, items = [], 0, 0
@@ -184,8 +180,3 @@ def _weight(rule: Mapping[str, Any]) -> tuple[int, int]:
     """Bytes, and no fewer keys and values than it has: before each there is one of these."""
     text = json.dumps(rule)
     return len(text), sum(map(text.count, ",:[{"))
-
-
-def _short(report: Mapping[str, Any]) -> dict[str, Any]:
-    short = {name: value for name, value in report.items() if not isinstance(value, tuple | dict)}
-    return short | {"problems": {"count": report["problems"]["count"]}}

@@ -11,8 +11,8 @@ from i2node.errors import I2Error
 from i2node.model import State
 from i2node.net.throttle import parse_plan
 from i2node.node.course import Act, Course
-from i2node.orders import Charge, Standing
-from i2node.repl.report import RuleReport, plain
+from i2node.orders import NUMBER_MAX, Charge, Standing, Tally
+from i2node.repl.report import RuleReport
 
 TELLING = (
     State.STOP,
@@ -72,7 +72,7 @@ def standing(facts: Facts, now: datetime) -> Standing:
         progress=100 if state is State.FINISH else progress(facts.reports) or facts.before,
         stamp=course.stamp or (course.last.stamp if course.last else ""),
         next_run=facts.next_run,
-        reports=tuple(plain(report) for report in facts.reports) if facts.running else (),
+        tally=tally(facts.reports) if facts.running and facts.reports else None,
         passes=course.passes,
         last=course.last,
         **fields,
@@ -126,3 +126,28 @@ def progress(reports: Sequence[RuleReport]) -> int:
     total = sum(report.bytes_total for report in reports)
     done = sum(report.bytes_done for report in reports)
     return min(99, 100 * done // total) if total else 0
+
+
+_SUMS = (
+    "files_total",
+    "files_done",
+    "bytes_total",
+    "bytes_done",
+    "bytes_sent",
+    "rate",
+    "dirty",
+    "in_flight",
+)
+
+
+def tally(reports: Sequence[RuleReport]) -> Tally:
+    """The numbers of all parts together; times are those of the slowest."""
+    sums = {name: min(NUMBER_MAX, sum(getattr(one, name) for one in reports)) for name in _SUMS}
+    return Tally(
+        **sums,
+        lag_s=max((one.lag_s for one in reports if one.lag_s is not None), default=None),
+        eta_s=max((one.eta_s for one in reports if one.eta_s is not None), default=None),
+        problems=sum(one.problems.count for one in reports),
+        in_sync=all(one.in_sync for one in reports),
+        last_error=next((one.last_error for one in reports if one.last_error), ""),
+    )

@@ -23,7 +23,7 @@ from i2node.controller.store.tables import LogLine, Pass, Rule, Traffic
 from i2node.controller.store.tables import Standing as Row
 from i2node.errors import ProtocolError
 from i2node.model import State
-from i2node.orders import Standing, read_standing
+from i2node.orders import Standing, plain, read_standing
 
 SPANS = (10, 3600, 86400)
 """Seconds of the buckets in which traffic is counted."""
@@ -32,8 +32,6 @@ KEPT_S = {10: 3600, 3600: 40 * 86400, 86400: 800 * 86400}
 BUSY_S = 10.0
 IDLE_S = 30.0
 """How often a rule is written down of which there is nothing new, as it sends something or not."""
-ALONE_S = 3.0
-"""Who has written nothing for so long looks what there is: another may have written meanwhile."""
 AT_ONCE = 400
 """Of these, how many in one transaction."""
 LINES_S = 90 * 86400
@@ -73,7 +71,7 @@ class Heard:
         self._database = database
         self._lock = threading.Lock()
         self._written: dict[str, Last] = {}
-        self._noted = self._forgot = 0.0
+        self._forgot = 0.0
 
     def last(self, rules: Sequence[str] | None = None) -> dict[str, Last]:
         """What was last written down of some rules, or of all, by their uuids."""
@@ -89,14 +87,17 @@ class Heard:
                     continue
         return found
 
+    def begin(self) -> None:
+        """To be called before the first `note`, and when another may have written since the last:
+        what there is is read anew."""
+        with self._lock:
+            self._written.clear()
+
     def note(self, batch: Iterable[Standing], now: float) -> int:
         """Writes down what was heard now, seconds since 1970, in one transaction; of a rule that is
         there twice the last counts, of one that is gone nothing is. Gives how many were written."""
         with self._lock:
             newest = {one.rule: one for one in batch}
-            if now > self._noted + ALONE_S:
-                self._written.clear()
-            self._noted = now
             missing = [rule for rule in newest if rule not in self._written]
             if missing:
                 self._written |= self.last(missing)
@@ -149,7 +150,7 @@ class Heard:
                 for start, share in spread(sent, began, now, span):
                     if share or span == SPANS[1]:  # whose lag is of interest all the same
                         traffic[ids[one.rule], span, start] = (share, _lag_ms(one))
-        rows = [{"rule_id": ids[one.rule], "heard": now, "told": _slim(one)} for one in due]
+        rows = [{"rule_id": ids[one.rule], "heard": now, "told": plain(one)} for one in due]
         _upsert(session, Row, rows, {})
         counted = [
             {"rule_id": rule, "span": span, "start": start, "sent": round(sent), "lag_ms": lag}
@@ -202,7 +203,7 @@ def _lines(before: Last | None, one: Standing, now: float) -> list[LogLine]:
     then = f"{old.state} -> " if old is not None and old.state != one.state else ""
     told = ": ".join(text for text in (f"{then}{one.state}", one.cause) if text)
     level = LEVELS.get(one.state, 1 if one.cause else 2)
-    error = next((str(report.get("last_error") or "") for report in one.reports), "")
+    error = one.tally.last_error if one.tally else ""
     return [
         LogLine(
             at=int(now),
@@ -223,32 +224,13 @@ def _passes(before: Last | None, one: Standing) -> list[Pass]:
     return [Pass(rule=one.rule, began=one.last.began, ended=one.last.ended, told=asdict(one.last))]
 
 
-def _slim(one: Standing) -> dict[str, Any]:
-    """As it is kept: of the reports the numbers alone, and how many problems there are."""
-    told = {name: getattr(one, name) for name in Standing.__dataclass_fields__}
-    told["last"] = None if one.last is None else asdict(one.last)
-    told["reports"] = [
-        {name: value for name, value in report.items() if isinstance(value, int | float)}
-        | _problems(report)
-        for report in one.reports
-    ]
-    return told
-
-
-def _problems(report: Mapping[str, Any]) -> dict[str, Any]:
-    found = report.get("problems")
-    return {"problems": {"count": found.get("count")}} if isinstance(found, Mapping) else {}
-
-
-def _sent(one: Standing) -> float:
-    found = (report.get("bytes_sent") for report in one.reports)
-    return sum(value for value in found if isinstance(value, int) and 0 <= value < 2**62)
+def _sent(one: Standing) -> int:
+    return max(0, one.tally.bytes_sent) if one.tally else 0
 
 
 def _lag_ms(one: Standing) -> int:
-    lags = (report.get("lag_s") for report in one.reports)
-    known = [lag for lag in lags if isinstance(lag, int | float) and 0 <= lag < _LAG_MOST]
-    return min(int(max(known, default=0) * 1000), _LAG_MOST)
+    lag = (one.tally.lag_s or 0) if one.tally else 0
+    return int(min(max(lag, 0) * 1000, _LAG_MOST))
 
 
 def _ids(session: Session, rules: Sequence[str]) -> dict[str, int]:
