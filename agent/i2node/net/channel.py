@@ -1,14 +1,15 @@
 """The control channel: messages over one TLS connection, with a pulse.
 
-One thread of the channel's own, the pump, reads, beats, and finishes what senders could not send at
-once. The TLS object is touched only under the channel's lock and only with calls that do not block
-(an SSLSocket may not be used by two threads at once), and nobody holds the lock while waiting.
+A thread beside the callers', the pump, reads, beats, and finishes what senders could not send at
+once: the channel's own, or one of many channels. The TLS object is touched only under the channel's
+lock and only with calls that do not block (an SSLSocket may not be used by two threads at once),
+and nobody holds the lock while waiting.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
+import logging
 import secrets
 import select
 import ssl
@@ -18,14 +19,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from i2node import __version__
+from i2node import __version__, log
 from i2node.errors import I2Error, PeerLost, ProtocolError, Refused
 from i2node.model import show
 from i2node.net.identity import Peer, Role
+from i2node.net.pump import Pump
 from i2node.net.seal import session_secret
 from i2node.net.stream import DataStream
 from i2node.net.tls import keep_alive, linger, quietly, translate
 from i2node.net.wire import PROTOCOL, Message, decode_weighed, encode_message, message_length
+
+_log = logging.getLogger(__name__)
 
 BEAT: Final = 5.0
 STREAMS_MAX: Final = 64
@@ -46,8 +50,17 @@ class Channel:
     """
 
     def __init__(
-        self, tls: ssl.SSLSocket, host: str, port: int, peer: Peer, *, client: bool, beat: float
+        self,
+        tls: ssl.SSLSocket,
+        host: str,
+        port: int,
+        peer: Peer,
+        *,
+        client: bool,
+        beat: float,
+        pump: Pump | None = None,
     ) -> None:
+        """pump: of many channels; None: it has its own."""
         keep_alive(tls)
         tls.setblocking(False)
         self.host, self.port = host, port
@@ -72,9 +85,12 @@ class Channel:
         self._heard = self._spoke = time.monotonic()
         self._numbers: set[int] = set()
         self._streams: dict[int, DataStream] = {}
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._pump = threading.Thread(target=self._run, name="i2node-channel", daemon=True)
-        self._pump.start()
+        self._until = 0.0
+        self._take: Callable[[Message], None] | None = None
+        self._lost: Callable[[I2Error], None] | None = None
+        self._ended = threading.Event()
+        self._pump = pump or Pump()
+        self._pump.add(self)
 
     # ---------------------------------------------------------------- what callers see
 
@@ -111,9 +127,9 @@ class Channel:
             except OSError:
                 # What the peer said before it hung up, an alert perhaps, is still to be read: the
                 # pump reads it and finds the cause.
-                self._poke()
+                self._pump.call(self)
             if self._out:
-                self._poke()
+                self._pump.call(self)
 
     def recv(self, timeout: float | None = None) -> Message:
         """The next message. PeerLost: cut, closed, silent, or nothing within `timeout` seconds."""
@@ -128,17 +144,29 @@ class Channel:
             full = self._waiting >= _IN_MAX
             self._waiting -= weight
             if full and self._waiting < _IN_MAX:
-                self._poke()
+                self._pump.call(self)
             return message
 
-    def close(self) -> None:
-        """Sends what is still to be sent, for two seconds at most, and ends channel and streams."""
+    def deliver(self, take: Callable[[Message], None], lost: Callable[[I2Error], None]) -> None:
+        """From now on each message is given to `take`, and not to `recv`: by the pump, which is not
+        to wait for it; an I2Error that it raises ends the channel. `lost` is told of the end."""
+        with self._lock:
+            self._take, self._lost = take, lost
+            over = self._over
+            self._pump.call(self)
+        if over and self._failure is not None:
+            self._hand_over()
+            lost(self._failure)
+
+    def close(self, wait: bool = True) -> None:
+        """Sends what is still to be sent, for two seconds at most, and ends channel and streams.
+        wait: until that is done."""
         with self._lock:
             self._closing = True
             self._changed.notify_all()
-            self._poke()
-        if threading.current_thread() is not self._pump:
-            self._pump.join()
+            self._pump.call(self)
+        if wait and not self._pump.is_own:
+            self._ended.wait()
 
     def reserve(self, number: int) -> bool:
         """Takes a stream's number; False when it was taken before, or 64 were."""
@@ -173,37 +201,52 @@ class Channel:
 
     # ---------------------------------------------------------------- the pump
 
-    def _run(self) -> None:
-        poll = select.poll()
-        poll.register(self._wake, select.POLLIN)
-        until = 0.0
-        registered = False
+    def fileno(self) -> int:
+        """The socket's."""
+        return self._tls.fileno()
+
+    def turn(self) -> tuple[int, float] | None:
+        """The pump's; see there."""
+        wanted = None
         try:
-            while True:
-                with self._lock:
-                    if self._closing and not until:
-                        until = time.monotonic() + _FLUSH
-                    wait = self._turn(until)
-                    want_write = bool(self._out)
-                    paused = self._waiting >= _IN_MAX
-                if wait is None:
-                    break
-                mask = (0 if paused else select.POLLIN) | (select.POLLOUT if want_write else 0)
-                # With nothing to wait for, a peer that hung up would still be reported, on and on.
-                if mask:
-                    poll.register(self._tls, mask)
-                elif registered:
-                    poll.unregister(self._tls)
-                registered = bool(mask)
-                poll.poll(max(0.0, wait) * 1000 + 1)
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self._wake)
+            with self._lock:
+                wanted = self._work()
         except I2Error as e:
             self._fail(e)
         except OSError as e:
             self._fail(translate(e, self.address, self.host))
-        finally:
-            self._end()
+        return wanted if self._hand_over() else None
+
+    def _work(self) -> tuple[int, float] | None:
+        """Lock held."""
+        if self._closing and not self._until:
+            self._until = time.monotonic() + _FLUSH
+        wait = self._turn(self._until)
+        if wait is None:
+            return None
+        paused = self._waiting >= _IN_MAX and self._take is None
+        mask = (0 if paused else select.POLLIN) | (select.POLLOUT if self._out else 0)
+        return mask, max(0.0, wait)
+
+    def _hand_over(self) -> bool:
+        """What came, to whom it is to be given; False: that ended the channel."""
+        if self._take is None:
+            return True
+        with self._lock:
+            messages = [message for message, _ in self._inbox]
+            self._inbox.clear()
+            self._waiting = 0
+        try:
+            for message in messages:
+                self._take(message)
+        except I2Error as e:
+            self._fail(e)
+            return False
+        except Exception:  # it is the thread of other channels too
+            log.event(_log, logging.ERROR, "fault", at="channel", peer=self.peer_id)
+            self._fail(PeerLost(f"{self.address}: a fault here, see the log"))
+            return False
+        return True
 
     def _turn(self, until: float) -> float | None:
         """Reads, beats, sends; lock held. Seconds to wait for more, None when closed at last."""
@@ -259,25 +302,25 @@ class Channel:
                 self._failure = failure
             self._changed.notify_all()
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """The pump's; see there."""
         with self._lock:
             cut = isinstance(self._failure, PeerLost)
             if self._failure is None:
                 self._failure = PeerLost(f"{self.address}: channel closed")
             self._over = True
-            streams = list(self._streams.values())
+            streams, lost = list(self._streams.values()), self._lost
             self._changed.notify_all()
-            os.close(self._wake)
         for stream in streams:
             stream.close()
+        if lost is not None:
+            self._hand_over()
+            lost(self._failure)
         quietly(self._tls.unwrap)  # sends close_notify; the peer's is not waited for
         if not cut:
             quietly(lambda: linger(self._tls, _FLUSH))
         self._tls.close()
-
-    def _poke(self) -> None:
-        if not self._over:
-            os.eventfd_write(self._wake, 1)
+        self._ended.set()
 
     def _raise_failure(self) -> None:
         """Lock held. Each caller gets an exception of its own, the first one as its cause."""

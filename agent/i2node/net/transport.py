@@ -13,6 +13,7 @@ from i2node.errors import PeerLost, ProtocolError, Refused
 from i2node.net.channel import BEAT, Channel, agree
 from i2node.net.identity import Identity
 from i2node.net.listener import Listener, Statistics
+from i2node.net.pump import Pump
 from i2node.net.seal import Direction, make_preface, preface_is_proven
 from i2node.net.stream import DataStream
 from i2node.net.tls import Contexts, client_of, dial, translate
@@ -23,6 +24,7 @@ __all__ = [
     "Channel",
     "DataStream",
     "Listener",
+    "Pump",
     "Statistics",
     "connect",
     "open_stream",
@@ -38,12 +40,13 @@ def connect(
     *,
     beat: float = BEAT,
     protocol: tuple[int, int] = PROTOCOL,
+    pump: Pump | None = None,
 ) -> Channel:
     """A channel to a paired node; `expected` is its node id, None: any paired one will do.
 
     `timeout` is for each of connecting, TLS and hello; `beat` seconds between signs of life, three
-    of which may be missed. PeerLost: not to be had. Refused: either does not know the other, it
-    is not the expected one, or no protocol is spoken by both.
+    of which may be missed; `pump` serves it, with others. PeerLost: not to be had. Refused: either
+    does not know the other, it is not the expected one, or no protocol is spoken by both.
     """
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     doing = f"connecting to {where}"
@@ -68,7 +71,7 @@ def connect(
                 f"{doing}: its certificate is not one this node is paired with",
                 f"run: i2node pair {host}",
             )
-        channel = Channel(tls, host, port, peer, client=True, beat=beat)
+        channel = Channel(tls, host, port, peer, client=True, beat=beat, pump=pump)
     except OSError as e:
         tls.close()
         raise translate(e, doing, host) from e
