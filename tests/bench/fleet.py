@@ -1,9 +1,12 @@
-"""A fleet: python fleet.py [--nodes N] [--rules N] [--reads N] [--readers N] [--database URL]
+"""A fleet: python fleet.py [--nodes N] [--rules N] [--reads N] [--readers N]
+                        [--database URL [--kill]]
 
 One controller as a user starts it, N light nodes (light.py) with a TLS channel each that report all
 of their rules every 2 s. Meanwhile clients read the status of 100 rules at a time over HTTP. Prints
 the figures as JSON: how long the controller took to reach all nodes, standings heard a second, the
-times of the reads in milliseconds, memory and CPU of the controller.
+times of the reads in milliseconds, memory and CPU of the controller. With --kill another controller
+waits at the same database (PostgreSQL's); the first is killed, and the figures say how long it took
+until the second drove, until it had heard of half of the rules, and of all.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import tempfile
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -163,18 +167,55 @@ def run(given: argparse.Namespace, area: Path) -> dict[str, Any]:
     port, password, rules = settled(home, homes, *asked)
     words = [sys.executable, "-m", "i2node", "--home", str(home), "controller"]
     light = [sys.executable, str(Path(__file__).with_name("light.py")), str(homes), str(PORT)]
-    with (area / "controller.log").open("wb") as log:
-        controller = subprocess.Popen(words, stderr=log)
-        fleet = subprocess.Popen([*light, str(EVERY_S)], stdout=subprocess.PIPE)
-        try:
-            assert fleet.stdout is not None and fleet.stdout.readline()
-            client = connected(port)
-            token = client.call("POST", "/auth/token", {"username": "admin", "pwd": password})
-            return measured(given, controller.pid, port, token["token"], rules)
-        finally:
-            for process in (controller, fleet):
-                process.terminate()
-                process.wait(60)
+    with (area / "controller.log").open("wb") as log, ExitStack() as held:
+
+        def started(words: list[str], **more: Any) -> subprocess.Popen[bytes]:
+            process = subprocess.Popen(words, **more)
+            held.callback(process.wait, 60)
+            held.callback(process.terminate)
+            return process
+
+        controller = started(words, stderr=log)
+        fleet = started([*light, str(EVERY_S)], stdout=subprocess.PIPE)
+        assert fleet.stdout is not None and fleet.stdout.readline()
+        client = connected(port)
+        token = client.call("POST", "/auth/token", {"username": "admin", "pwd": password})["token"]
+        figures = measured(given, controller.pid, port, token, rules)
+        if given.kill:
+            other, second_log = free_port(), area / "second.log"
+            words = second(home, area / "second", port, other)
+            with second_log.open("wb") as log:
+                started(words, stderr=log)
+            connected(other)
+            controller.kill()
+            figures |= taken_over(Client(other, token), rules, second_log)
+        return figures
+
+
+def second(home: Path, own: Path, port: int, other: int) -> list[str]:
+    """Words that start a controller with the keys and the database of another."""
+    shutil.copytree(home / "etc" / "controller", own / "etc" / "controller")
+    settings = own / "etc" / "controller" / "controller.toml"
+    settings.write_text(settings.read_text().replace(str(port), str(other)))
+    return [sys.executable, "-m", "i2node", "--home", str(own), "controller"]
+
+
+def taken_over(client: Client, rules: list[str], log: Path) -> dict[str, Any]:
+    """Seconds since the other was killed, which was now."""
+    began, took = time.monotonic(), {}
+    before = done(client, rules)
+    while len(took) < 3:
+        passed = time.monotonic() - began
+        assert passed < PATIENCE_S, f"it does not take over: {took}"
+        if "drives" not in took and "controller-drives" in log.read_text():
+            took["drives"] = round(passed, 1)
+        now = done(client, rules)
+        news = sum(now.get(rule, 0) > before.get(rule, 0) for rule in rules)
+        for name, share in (("heard_of_half", 0.5), ("heard_of_all", 1.0)):
+            if "drives" in took and name not in took and news >= share * len(rules):
+                took[name] = round(time.monotonic() - began, 1)
+        time.sleep(0.2)
+    return {"taken_over_s": took}
 
 
 def connected(port: int) -> Client:
@@ -235,6 +276,7 @@ def main() -> int:
     parser.add_argument("--reads", type=int, default=2000)
     parser.add_argument("--readers", type=int, default=1)
     parser.add_argument("--database", default="")
+    parser.add_argument("--kill", action="store_true")
     parser.add_argument("--area", type=Path)
     given = parser.parse_args()
     area = Path(tempfile.mkdtemp(prefix="i2node-fleet-", dir=given.area or "/var/tmp"))

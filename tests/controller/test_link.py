@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from field import agent, until
+from field import agent
 
 from i2node.controller.link import Address, Link
 from i2node.net.identity import Identity
 from i2node.net.pairing import pair
+from i2node.net.transport import Pump
 from i2node.orders import Orders
 
 
@@ -23,8 +24,17 @@ def test_no_link_is_said_to_be_that_a_fault_ended(tmp_path: Path) -> None:
     with agent(tmp_path, "node") as node:
         peer = pair("127.0.0.1", node.port, node.told("code"), identity, role="controller")
         address = Address("N", "127.0.0.1", node.port, peer.node_id)
-        link = Link(address, identity, lambda: Orders(number=1), lambda heard: None, fails)
-        link.start()
-        until("it to be told offline", lambda: greeted and not link.online)
+        lost: list[float] = []
+        link = Link(
+            address,
+            identity,
+            Pump(),
+            orders=lambda: Orders(number=1),
+            heard=lambda heard: None,
+            greeted=fails,
+            lost=lambda _, wait_s: lost.append(wait_s),
+        )
+        link.dial()
+        assert greeted and not link.online and len(lost) == 1
         assert "fault" in link.cause.cause
         link.close()

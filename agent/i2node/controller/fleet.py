@@ -19,18 +19,18 @@ from typing import Any
 from i2node import log
 from i2node.controller import terms
 from i2node.controller.codes import Code
+from i2node.controller.dialer import Dialer
 from i2node.controller.envelope import Refusal
 from i2node.controller.link import Address, Conversation, Link
 from i2node.controller.seal import Vault
 from i2node.controller.store.heard import Heard
 from i2node.controller.store.leases import Leases
-from i2node.controller.store.links import Links, Wanted
-from i2node.controller.store.tables import Node
+from i2node.controller.store.links import Links, Paired, Wanted
 from i2node.errors import I2Error, PeerLost, Refused, SessionError, UsageError
 from i2node.net import pairing
 from i2node.net.identity import Identity
 from i2node.net.tls import dial
-from i2node.net.transport import connect
+from i2node.net.transport import Pump, connect
 from i2node.orders import Orders, Standing
 
 _log = logging.getLogger(__name__)
@@ -68,6 +68,8 @@ class Fleet:
         self._own_port = own_port
         self._holder = str(uuid.uuid4()).upper()
         self._lock = threading.Lock()
+        self._pump = Pump(lasting=True)
+        self._dialer = Dialer()
         self._links: dict[str, Link] = {}
         self._pushed: dict[str, int] = {}
         self._versions: dict[str, str] = {}
@@ -85,6 +87,7 @@ class Fleet:
     def start(self) -> None:
         """Begins to drive, or to wait for that."""
         self._recall()
+        self._dialer.start()
         for thread in self._threads:
             thread.start()
 
@@ -93,6 +96,7 @@ class Fleet:
         self._ending.set()
         for thread in self._threads:
             thread.join()
+        self._dialer.close()
         with suppress(Exception):  # it ends by itself, too
             self._leases.give_back(LEASE, self._holder)
 
@@ -115,10 +119,10 @@ class Fleet:
             link = self._links.get(node)
             if link is not None:
                 return link.ask(verb, arguments or {}, timeout_s)
-            address = next((a for a in self._addresses() if a.node == node), None)
-            if address is None:
+            found = next((one for one in self._paired() if one.uuid == node), None)
+            if found is None:
                 raise Refusal(Code.NO_SUCH_NODE)
-            return self._ask_once(address, verb, arguments or {}, timeout_s)
+            return self._ask_once(_address(found), verb, arguments or {}, timeout_s)
 
     def ask_at(
         self,
@@ -215,7 +219,7 @@ class Fleet:
                     self._round()
                     self._keep()
                 else:
-                    self._addresses()
+                    self._paired()
                     self._recall()
             except Exception:
                 # The same; links go on, and so does this.
@@ -229,6 +233,8 @@ class Fleet:
         """Takes the lease, or keeps it. It ends here before it ends for others."""
         asked, before = time.monotonic(), self.drives
         if self._leases.take(LEASE, self._holder, LEASE_S):
+            if not before:
+                self._heard.begin()
             self._leads_until = asked + LEASE_S
         else:
             self._leads_until = 0.0
@@ -239,8 +245,9 @@ class Fleet:
 
     def _round(self) -> None:
         """Makes the links those of the database, and pushes what is new in it."""
-        wanted = {address.node: address for address in self._addresses()}
-        numbers = self._store.numbers()
+        paired = self._paired()
+        wanted = {node.uuid: _address(node) for node in paired}
+        numbers = {node.uuid: node.orders for node in paired}
         with self._lock:
             for node, link in list(self._links.items()):
                 if wanted.get(node) != link.address:
@@ -253,13 +260,13 @@ class Fleet:
             behind = [
                 link
                 for node, link in self._links.items()
-                if self._pushed.get(node) != numbers.get(node)
+                if link.online and self._pushed.get(node) != numbers.get(node)
             ]
             self._pushed = numbers
         for link in made:
-            link.start()
+            self._dialer.dial(link)
         for link in behind:
-            with suppress(I2Error):  # it is told when it is back
+            with suppress(I2Error):  # it is told when it is back, as those are that are away
                 link.push()
 
     def _made(self, address: Address) -> Link:
@@ -267,9 +274,11 @@ class Fleet:
         return Link(
             address,
             self._identity,
+            self._pump,
             orders=lambda: self._orders(node),
             heard=self._hear,
             greeted=self._greet,
+            lost=self._dialer.dial,
         )
 
     def _greet(self, node: str, version: str, number: int) -> None:
@@ -334,20 +343,22 @@ class Fleet:
 
     # ------------------------------------------------------------------ beside the links
 
-    def _addresses(self) -> list[Address]:
+    def _paired(self) -> list[Paired]:
         nodes = self._store.paired()
         self._introduce([node for node in nodes if node.peer not in self._known])
-        return [_address(node) for node in nodes]
+        return nodes
 
-    def _introduce(self, nodes: list[Node]) -> None:
+    def _introduce(self, nodes: list[Paired]) -> None:
         """A node that was paired with one of the controllers is known to all of them."""
+        certificates = self._store.certificates([node.uuid for node in nodes])
         for node in nodes:
-            peer = self._identity.peer(node.peer)
-            if peer is not None and not node.certificate:
+            peer, certificate = self._identity.peer(node.peer), certificates.get(node.uuid)
+            if peer is not None and not certificate:
                 self._store.certify(node.uuid, node.peer, peer.cert_pem)
-            elif peer is None and node.certificate:
-                address = _where(node.config_addr, node.config_port)
-                self._identity.trust(node.certificate, name=node.name, address=address)
+            elif peer is None and certificate:
+                self._identity.trust(
+                    certificate, name=node.name, address=_where(node.host, node.port)
+                )
                 self._pushed = {}  # what was pushed may have left out its rules
             elif peer is not None:
                 self._known.add(node.peer)
@@ -381,8 +392,8 @@ def _where(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _address(node: Node) -> Address:
-    return Address(node.uuid, node.config_addr, node.config_port, node.peer)
+def _address(node: Paired) -> Address:
+    return Address(node.uuid, node.host, node.port, node.peer)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from fastapi import APIRouter
 
-from i2node.controller.app import AtDesk, Given, Known
+from i2node.controller.app import Answer, AtDesk, Given, Known
 from i2node.controller.codes import Code
 from i2node.controller.envelope import Payload, Refusal
 from i2node.controller.form import Form
@@ -59,12 +59,12 @@ def find(call: Given, caller: Known, desk: AtDesk) -> Payload:
 
 
 @routes.get("/status")
-def status(call: Given, caller: Known, desk: AtDesk) -> Payload:
+def status(call: Given, caller: Known, desk: AtDesk) -> Answer:
     """How rules stand (`fsp_uuids`), as far as they are known here."""
     form = call.form
     uuids = form.uuids("fsp_uuids")
     form.check()
-    return {"status": desk.board.status(uuids)}
+    return Answer({"status": desk.board.status(uuids)})  # asked too often to be gone over again
 
 
 @routes.post("/operate")

@@ -15,21 +15,22 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from i2node import log
 from i2node.errors import I2Error, PeerLost, ProtocolError, Refused, of_code
 from i2node.net.channel import Channel
 from i2node.net.identity import Identity
-from i2node.net.transport import connect
+from i2node.net.transport import Pump, connect
 from i2node.orders import Orders, Standing, plain, read_standing
 
 _log = logging.getLogger(__name__)
 
 BACKOFF_S = (1.0, 2.0, 5.0, 10.0)
+LASTING_S = 60.0
+"""A connection that held so long was not one of those that fail again and again."""
 GREETING_S = 10.0
-DIALS = threading.Semaphore(32)
-"""Links that are being made at a time: a fleet that comes back is not met all at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,46 +94,75 @@ class Conversation:
 
 
 class Link:
-    """One node's, in a thread of its own from `start` to `close`. The others may be called from any
-    thread."""
+    """One node's, from its first `dial` to `close`. Safe to use from several threads. Who makes it
+    dials, again and again."""
 
     def __init__(
         self,
         address: Address,
         identity: Identity,
+        pump: Pump,
         orders: Callable[[], Orders],
         heard: Callable[[list[Standing]], None],
         greeted: Callable[[str, str, int], None],
+        lost: Callable[[Link, float], None],
     ) -> None:
         """orders gives what is wanted now; heard takes what the node tells; greeted its uuid,
-        version, and the number of the orders that it holds, at each connection."""
+        version, and the number of the orders that it holds, at each connection; lost is told when
+        there is none, and in how many seconds it is to be dialled."""
         self.address = address
         self._identity = identity
+        self._pump = pump
         self._orders = orders
         self._heard = heard
         self._greeted = greeted
+        self._lost = lost
         self._changed = threading.Condition()
         self._pushing = threading.Lock()
         self._talk: Conversation | None = None
         self._held = -1
         self._refusal: I2Error | None = None
-        self._closing = threading.Event()
+        self._closed = False
         self.cause: I2Error = PeerLost("there was no connection yet")
         self._tried = False
+        self._failures = 0
+        self._began = 0.0
         self._rules: frozenset[str] = frozenset()
-        self._thread = threading.Thread(target=self._run, name="i2node-link", daemon=True)
 
-    def start(self) -> None:
-        """Begins to connect."""
-        self._thread.start()
+    def dial(self) -> None:
+        """Makes the connection; what becomes of it is told to `lost`. Takes as long as it takes."""
+        if self._closed:
+            return
+        address, channel, talk = self.address, None, None
+        try:
+            channel = connect(
+                address.host, address.port, self._identity, address.peer or None, pump=self._pump
+            )
+            talk = Conversation(channel)
+            self._begin(talk)
+            self._greeted(address.node, channel.version, talk.number)
+            self.push()
+        except Exception as error:  # the database's, above all: no link is said to be that is not
+            if channel is not None:
+                channel.close()
+            self._end(talk, self._known(error))
+        else:
+            channel.deliver(partial(self._take, talk), partial(self._end, talk))
+
+    def _known(self, error: Exception) -> I2Error:
+        if isinstance(error, I2Error):
+            return error
+        log.event(_log, logging.ERROR, "fault", at="link", node=self.address.node)
+        return PeerLost("a fault of the controller: its log has more")
 
     def close(self) -> None:
         """Ends the link; does not wait for it."""
-        self._closing.set()
-        talk = self._talk
+        with self._changed:
+            self._closed = True
+            talk = self._talk
         if talk is not None:
             talk.end(PeerLost("the link is closed"))
-            threading.Thread(target=talk.channel.close, daemon=True).start()
+            talk.channel.close(wait=False)
 
     @property
     def online(self) -> bool:
@@ -176,63 +206,31 @@ class Link:
     def _is_lost(self) -> bool:
         return self._tried and not self.online
 
-    def _run(self) -> None:
-        failures = 0
-        while not self._closing.is_set():
-            began = time.monotonic()
-            try:
-                self._talk_once()
-            except I2Error as error:
-                self.cause = error
-            except Exception:
-                log.event(_log, logging.ERROR, "fault", at="link", node=self.address.node)
-                self.cause = PeerLost("a fault of the controller: its log has more")
-            with self._changed:
-                self._tried = True
-                self._changed.notify_all()
-            failures = 0 if time.monotonic() - began > 60 else failures + 1
-            pause = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1]
-            self._closing.wait(pause * random.uniform(0.5, 1.0))
-
-    def _talk_once(self) -> None:
-        """One connection, to its end, which is an I2Error."""
-        address = self.address
-        with DIALS:
-            if self._closing.is_set():
-                return
-            channel = connect(address.host, address.port, self._identity, address.peer or None)
-        try:
-            talk = Conversation(channel)
-            self._begin(talk)
-            self._greeted(address.node, channel.version, talk.number)
-            self.push()
-            while True:
-                self._take(talk, channel.recv(None))
-        except I2Error as error:
-            self._end(error)
-            raise
-        except Exception:  # the database's, above all: no link is said to be that is not
-            self._end(PeerLost("a fault of the controller"))
-            raise
-        finally:
-            channel.close()
-
     def _begin(self, talk: Conversation) -> None:
         with self._changed:
+            if self._closed:
+                raise PeerLost("the link is closed")
             self._held = -1
             self._talk = talk
+            self._began = time.monotonic()
         log.event(_log, logging.INFO, "node-online", node=self.address.node)
 
-    def _end(self, error: I2Error) -> None:
+    def _end(self, talk: Conversation | None, error: I2Error) -> None:
         with self._changed:
-            talk, self._talk = self._talk, None
+            self._talk = None
+            self._tried = True
             self.cause = error
+            lasted = talk is not None and time.monotonic() - self._began > LASTING_S
+            self._failures = 1 if lasted else self._failures + 1
+            closed = self._closed
             self._changed.notify_all()
         if talk is not None:
             talk.end(error)
-            log.event(
-                _log, logging.WARNING, "node-offline", node=self.address.node, cause=error.cause
-            )
+            fields = {"node": self.address.node, "cause": error.cause}
+            log.event(_log, logging.WARNING, "node-offline", **fields)
+        if not closed:
+            pause = BACKOFF_S[min(self._failures, len(BACKOFF_S)) - 1]
+            self._lost(self, pause * random.uniform(0.5, 1.0))
 
     def _take(self, talk: Conversation, message: Mapping[str, Any]) -> None:
         kind = message["t"]

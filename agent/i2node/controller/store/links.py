@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import or_, select, update
 
@@ -24,16 +25,40 @@ class Wanted:
     rules: tuple[tuple[Rule, Node, Node], ...]
 
 
+class Paired(NamedTuple):
+    """A node: its name, where it is, its node id, and the number of what is wanted of it."""
+
+    uuid: str
+    name: str
+    host: str
+    port: int
+    peer: str
+    orders: int
+
+
 class Links:
     """The tables of nodes and rules, as links need them. Safe to use from several threads."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def paired(self) -> list[Node]:
+    def paired(self) -> list[Paired]:
         """The nodes to which there is to be a link."""
+        columns = (Node.uuid, Node.name, Node.config_addr, Node.config_port, Node.peer, Node.orders)
         with self._database.reading() as session:
-            return list(session.scalars(select(Node).where(Node.peer != "")))
+            return [
+                Paired(*row) for row in session.execute(select(*columns).where(Node.peer != ""))
+            ]
+
+    def certificates(self, nodes: Sequence[str]) -> dict[str, str]:
+        """Those of these nodes that are known."""
+        found: dict[str, str] = {}
+        with self._database.reading() as session:
+            for at in range(0, len(nodes), _AT_ONCE):
+                columns = select(Node.uuid, Node.certificate)
+                rows = session.execute(columns.where(Node.uuid.in_(nodes[at : at + _AT_ONCE])))
+                found |= {row.uuid: row.certificate for row in rows if row.certificate}
+        return found
 
     def wanted(self, node: str) -> Wanted | None:
         """What is wanted of a node, as of one moment; None: there is no such node."""
@@ -47,12 +72,6 @@ class Links:
             nodes = {one.id: one for one in session.scalars(select(Node).where(Node.id.in_(ids)))}
             those = tuple((rule, nodes[rule.wk_id], nodes[rule.bk_id]) for rule in rules)
             return Wanted(found.orders, those)
-
-    def numbers(self) -> dict[str, int]:
-        """By node: the number of what is wanted of it."""
-        with self._database.reading() as session:
-            rows = session.execute(select(Node.uuid, Node.orders).where(Node.peer != ""))
-            return {row.uuid: row.orders for row in rows}
 
     def greeted(self, versions: Mapping[str, str], now: int) -> None:
         """These nodes are there, each with this version of i2node."""
