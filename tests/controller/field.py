@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,29 +35,55 @@ def until(what: str, holds: Callable[[], Any], seconds: float = PATIENCE_S) -> A
 
 @dataclass
 class Agent:
-    """A node as its administrator has it."""
+    """A node as its administrator has it. home: its directories, as the agent sees them; root: that
+    of its processes, None: as everybody's. uuid: of the registered node."""
 
+    name: str
     home: Path
-    port: int
     log: Path
-    words: tuple[str, ...]
-    through: tuple[str, ...] = ()
-    """The command that it is run by."""
+    root: Path | None = None
+    port: int = field(default_factory=free_port)
     process: Born | subprocess.Popen[bytes] | None = None
     uuid: str = ""
 
     @property
-    def _command(self) -> list[str]:
-        return [*self.through, sys.executable, "-m", "i2node", "--home", str(self.home)]
+    def code(self) -> str:
+        """What pairs with it."""
+        home = self.home if self.root is None else self.root / self.home.relative_to("/")
+        found = re.search(r"^id=(\w{32})$", (home / "etc/i2id.conf").read_text(), re.MULTILINE)
+        assert found is not None
+        return found[1]
+
+    @property
+    def address(self) -> dict[str, Any]:
+        return {"config_addr": "127.0.0.1", "config_port": str(self.port)}
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The least that registers it."""
+        return {"node_name": self.name, "i2id": self.code, **self.address}
+
+    def register(self, by: Console | Sdk, **fields: Any) -> str:
+        """Makes it a node of a controller; gives its uuid."""
+        record = self.record | fields
+        if isinstance(by, Sdk):
+            by.done(NODE, "createNode", node=record)
+            listed = by.done(NODE, "listNode")["info_list"]
+        else:
+            made = by.data("POST", "/api/node", {"node": record})
+            assert made["code"] == 0, made
+            listed = by.data("GET", "/api/node")["info_list"]
+        self.uuid = next(one["node_uuid"] for one in listed if one["node_name"] == self.name)
+        return self.uuid
 
     def start(self) -> None:
         words = ["--home", str(self.home), "agent", "--listen", f"127.0.0.1:{self.port}"]
-        if self.through:
-            command = [*self.through, sys.executable, "-m", "i2node", *words, *self.words]
+        if self.root is not None:
+            command = ["chroot", str(self.root), sys.executable, "-m", "i2node", *words]
             with self.log.open("ab") as out:
                 self.process = subprocess.Popen(command, stdout=out, stderr=out)
         else:
-            self.process = Born(cradle().bear(self.log, *words, *self.words))
+            self.process = Born(cradle().bear(self.log, *words))
         until(f"the agent in {self.home}", self.answers)
 
     def answers(self) -> bool:
@@ -75,19 +102,19 @@ class Agent:
 
     def told(self, *words: str) -> str:
         """What a command of this home prints."""
-        command = [*self._command, *words]
+        command = [sys.executable, "-m", "i2node", "--home", str(self.home), *words]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 @contextmanager
-def agent(place: Path, name: str, *words: str) -> Iterator[Agent]:
-    """A node that runs."""
-    made = Agent(place / f"home-{name}", free_port(), place / f"{name}.log", words)
-    made.start()
-    try:
+def agents(place: Path, *names: str) -> Iterator[list[Agent]]:
+    """Nodes that run."""
+    with ExitStack() as held:
+        made = [Agent(name, place / f"home-{name}", place / f"{name}.log") for name in names]
+        for one in made:
+            held.callback(one.stop)
+            one.start()
         yield made
-    finally:
-        made.stop()
 
 
 class Sdk:
@@ -132,12 +159,3 @@ class Sdk:
         self._process.stdin.close()
         self._process.wait(30)
         self._process.stdout.close()
-
-
-def register(sdk: Sdk, agent: Agent, name: str) -> str:
-    """Registers a node by its code; gives its uuid."""
-    fields = {"node_name": name, "config_addr": "127.0.0.1", "config_port": str(agent.port)}
-    sdk.done(NODE, "createNode", node={**fields, "i2id": agent.told("code")})
-    listed = sdk.done(NODE, "listNode")["info_list"]
-    agent.uuid = next(one["node_uuid"] for one in listed if one["node_name"] == name)
-    return agent.uuid

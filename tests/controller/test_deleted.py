@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import Agent, agents
 from console import DEADLINE, Console
+from field import Agent, agents
 
 
 @pytest.fixture
@@ -80,8 +80,7 @@ def test_a_node_that_is_away_keeps_its_rule(
 ) -> None:
     wk, _ = two
     rule, files = mirrored(console, *two, tmp_path)
-    wk.process.send_signal(signal.SIGKILL)
-    wk.process.wait(DEADLINE)
+    wk.stop(signal.SIGKILL)
     until(lambda: status(console, rule)["status"] == "UNKNOWN")
     assert status(console, rule)["code"] == 11110001
     told = console.data("DELETE", "/api/fsp/backup", {"fsp_uuids": [rule], "del_policy": 1})

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from console import Console
-from field import agent, until
+from field import agents, until
 
 
 def told(home: Path, *words: str, said: str = "") -> subprocess.CompletedProcess[str]:
@@ -19,7 +19,7 @@ def test_a_node_enrols_itself_and_is_there(console: Console, tmp_path: Path) -> 
     console.log_in()
     code = told(console.home, "controller", "code").stdout
     where = f"127.0.0.1:{console.enroll}"
-    with agent(tmp_path, "node") as node:
+    with agents(tmp_path, "node") as (node,):
         (node.home / "etc" / "i2node.toml").write_text(f"listen_port = {node.port}\n")
         wrong = told(node.home, "enroll", where, said="x" * 32)
         assert wrong.returncode == 4 and "code is wrong" in wrong.stderr, wrong.stderr

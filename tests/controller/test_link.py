@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from field import agent
+from field import agents
 
 from i2node.controller.link import Address, Link
 from i2node.net.identity import Identity
@@ -21,8 +21,8 @@ def test_no_link_is_said_to_be_that_a_fault_ended(tmp_path: Path) -> None:
         greeted.append(node)
         raise RuntimeError("the database is away")
 
-    with agent(tmp_path, "node") as node:
-        peer = pair("127.0.0.1", node.port, node.told("code"), identity, role="controller")
+    with agents(tmp_path, "node") as (node,):
+        peer = pair("127.0.0.1", node.port, node.code, identity, role="controller")
         address = Address("N", "127.0.0.1", node.port, peer.node_id)
         lost: list[float] = []
         link = Link(

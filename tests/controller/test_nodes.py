@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import Agent, agents
 from console import Console
+from field import Agent, agents
 
 UUID = "990E2F2B-9983-A734-2CD3-9D298DBB365A"
 LISTED = {

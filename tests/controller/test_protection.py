@@ -12,7 +12,7 @@ from typing import Any
 import forest
 import pytest
 from console import Console, started
-from field import FSP, Agent, Sdk, agent, register, until
+from field import FSP, Agent, Sdk, agents, until
 from witness import differences
 
 
@@ -25,13 +25,13 @@ def voice(sdk: Path, console: Console) -> Iterator[Sdk]:
 
 @pytest.fixture
 def work(tmp_path: Path) -> Iterator[Agent]:
-    with agent(tmp_path, "work") as made:
+    with agents(tmp_path, "work") as (made,):
         yield made
 
 
 @pytest.fixture
 def backup(tmp_path: Path) -> Iterator[Agent]:
-    with agent(tmp_path, "backup") as made:
+    with agents(tmp_path, "backup") as (made,):
         yield made
 
 
@@ -43,9 +43,9 @@ class Rule:
         self.source = place / "source"
         self.base = place / "backups"
         self.work = work
-        for one, name in ((work, "work"), (backup, "backup")):
+        for one in (work, backup):
             if not one.uuid:
-                register(voice, one, name)
+                one.register(voice)
         body = {
             "fsp_name": "protect",
             "wk_uuid": work.uuid,

@@ -8,8 +8,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from agents import agents
 from console import Console
+from field import agents
 from ruled import BK, WK, body, standing
 from served import filled, misfits, recorded, served
 

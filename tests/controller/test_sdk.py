@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from agents import agents
 from console import Console
+from field import agents
 
 
 def run(sdk: Path, console: Console, module: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from console import Console, started
-from field import agent, until
+from field import agents, until
 from postgres import cluster
 
 
@@ -44,14 +44,11 @@ def test_one_drives_and_the_other_takes_over(pair: tuple[Console, Console], tmp_
     source, base = tmp_path / "source", tmp_path / "backups"
     source.mkdir()
     (source / "file").write_text("first\n")
-    with agent(tmp_path, "work") as work, agent(tmp_path, "backup") as backup:
+    with agents(tmp_path, "work", "backup") as (work, backup):
         first.log_in()
         second.token = first.token  # a login is good at both
-        for one, name in ((work, "work"), (backup, "backup")):
-            where = {"config_addr": "127.0.0.1", "config_port": str(one.port)}
-            node = {"node_name": name, "i2id": one.told("code"), **where}
-            # Either takes calls, and tells the nodes by way of the one that drives.
-            assert second.data("POST", "/api/node", {"node": node})["code"] == 0
+        for one in (work, backup):
+            one.register(second)  # either takes calls, and tells the nodes by way of who drives
         listed = second.data("GET", "/api/node")["info_list"]
         uuids = {one["node_name"]: one["node_uuid"] for one in listed}
         body = {"fsp_name": "one", "wk_path": [f"{source}/"], "bk_path": [f"{base}/"]}

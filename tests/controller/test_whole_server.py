@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 from console import Console
-from ends import free_port
-from field import FSP, Agent, Sdk, agent, register, until
+from field import FSP, Agent, Sdk, agents, until
 
 import i2node
 from disks import disk
@@ -73,14 +72,13 @@ def test_the_whole_of_a_server_is_mirrored(
     server: Path, console: Console, sdk: Path, tmp_path: Path
 ) -> None:
     voice = Sdk(sdk, console)
-    through = ("chroot", str(server))
-    work = Agent(Path("/sdata"), free_port(), tmp_path / "work.log", (), through)
+    work = Agent("work", Path("/sdata"), tmp_path / "work.log", server)
     base = tmp_path / "fsp_bk"
-    with agent(tmp_path, "backup") as backup:
+    with agents(tmp_path, "backup") as (backup,):
         work.start()
         try:
-            register(voice, work, "work")
-            register(voice, backup, "backup")
+            work.register(voice)
+            backup.register(voice)
             lists = voice.done(FSP, "listFspBackupDir", wk_uuid=work.uuid, fsp_uuid="")["dir_list"]
             kinds: dict[str, list[str]] = {"1": [], "2": []}
             for one in lists:
