@@ -8,7 +8,9 @@ of files too: paths of the API are UTF-8.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -19,8 +21,14 @@ from i2node.schedule import Plan
 
 PARTS_MOST = 256
 CHARGES_MOST = 1024
+ORDERS_MOST = 32 << 20
+"""Bytes of orders, packed."""
+PIECE = 1 << 20
+"""Bytes of them in one message."""
 NUMBER_MAX = 1 << 53
 _TEXT_MAX = 64 << 10
+_HALF = re.compile(rb"(?<!\\)(?:\\\\)*\\u[dD][89a-fA-F]")
+"""A half of a character, which JSON can hold and no name is made of."""
 
 
 class Want(StrEnum):
@@ -169,6 +177,55 @@ class Standing:
 def plain(data: Orders | Standing) -> dict[str, Any]:
     """As dictionaries, lists, strings and numbers, for a message or a file."""
     return asdict(data)
+
+
+def packed(orders: Orders) -> bytes:
+    """As they go over the wire: JSON, so that no bound of messages on items is theirs."""
+    return json.dumps(plain(orders), ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def unpacked(body: bytes) -> Orders:
+    """The orders that `packed` made this of. ProtocolError: it is none."""
+    try:
+        if _HALF.search(body):
+            raise ValueError("half a character")
+        table = json.loads(body.decode())
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"orders are no JSON: {error!r:.200}") from error
+    if not isinstance(table, Mapping):
+        raise ProtocolError("orders are no map")
+    return read_orders(table)
+
+
+def pieces(body: bytes) -> Iterator[dict[str, Any]]:
+    """Packed orders, as messages carry them; left: bytes that are still to come."""
+    for at in range(0, len(body), PIECE):
+        some = body[at : at + PIECE]
+        yield {"body": some, "left": len(body) - at - len(some)}
+
+
+class Gathered:
+    """Pieces as they come."""
+
+    def __init__(self) -> None:
+        self._body = bytearray()
+        self._left: int | None = None
+
+    def take(self, piece: Mapping[str, Any]) -> bytes | None:
+        """The whole, once it is there. ProtocolError: this is no piece, or not the next."""
+        body, left = piece.get("body"), piece.get("left")
+        if not isinstance(body, bytes) or type(left) is not int or left < 0:
+            raise ProtocolError("a piece of orders is malformed")
+        if len(self._body) + len(body) + left > ORDERS_MOST:
+            raise ProtocolError(f"orders of more than {ORDERS_MOST} bytes")
+        if self._left is not None and self._left != len(body) + left:
+            raise ProtocolError("a piece of orders is missing")
+        self._body += body
+        self._left = left
+        if left:
+            return None
+        whole, self._body, self._left = bytes(self._body), bytearray(), None
+        return whole
 
 
 def read_orders(table: Mapping[str, Any]) -> Orders:

@@ -22,7 +22,7 @@ from i2node.model import State
 from i2node.net.identity import Identity
 from i2node.net.wire import PROTOCOL, decode_message, encode_message, message_length
 from i2node.node.summary import tally
-from i2node.orders import Charge, Standing, plain, read_orders
+from i2node.orders import Charge, Gathered, Standing, plain, unpacked
 from i2node.repl.report import RuleReport
 
 PASS_S = 600.0
@@ -45,11 +45,12 @@ class LightNode:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         told: asyncio.Task[None] | None = None
+        gathered = Gathered()
         try:
             await self._greet(reader, writer)
             told = asyncio.create_task(self._tell(writer))
             while True:
-                await self._take(await _read(reader), writer)
+                await self._take(await _read(reader), gathered, writer)
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
@@ -65,13 +66,19 @@ class LightNode:
         assert (await _read(reader))["t"] == "keys"
         _write(writer, keys)
 
-    async def _take(self, message: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+    async def _take(
+        self, message: dict[str, Any], gathered: Gathered, writer: asyncio.StreamWriter
+    ) -> None:
         if message["t"] == "govern":
             _write(writer, {"t": "governed", "number": 0})
         elif message["t"] == "orders":
-            orders = read_orders(message)
-            self._charges = orders.charges
-            _write(writer, {"t": "held", "number": orders.number})
+            body = gathered.take(message)
+            if body is not None:
+                orders = unpacked(body)
+                self._charges = orders.charges
+                _write(writer, {"t": "held", "number": orders.number, "refused": []})
+        elif message["t"] == "ask":
+            _write(writer, {"t": "answer", "id": message["id"], "value": {"services": ["sshd"]}})
 
     async def _tell(self, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(self._number % 100 / 100 * self._every_s)

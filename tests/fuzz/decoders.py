@@ -30,8 +30,7 @@ from i2node.net.stream import DataStream
 from i2node.node import rpc
 from i2node.node.daemon import Daemon
 from i2node.node.vetting import vet
-from i2node.orders import plain as orders_plain
-from i2node.orders import read_orders
+from i2node.orders import packed, unpacked
 from i2node.repl import told
 from i2node.repl.ledger import Ledger
 from i2node.repl.receiver import Receiver
@@ -195,11 +194,14 @@ def of_report(data: bytes) -> None:
 def of_orders(data: bytes) -> None:
     """What a controller orders, or what is kept of that."""
     try:
-        held = read_orders(json.loads(data))
-        vet(held)
-    except (I2Error, ValueError, AttributeError, RecursionError):
+        held = unpacked(data)
+    except ProtocolError:
         return
-    assert read_orders(json.loads(json.dumps(orders_plain(held)))) == held
+    assert unpacked(packed(held)) == held
+    with suppress(UsageError):
+        vetted = vet(held)
+        assert {charge.rule for charge in vetted.refused} <= vetted.faults.keys()
+        assert not vet(vetted.orders).faults
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -19,7 +20,17 @@ from i2node.net.channel import Channel
 from i2node.net.identity import Identity
 from i2node.net.transport import connect
 from i2node.node import rpc
-from i2node.orders import Charge, Grant, Orders, Part, Standing, Want, plain, read_standing
+from i2node.orders import (
+    Charge,
+    Grant,
+    Orders,
+    Part,
+    Standing,
+    Want,
+    pieces,
+    plain,
+    read_standing,
+)
 from i2node.repl.report import RuleReport
 
 HOST = "127.0.0.1"
@@ -109,7 +120,8 @@ class Link:
         return message
 
     def order(self, table: Mapping[str, Any]) -> Message:
-        self.channel.send({"t": "orders", **table})
+        for piece in pieces(json.dumps(table).encode()):
+            self.channel.send({"t": "orders", **piece})
         return self.hear("held", "refused")
 
     def ask(self, verb: str, **arguments: Any) -> Message:
@@ -203,7 +215,7 @@ class House:
     ) -> None:
         self.number += 1
         held = link.order(plain(Orders(number=self.number, charges=charges, grants=grants)))
-        assert held == {"t": "held", "number": self.number}
+        assert held == {"t": "held", "number": self.number, "refused": []}
 
     def begin(self, *parts: Path, **other: Any) -> Link:
         """The backup node grants what the work node is ordered; gives the link to that one."""

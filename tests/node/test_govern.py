@@ -18,9 +18,21 @@ from i2node.errors import I2Error
 from i2node.model import State
 from i2node.net.identity import Identity
 from i2node.net.transport import connect
-from i2node.net.wire import encode_message
+from i2node.net.wire import MESSAGE_MAX, encode_message
 from i2node.node.govern import portions
-from i2node.orders import CHARGES_MOST, Orders, Part, Standing, Tally, Want, plain, read_standing
+from i2node.orders import (
+    CHARGES_MOST,
+    ORDERS_MOST,
+    Orders,
+    Part,
+    Standing,
+    Tally,
+    Want,
+    packed,
+    pieces,
+    plain,
+    read_standing,
+)
 
 Table = dict[str, Any]
 
@@ -41,6 +53,7 @@ def grant(change: Table) -> Callable[[Table], None]:
     return lambda table: table["grants"][0].update(change)
 
 
+SLOT = {"every": 0, "days": [], "times": [], "start": 0, "end": 1440, "gap": 0, "keep": 0}
 HOSTILE: dict[str, Callable[[Table], Any]] = {
     "no number": lambda t: t.pop("number"),
     "a number that is text": lambda t: t.update(number="7"),
@@ -50,29 +63,38 @@ HOSTILE: dict[str, Callable[[Table], Any]] = {
     "a rule that is a path": charge({"rule": "../../etc"}),
     "a want that is none": charge({"want": "explode"}),
     "no parts": charge({"parts": []}),
-    "a part that is relative": charge({"parts": [{"source": "etc"}]}),
-    "a part above the root": charge({"parts": [{"source": "/etc/../.."}]}),
-    "a target beside a base": charge({"parts": [{"source": "/etc", "target": "/t"}]}),
-    "no target": charge({"base": ""}),
-    "the same part twice": charge({"parts": [{"source": "/etc"}, {"source": "/etc/"}]}),
+    "half a character": charge({"name": "\ud800"}),
     "a port that is text": charge({"port": "22"}),
-    "a port beyond all": charge({"port": 1 << 20}),
-    "no host": charge({"host": ""}),
-    "another's certificate": charge({"peer": "0" * 64}),
-    "a certificate that is none": charge({"certificate": "x"}),
-    "a rate that is none": charge({"bwlimit": "fast"}),
-    "a level that is none": charge({"compress": 77}),
     "excludes that are no texts": charge({"excludes": [1]}),
     "an exclude with a NUL": charge({"excludes": ["a\0b"]}),
     "a check that is none": charge({"check": "no"}),
     "a plan that is a number": charge({"plan": 7}),
     "a plan without slots": charge({"plan": {"once_at": None}}),
     "a flag that is a number": charge({"encrypt": 1}),
-    "a root that is relative": grant({"roots": ["etc"]}),
     "a root that is a number": grant({"roots": [5]}),
+}
+"""Orders that are none."""
+
+UNSOUND: dict[str, Callable[[Table], Any]] = {
+    "a part that is relative": charge({"parts": [{"source": "etc"}]}),
+    "a part above the root": charge({"parts": [{"source": "/etc/../.."}]}),
+    "a target beside a base": charge({"parts": [{"source": "/etc", "target": "/t"}]}),
+    "no target": charge({"base": ""}),
+    "the same part twice": charge({"parts": [{"source": "/etc"}, {"source": "/etc/"}]}),
+    "a port beyond all": charge({"port": 1 << 20}),
+    "no host": charge({"host": ""}),
+    "another's certificate": charge({"peer": "0" * 64}),
+    "a certificate that is none": charge({"certificate": "x"}),
+    "a rate that is none": charge({"bwlimit": "fast"}),
+    "a level that is none": charge({"compress": 77}),
+    "a plan of a day that is too long": charge(
+        {"plan": {"once_at": None, "slots": [SLOT | {"end": 1 << 40, "gap": 1}]}}
+    ),
+    "a root that is relative": grant({"roots": ["etc"]}),
     "a base that is not below": grant({"base": "/elsewhere"}),
     "a negative keep": grant({"keep": -1}),
 }
+"""Rules that cannot be carried out."""
 
 
 def test_hostile_orders_are_refused_and_nothing_is_lost(running: House) -> None:
@@ -88,6 +110,59 @@ def test_hostile_orders_are_refused_and_nothing_is_lost(running: House) -> None:
     stood = here.state(State.REPLICATION)
     (running.source / "b").write_text("still live")
     running.becomes_alike(running.copy(stood))
+
+
+def test_a_rule_that_is_refused_holds_up_no_other(running: House) -> None:
+    here = running.link(running.work)
+    other = RULE[:-1] + "2"
+    charges = (running.charge(), running.charge(rule=other))
+    good = Orders(number=99, charges=charges, grants=(running.grant(rule=other),))
+    for number, (name, change) in enumerate(UNSOUND.items(), 100):
+        table = json.loads(json.dumps(plain(replace(good, number=number))))
+        table["charges"].reverse()
+        change(table)
+        said = here.order(table)
+        assert (said["t"], said["number"]) == ("held", number), name
+        (refused,) = said["refused"]
+        assert refused["rule"] == other and refused["cause"] and refused["remedy"], name
+    fast = running.charge(rule=other, version="2", bwlimit="fast", run=7)
+    said = here.order(plain(Orders(number=1000, charges=(running.charge(), fast))))
+    stood = here.stands(lambda one: one.version == "2", other)
+    assert (stood.state, stood.run) == (State.STOP, 7)
+    assert "fast" in stood.cause and stood.remedy
+    (running.source / "b").write_text("the other goes on")
+    running.becomes_alike(running.copy(here.state(State.REPLICATION)))
+    running.work.stop(signal.SIGTERM)
+    running.work.start()
+    here = running.link(running.work)
+    assert "fast" in here.state(State.STOP, other).cause
+    here.state(State.REPLICATION)
+    halted = replace(fast, want=Want.STOP)
+    here.order(plain(Orders(number=1001, charges=(running.charge(), halted))))
+    assert "fast" in here.state(State.M_STOP, other).cause  # so it can be deleted
+    here.order(plain(Orders(number=1002, charges=(running.charge(),))))
+    until("it is gone", lambda: other not in here.standings)
+
+
+def test_orders_of_many_rules_come_in_pieces(running: House) -> None:
+    """A message takes a quarter of these, and far fewer of their paths."""
+    here = running.link(running.work)
+    excludes = tuple(f"/data/{n:04}/{'x' * 90}/" for n in range(4096))
+    halted = running.charge(want=Want.STOP, excludes=excludes)
+    others = [replace(halted, rule=f"{RULE[:-4]}{n:04}") for n in range(100, 140)]
+    body = packed(Orders(number=50, charges=(running.charge(), *others)))
+    assert len(body) > 3 * MESSAGE_MAX
+    several = list(pieces(body))
+    for piece in several:
+        here.channel.send({"t": "orders", **piece})
+    assert here.hear("held", "refused") == {"t": "held", "number": 50, "refused": []}
+    until("all are told", lambda: len(here.standings) == 41)
+    here.channel.send({"t": "orders", **several[0]})
+    here.channel.send({"t": "orders", **several[2]})
+    assert "missing" in here.hear("error")["cause"]
+    other = running.link(running.work)
+    other.channel.send({"t": "orders", "body": b"{", "left": ORDERS_MOST})
+    assert "more than" in other.hear("error")["cause"]
 
 
 def test_orders_that_are_older_are_refused(running: House) -> None:
@@ -137,7 +212,15 @@ def test_questions_are_answered_beside_each_other_and_errors_end_nothing(running
 
 
 @pytest.mark.parametrize(
-    "message", [{"t": "nonsense"}, {"t": "ask"}, {"t": "ask", "id": [1]}, {"t": "open"}]
+    "message",
+    [
+        {"t": "nonsense"},
+        {"t": "ask"},
+        {"t": "ask", "id": [1]},
+        {"t": "open"},
+        {"t": "orders", "number": 7},
+        {"t": "orders", "body": b"", "left": -1},
+    ],
 )
 def test_nonsense_ends_the_channel_and_nothing_else(running: House, message: Table) -> None:
     here = running.link(running.work)

@@ -2,7 +2,7 @@
 asked and answered. The controller dials; node.govern is the other end.
 
     -> govern              <- governed {number}
-    -> orders {...}        <- held {number} | refused {number, cause, remedy}
+    -> orders {body, left} <- held {number, refused} | refused {number, cause, remedy}
     -> ask {id, verb}      <- answer {id, value} | answer {id, error, cause, remedy}
                            <- standings {rules}
 """
@@ -14,16 +14,17 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from i2node import log
 from i2node.errors import I2Error, PeerLost, ProtocolError, Refused, of_code
+from i2node.model import State
 from i2node.net.channel import Channel
 from i2node.net.identity import Identity
 from i2node.net.transport import Pump, connect
-from i2node.orders import Orders, Standing, plain, read_standing
+from i2node.orders import Charge, Orders, Standing, packed, pieces, read_standing
 
 _log = logging.getLogger(__name__)
 
@@ -127,7 +128,9 @@ class Link:
         self._tried = False
         self._failures = 0
         self._began = 0.0
-        self._rules: frozenset[str] = frozenset()
+        self._refused: tuple[I2Error, float] | None = None
+        self._charges: Mapping[str, Charge] = {}
+        self._told: dict[str, Standing] = {}
 
     def dial(self) -> None:
         """Makes the connection; what becomes of it is told to `lost`. Takes as long as it takes."""
@@ -180,12 +183,13 @@ class Link:
         """Tells the node what is wanted of it now, if it is connected; gives the number of that."""
         with self._pushing:
             orders = self._orders()
-            self._rules = frozenset(charge.rule for charge in orders.charges)
+            self._charges = {charge.rule: charge for charge in orders.charges}
             talk = self._talk
             if talk is not None:
                 with self._changed:
                     self._refusal = None
-                talk.channel.send({"t": "orders", **plain(orders)})
+                for piece in pieces(packed(orders)):
+                    talk.channel.send({"t": "orders", **piece})
             return orders.number
 
     def wait_held(self, number: int, timeout_s: float) -> None:
@@ -242,7 +246,9 @@ class Link:
                 raise ProtocolError(f"{talk.channel.address}: unsound standings")
             standings = [read_standing(one) for one in rules]
             # A node speaks of the rules that are its own to carry out, and of no others.
-            self._heard([one for one in standings if one.rule in self._rules])
+            own = [one for one in standings if one.rule in self._charges]
+            self._told |= {one.rule: one for one in own}
+            self._heard([self._as_refused(one) for one in own])
         elif kind in ("held", "refused"):
             self._judged(kind, message)
         else:
@@ -252,14 +258,57 @@ class Link:
         with self._changed:
             if kind == "held":
                 self._held = _number(message)
+                self._refused = None
+                self._note_refused(message.get("refused"))
             else:
                 told = (str(message.get(key, "")) for key in ("cause", "remedy"))
                 self._refusal = Refused(*told)
+                self._refused = (self._refusal, time.time())
                 cause = self._refusal.cause
                 log.event(
                     _log, logging.ERROR, "orders-refused", node=self.address.node, cause=cause
                 )
             self._changed.notify_all()
+        if self._refused is not None:
+            known = [
+                self._told.get(charge.rule) or _unheard(charge) for charge in self._charges.values()
+            ]
+            self._heard([self._as_refused(one) for one in known])
+
+    def _note_refused(self, rules: object) -> None:
+        """The node tells of its own rules how they stand; of those that it is the backup node of,
+        nobody else does."""
+        for one in rules if isinstance(rules, list) else ():
+            if isinstance(one, dict):
+                fields = {key: str(one.get(key, "")) for key in ("rule", "cause")}
+                log.event(_log, logging.ERROR, "rule-refused", node=self.address.node, **fields)
+
+    def _as_refused(self, told: Standing) -> Standing:
+        """How a rule stands while the node refuses its orders: it may go on as it was ordered
+        before."""
+        charge = self._charges.get(told.rule)
+        if self._refused is None or charge is None:
+            return told
+        error, since = self._refused
+        return replace(
+            told,
+            version=charge.version,
+            run=charge.run,
+            state=State.EXCEPTION,
+            since=since,
+            cause=f"the work node refuses its orders, and goes by those before: {error.cause}",
+            remedy=error.remedy,
+        )
+
+
+def _unheard(charge: Charge) -> Standing:
+    return Standing(
+        rule=charge.rule,
+        version=charge.version,
+        run=charge.run,
+        state=State.UNKNOWN,
+        since=time.time(),
+    )
 
 
 def _due(message: Mapping[str, Any], kind: str) -> Mapping[str, Any]:

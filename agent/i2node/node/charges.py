@@ -6,23 +6,25 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from i2node import log
 from i2node.errors import I2Error, SessionError, UsageError
+from i2node.model import State
 from i2node.node import kept
 from i2node.node.grants import Grants
 from i2node.node.runner import Runner
 from i2node.node.stint import Tools
-from i2node.node.vetting import vet
-from i2node.orders import Orders, Standing, plain, read_orders
+from i2node.node.vetting import Vetted, still, vet
+from i2node.orders import Charge, Orders, Standing, Want, plain, read_orders
 from i2node.repl.report import RuleReport
 
 _log = logging.getLogger(__name__)
 
 CLOSE_S = 25.0
 """How long the end of the agent waits for its sessions, all of them together."""
-NOTHING = Orders(number=0)
+NOTHING = Vetted(Orders(number=0), (), {})
 
 
 class Charges:
@@ -37,8 +39,8 @@ class Charges:
         self._tools = Tools(grants.config, grants.identity, self._tell)
         self._lock = threading.Condition()
         self._controller = ""
-        self._orders = NOTHING
-        self._done: Orders | None = None
+        self._held = NOTHING
+        self._done: Vetted | None = None
         self._closing = False
         self._runners: dict[str, Runner] = {}
         self._thread = threading.Thread(target=self._carry_out, name="charges", daemon=True)
@@ -64,30 +66,29 @@ class Charges:
     @property
     def number(self) -> int:
         """Of the orders that are held, 0: none."""
-        return self._orders.number
+        return self._held.orders.number
 
-    def hold(self, table: Mapping[str, Any], controller: str) -> int:
-        """Keeps the orders of a controller, and begins to carry them out; gives their number.
+    def hold(self, orders: Orders, controller: str) -> Mapping[str, UsageError]:
+        """Keeps the orders of a controller, and begins to carry them out; gives what is wrong with
+        those rules that it cannot carry out, which stand still.
 
-        ProtocolError or UsageError: they cannot be carried out; SessionError: they cannot be kept.
-        Then those before stay in force.
+        UsageError: none can be carried out; SessionError: they cannot be kept. Then those before
+        stay in force.
         """
-        orders = read_orders(table)
-        vet(orders)
+        vetted = vet(orders)
         with self._lock:
-            held = self._orders.number
+            held = self.number
             if controller == self._controller and orders.number < held:
                 raise UsageError(
                     f"orders {orders.number} are older than {held}, which are held",
                     f"number them from {held + 1} on",
                 )
             kept.keep(self._file, {"controller": controller, "orders": plain(orders)})
-            self._orders, self._controller = orders, controller
-            # At once: what is granted no more is refused when this is acknowledged, and a work node
-            # that is told next finds itself known.
-            self._grants.trust(orders)
-            self._grants.give(orders.grants)
+            self._controller = controller
+            self._take(vetted)
             self._lock.notify_all()
+        for rule, fault in vetted.faults.items():
+            log.event(_log, logging.WARNING, "rule-refused", rule=rule, cause=fault.cause)
         log.event(
             _log,
             logging.INFO,
@@ -96,7 +97,14 @@ class Charges:
             charges=len(orders.charges),
             grants=len(orders.grants),
         )
-        return orders.number
+        return vetted.faults
+
+    def _take(self, vetted: Vetted) -> None:
+        # At once: what is granted no more is refused when this is acknowledged, and a work node
+        # that is told next finds itself known.
+        self._held = vetted
+        self._grants.trust(vetted.orders)
+        self._grants.give(vetted.orders.grants)
 
     def read(self) -> None:
         """What was held when the agent ended is in force again. Where it cannot be read, nothing
@@ -105,12 +113,9 @@ class Charges:
             table = kept.kept(self._file)
             if table is None:
                 return
-            orders = read_orders(table["orders"])
-            vet(orders)
+            vetted = vet(read_orders(table["orders"]))
             self._controller = str(table["controller"])
-            self._orders = orders
-            self._grants.trust(orders)
-            self._grants.give(orders.grants)
+            self._take(vetted)
         except (ValueError, KeyError, I2Error) as error:
             cause = error.cause if isinstance(error, I2Error) else repr(error)
             fields = {"file": bytes(self._file), "cause": cause}
@@ -122,18 +127,19 @@ class Charges:
     def _carry_out(self) -> None:
         while True:
             with self._lock:
-                self._lock.wait_for(lambda: self._closing or self._orders is not self._done)
+                self._lock.wait_for(lambda: self._closing or self._held is not self._done)
                 if self._closing:
                     return
-                orders = self._orders
+                held = self._held
             try:
-                self._apply(orders)
+                self._apply(held)
             except Exception as error:
                 log.event(_log, logging.ERROR, "orders-failed", error=repr(error))
-            self._done = orders
+            self._done = held
 
-    def _apply(self, orders: Orders) -> None:
-        wanted = {charge.rule: charge for charge in orders.charges}
+    def _apply(self, held: Vetted) -> None:
+        charges = (*held.orders.charges, *map(still, held.refused))
+        wanted = {charge.rule: charge for charge in charges}
         gone = {rule: self._runners[rule] for rule in self._runners.keys() - wanted.keys()}
         for runner in gone.values():
             runner.end()
@@ -155,8 +161,8 @@ class Charges:
             if closing:
                 runner.end()
         with self._lock:
-            if orders is self._orders:  # newer ones may trust whom these do not name
-                self._grants.distrust(orders)
+            if held is self._held:  # newer ones may trust whom these do not name
+                self._grants.distrust(held.orders)
         self._grants.prune_beside()
         self._tell()
 
@@ -176,7 +182,13 @@ class Charges:
 
     def standings(self) -> list[Standing]:
         """Of all rules of which this node is the work node."""
-        return [runner.standing() for runner in self._all()]
+        held = self._held
+        refused = {charge.rule: charge for charge in held.refused}
+        told = [runner.standing() for runner in self._all()]
+        return [
+            _refused(one, refused[one.rule], held.faults[one.rule]) if one.rule in refused else one
+            for one in told
+        ]
 
     def reports(self) -> list[RuleReport]:
         """Of all sessions; of a rule that has none now, of the rule."""
@@ -208,3 +220,9 @@ class Charges:
     def _all(self) -> list[Runner]:
         with self._lock:
             return [self._runners[rule] for rule in sorted(self._runners)]
+
+
+def _refused(told: Standing, charge: Charge, fault: UsageError) -> Standing:
+    state = State.M_STOP if charge.want is Want.STOP else State.STOP
+    told = replace(told, version=charge.version, run=charge.run, state=state)
+    return replace(told, cause=fault.cause, remedy=fault.remedy)

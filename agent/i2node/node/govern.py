@@ -2,7 +2,9 @@
 
     controller                         node
     govern {}                       →  governed {number}          of the orders that it holds
-    orders {number, charges, grants} → held {number}, or refused {number, cause, remedy}
+    orders {body, left}     →  held {number, refused}, or refused {number, cause, remedy}, once
+                                   no bytes are left; refused are the rules of theirs that are not
+                                   carried out: [{rule, cause, remedy}]
     ask {id, verb, arguments}       →  answer {id, value}, or answer {id, error, cause, remedy}
                                     ←  standings {rules}          at each change, else every TOLD_S
 
@@ -24,7 +26,7 @@ from i2node.errors import I2Error, PeerLost, ProtocolError, SessionError, UsageE
 from i2node.net.channel import Channel
 from i2node.node.charges import Charges
 from i2node.node.inventory import Verb
-from i2node.orders import plain
+from i2node.orders import Gathered, plain, unpacked
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class Governor:
         self._channel = channel
         self._charges = charges
         self._verbs = verbs
+        self._gathered = Gathered()
         self._over = threading.Event()
         self._slots = threading.BoundedSemaphore(ANSWERING)
 
@@ -74,21 +77,29 @@ class Governor:
     def _handle(self, message: dict[str, Any]) -> None:
         kind = message["t"]
         if kind == "orders":
-            self._channel.send(self._held(message))
+            body = self._gathered.take(message)
+            if body is not None:
+                self._channel.send(self._held(body))
         elif kind == "ask":
             self._asked(message)
         else:
             raise ProtocolError(f"unexpected message {kind!r:.40}")
 
-    def _held(self, message: Mapping[str, Any]) -> dict[str, Any]:
+    def _held(self, body: bytes) -> dict[str, Any]:
+        number = 0
         try:
-            number = self._charges.hold(message, self._channel.peer_id)
-            return {"t": "held", "number": number}
+            orders = unpacked(body)
+            number = orders.number
+            faults = self._charges.hold(orders, self._channel.peer_id)
         except I2Error as error:
-            number = message["number"] if type(message.get("number")) is int else 0
             fields = {"cause": error.cause, "remedy": error.remedy}
             log.event(_log, logging.WARNING, "orders-refused", **fields)
             return {"t": "refused", "number": number, **fields}
+        refused = [
+            {"rule": rule, "cause": error.cause, "remedy": error.remedy}
+            for rule, error in faults.items()
+        ]
+        return {"t": "held", "number": number, "refused": refused}
 
     # ------------------------------------------------------------------ questions
 

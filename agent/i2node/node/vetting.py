@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from i2node.errors import I2Error, UsageError
 from i2node.fs.tree import within
 from i2node.net.identity import check_certificate, pem_to_der
 from i2node.net.throttle import parse_plan
-from i2node.orders import Charge, Grant, Orders
+from i2node.orders import Charge, Grant, Orders, Want
 from i2node.schedule import Plan
 
 _RULE = re.compile(r"[0-9A-Za-z-]{1,64}")
@@ -18,20 +20,48 @@ _EDIT = "correct the rule at the controller"
 _PATH_MAX = 4095
 
 
-def vet(orders: Orders) -> None:
-    """UsageError that names the rule and what is wrong with it."""
+@dataclass(frozen=True, slots=True)
+class Vetted:
+    """orders: what of them can be carried out. refused: the charges that cannot. faults: why, by
+    rule, of those and of grants."""
+
+    orders: Orders
+    refused: tuple[Charge, ...]
+    faults: Mapping[str, UsageError]
+
+
+def vet(orders: Orders) -> Vetted:
+    """A rule that cannot be carried out holds up no other. UsageError: it cannot be told which
+    rules these are."""
     _once("charges", [charge.rule for charge in orders.charges])
     _once("grants", [grant.rule for grant in orders.grants])
     several: tuple[Charge | Grant, ...] = (*orders.charges, *orders.grants)
     for each in several:
         if not _RULE.fullmatch(each.rule):
             raise UsageError(f"rule {each.rule!r:.80} is no uuid", "this is a defect over there")
-        try:
-            _peer(each)
-            _charge(each) if isinstance(each, Charge) else _grant(each)
-        except (I2Error, ValueError) as error:
-            cause = error.cause if isinstance(error, I2Error) else str(error)
-            raise UsageError(f"rule {each.rule}: {cause}", _EDIT) from error
+    faults = {each.rule: fault for each in several if (fault := _fault(each)) is not None}
+    sound = replace(
+        orders,
+        charges=tuple(charge for charge in orders.charges if charge.rule not in faults),
+        grants=tuple(grant for grant in orders.grants if grant.rule not in faults),
+    )
+    refused = tuple(charge for charge in orders.charges if charge.rule in faults)
+    return Vetted(sound, refused, faults)
+
+
+def still(charge: Charge) -> Charge:
+    """A refused one, with nothing in it that a rule which stands still would be decided by."""
+    return replace(charge, want=Want.STOP, plan=None, bwlimit="")
+
+
+def _fault(each: Charge | Grant) -> UsageError | None:
+    try:
+        _peer(each)
+        _charge(each) if isinstance(each, Charge) else _grant(each)
+    except (I2Error, ValueError) as error:
+        cause = error.cause if isinstance(error, I2Error) else str(error)
+        return UsageError(f"the node refuses the rule: {cause}", _EDIT)
+    return None
 
 
 def _once(kind: str, rules: list[str]) -> None:
