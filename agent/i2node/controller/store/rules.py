@@ -3,11 +3,12 @@ nodes in the same transaction."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, String, delete, func, or_, select, update
+from sqlalchemy import Select, String, Text, cast, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
@@ -19,6 +20,9 @@ from i2node.orders import CHARGES_MOST
 
 NOW = "_now"
 """Of a rule's fields one that is not the API's: see Turn."""
+TEXT_MOST = 12 << 20
+"""Bytes of the rules of a node, as the database keeps them. Orders have some more, a certificate
+and names, of each rule: of 2048 rules that is less than what the wire takes beyond this."""
 _Wk = aliased(Node)
 _Bk = aliased(Node)
 
@@ -100,8 +104,7 @@ class Rules:
                 rule.wk_id, rule.bk_id = _node(session, wk).id, _node(session, bk).id
                 if session.scalar(select(Rule.id).where(Rule.name == rule.name)) is not None:
                     raise _taken(rule.name)
-                for node in (wk, bk):
-                    _check_room(session, node)
+                _check_room(session, rule)
                 session.add(rule)
                 _note(session, rule.uuid, rule.updated, "create", f"rule {rule.name} created")
                 _bump(session, (wk, bk))
@@ -174,6 +177,8 @@ class Rules:
                     "wk_id": new[0],
                     "bk_id": new[1],
                 }
+                changed.wk_id, changed.bk_id = new
+                _check_room(session, changed)
                 session.expunge_all()
                 session.execute(update(Rule).where(Rule.uuid == changed.uuid).values(values))
                 text = f"rule {changed.name} changed"
@@ -262,16 +267,35 @@ def _node(session: Session, uuid: str) -> Node:
     return node
 
 
-def _check_room(session: Session, node: str) -> None:
-    """Orders are bounded."""
-    found = _node(session, node)
-    for column in (Rule.wk_id, Rule.bk_id):
-        of: ColumnElement[bool] = column == found.id
-        if (session.scalar(select(func.count()).select_from(Rule).where(of)) or 0) >= CHARGES_MOST:
+def _check_room(session: Session, rule: Rule) -> None:
+    """The orders of its nodes are bounded: refused here, and never when they are told."""
+    for node, adds in ((rule.wk_id, rule.fields), (rule.bk_id, rule.fields["bk_path"])):
+        others = {
+            column: session.execute(
+                select(func.count(), func.coalesce(func.sum(_text(part)), 0)).where(
+                    column == node, Rule.uuid != rule.uuid
+                )
+            ).one()
+            for column, part in ((Rule.wk_id, Rule.fields), (Rule.bk_id, Rule.fields["bk_path"]))
+        }
+        name = session.scalar(select(Node.name).where(Node.id == node))
+        if any(count >= CHARGES_MOST for count, _ in others.values()):
+            raise Refusal(
+                Code.FAILED, f"node {name} has {CHARGES_MOST} rules already, which is the most"
+            )
+        size = len(json.dumps(adds)) + sum(text for _, text in others.values())
+        if size > TEXT_MOST:
             raise Refusal(
                 Code.FAILED,
-                f"node {found.name} has {CHARGES_MOST} rules already, which is the most",
+                f"with rule {rule.name} the rules of node {name} were {size >> 10} KiB of text,"
+                f" and {TEXT_MOST >> 10} KiB is the most: name fewer paths in excl_path, or give"
+                " the rule to another node",
             )
+
+
+def _text(part: Any) -> Any:
+    """How long it is as the database keeps it; it is ASCII."""
+    return func.length(cast(part, Text))
 
 
 def _lock(session: Session, nodes: Iterable[str]) -> None:
