@@ -87,7 +87,29 @@ def test_its_nodes_are_told_at_once(ground: Ground) -> None:
     ground.fleet.linked.clear()
     ground.create()
     assert ground.orders() == (1, 1)
-    assert set(ground.fleet.told) == {WK, BK}
+    assert ground.fleet.told == [BK, WK]  # who allows before who is allowed
+
+
+def test_what_runs_on_its_work_node_is_kept_in_it(ground: Ground) -> None:
+    def services(rule: str) -> object:
+        kept = ground.rules.find(rule)
+        assert kept is not None
+        return shown(kept)["running_service"]
+
+    ground.fleet.services = ["cron", 7, "half \ud800", "nul \0", "x" * 1000, "sshd"]
+    rule = ground.create(running_service=["the client's"])
+    assert services(rule) == ["cron", "sshd"]
+    ground.fleet.services = ["other"]
+    ground.modify(rule, band_width="1m")
+    assert services(rule) == ["cron", "sshd"]
+    ground.fleet.services = "nonsense"
+    assert services(ground.create(fsp_name="nonsense")) == []
+    ground.fleet.services = ["sshd"]
+    ground.protection.operate("stop", [rule])
+    ground.modify(rule, wk_uuid=BK, bk_uuid=WK)
+    assert services(rule) == ["sshd"]
+    ground.fleet.linked.clear()
+    assert services(ground.create(fsp_name="away")) == []
 
 
 def test_a_name_is_given_once_whoever_asks_at_the_same_time(ground: Ground) -> None:

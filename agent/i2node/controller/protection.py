@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from i2node.controller import terms
 from i2node.controller.codes import Code
 from i2node.controller.envelope import Refusal
 from i2node.controller.fleet import Fleet
-from i2node.controller.form import Form
+from i2node.controller.form import Form, is_storable
 from i2node.controller.items import Item
-from i2node.controller.rule import Wanted, read, wanted
+from i2node.controller.rule import SERVICES, Wanted, read, wanted
 from i2node.controller.seal import Vault
 from i2node.controller.store.rules import Brief, Kept, Rules, Turn
 from i2node.controller.store.tables import Rule
@@ -26,6 +27,9 @@ HOLD_S = 8.0
 STOP_S = 30.0
 """How long until a rule that is to be wiped has stopped."""
 WIPE_S = 60.0
+SERVICES_S = 2.0
+SERVICES_MOST = 256
+SERVICE_LONGEST = 128
 _STILL = (State.M_STOP, State.FINISH)
 _WITHIN = ("wk_path", "bk_path", "bk_path_policy")
 
@@ -53,6 +57,7 @@ class Protection:
         asked = read(form, now)
         stays = form.choice("auto_start", ("0", "1"), "1") == "0"
         form.check()
+        asked.fields[SERVICES] = self._services(asked.wk)
         rule = Rule(
             uuid=_uuid(),
             user_id=caller.id,
@@ -63,7 +68,7 @@ class Protection:
             **self._columns(asked, None),
         )
         self._rules.add(rule, asked.wk, asked.bk)
-        self._fleet.changed(asked.wk, asked.bk)
+        self._fleet.changed(asked.bk, asked.wk)
         return rule.uuid
 
     def create_batch(
@@ -110,6 +115,8 @@ class Protection:
             raise Refusal(Code.CHANGED)
         before = wanted(kept)
         asked = read(form, self._clock(), before, kept.rule.secret is not None)
+        if asked.wk != before.wk:
+            asked.fields[SERVICES] = self._services(asked.wk)
         moved = _moved(before, asked)
 
         def check(now: Kept) -> None:
@@ -121,7 +128,21 @@ class Protection:
 
         changed = Rule(uuid=kept.rule.uuid, **self._columns(asked, kept.rule.secret))
         self._rules.replace(token, changed, asked.wk, asked.bk, check)
-        self._fleet.changed(*{asked.wk, asked.bk, before.wk, before.bk})
+        # Who allows first, who is allowed then: a work node that comes too early is turned away.
+        self._fleet.changed(*dict.fromkeys((asked.bk, before.bk, asked.wk, before.wk)))
+
+    def _services(self, node: str) -> list[str]:
+        """What runs on a node, as it says; nothing where it does not within a moment."""
+        with suppress(Refusal):
+            if self._fleet.online(node):
+                told = self._fleet.ask(node, "host", {}, SERVICES_S)
+                found = told.get("services") if isinstance(told, Mapping) else None
+                return [
+                    one
+                    for one in (found if isinstance(found, list) else [])
+                    if isinstance(one, str) and is_storable(one) and len(one) <= SERVICE_LONGEST
+                ][:SERVICES_MOST]
+        return []
 
     def _columns(self, asked: Wanted, secret: bytes | None) -> dict[str, Any]:
         return {

@@ -16,6 +16,8 @@ from i2node.controller.timetable import read_plan
 from i2node.orders import Want
 
 LONGEST_NAME = 128
+SERVICES = "running_service"
+"""Of a rule's fields one that the work node tells when the rule is made."""
 _LONGEST_TARGET = LONGEST - 300
 """Bytes of a directory of the backup node: below it is one that names the work node."""
 _SECRET_MOST = 1024
@@ -222,7 +224,7 @@ def _values(kept: Kept) -> dict[str, Any]:
             "bk_port": str(bk.config_port),
             "username": kept.user.name,
             "user_uuid": kept.user.uuid,
-            "running_service": _services(wk.fields.get("running_service")),
+            SERVICES: rule.fields.get(SERVICES, []),
             "biz_grp_name": [],
             "snapshot": "0",
             "snapshot_start": None,
@@ -232,7 +234,3 @@ def _values(kept: Kept) -> dict[str, Any]:
             "restore_point": None,
         }
     )
-
-
-def _services(told: object) -> list[str]:
-    return [str(one) for one in told] if isinstance(told, list) else []
