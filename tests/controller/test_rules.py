@@ -21,7 +21,7 @@ from i2node.controller.protection import turn
 from i2node.controller.rule import listed, shown
 from i2node.controller.seal import Vault
 from i2node.controller.store.database import Database
-from i2node.controller.store.rules import Brief, Page
+from i2node.controller.store.rules import Brief, Kept, Page
 from i2node.controller.terms import charge, grant
 from i2node.model import State
 from i2node.orders import Charge, Grant, Part, Tally, Want
@@ -340,6 +340,27 @@ def test_a_run_at_once_is_one_beside_its_plan(ground: Ground) -> None:
     assert plan() == Plan(once_at=int(NOW), slots=(slot,))
     ground.protection.operate("stop", [rule])
     assert plan() == Plan(slots=(slot,))
+
+
+def test_a_run_at_once_outlives_who_changes_the_rule_beside_it(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = ground.create(bkup_policy=1, bkup_schedule=[{"sched_every": 0, "sched_time": "02:00"}])
+    replace = ground.rules.replace
+
+    def between(verb: str) -> int | None:
+        def after(*arguments: Any) -> Kept:
+            ground.protection.operate(verb, [rule])
+            return replace(*arguments)
+
+        monkeypatch.setattr(ground.rules, "replace", after)
+        ground.modify(rule, band_width="1m")
+        made, _ = ordered(ground, rule)
+        assert made.bwlimit == "1m" and made.plan is not None
+        return made.plan.once_at
+
+    assert between("start_immediately") == int(NOW)
+    assert between("stop") is None
 
 
 # ---------------------------------------------------------------------- deleted

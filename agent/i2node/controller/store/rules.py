@@ -164,15 +164,21 @@ class Rules:
                 if kept.rule.random_str != token:
                     raise Refusal(Code.CHANGED)
                 check(kept)
+                nodes = {wk, bk, kept.wk.uuid, kept.bk.uuid}
+                _lock(session, nodes)
                 new = (_node(session, wk).id, _node(session, bk).id)
                 same = (Rule.name == changed.name) & (Rule.uuid != changed.uuid)
                 if session.scalar(select(Rule.id).where(same)) is not None:
                     raise _taken(changed.name)
+                # When a run is to begin at once is not the caller's to take back: he may have read
+                # the rule before that was asked for.
+                at_once = {NOW: now} if (now := kept.rule.fields.get(NOW)) else {}
+                fields = {k: v for k, v in changed.fields.items() if k != NOW} | at_once
                 values = {
                     "name": changed.name,
                     "random_str": changed.random_str,
                     "updated": changed.updated,
-                    "fields": changed.fields,
+                    "fields": fields,
                     "secret": changed.secret,
                     "wk_id": new[0],
                     "bk_id": new[1],
@@ -183,7 +189,7 @@ class Rules:
                 session.execute(update(Rule).where(Rule.uuid == changed.uuid).values(values))
                 text = f"rule {changed.name} changed"
                 _note(session, changed.uuid, changed.updated, "modify", text)
-                _bump(session, {wk, bk, kept.wk.uuid, kept.bk.uuid})
+                _bump(session, nodes)
                 return kept
         except IntegrityError as error:
             raise _taken(changed.name) from error
