@@ -379,6 +379,19 @@ def test_delete_needs_its_work_node_or_force(ground: Ground) -> None:
     assert ground.fleet.asked == []
 
 
+def test_rules_that_there_are_not_cost_one_question(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = ground.create()
+    found: list[str] = []
+    find = ground.rules.find
+    monkeypatch.setattr(ground.rules, "find", lambda uuid: found.append(uuid) or find(uuid))
+    several = [str(uuid.UUID(int=n)).upper() for n in range(10_000)]
+    items = ground.protection.delete([*several, rule], None, force=False)
+    assert [item.refusal.number for item in items if item.refusal] == [10031017] * 10_000
+    assert found == [rule] and ground.rules.find(rule) is None
+
+
 def test_what_was_written_is_wiped_only_where_that_is_said(ground: Ground) -> None:
     rule, other = ground.create(), ground.create(fsp_name="other", del_policy=1)
     asked = {"rule": rule, "base": "/fsp_bk/192.168.71.77_26821"}

@@ -214,7 +214,12 @@ class Protection:
         del_policy says. force: also where a node cannot be reached, which then learns of it when it
         is back; what it holds is not wiped."""
         gone: list[Brief] = []
-        items = [self._delete(uuid, wipe, force, gone) for uuid in dict.fromkeys(uuids)]
+        asked = list(dict.fromkeys(uuids))
+        there = {brief.uuid for brief in self._rules.briefs(asked)}
+        items = [
+            self._delete(uuid, wipe, force, gone) if uuid in there else self._item(uuid, {})
+            for uuid in asked
+        ]
         self._fleet.changed(*{brief.bk for brief in gone})
         self._held({brief.wk for brief in gone})
         return items
