@@ -18,7 +18,7 @@ from sqlalchemy import func, select
 
 from i2node.controller.seal import Vault
 from i2node.controller.store.database import Database
-from i2node.controller.store.heard import KEPT_S, SPANS, Heard, Last, sent_since, spread
+from i2node.controller.store.heard import KEPT_S, SPANS, Heard, Last, Presence, sent_since, spread
 from i2node.controller.store.history import History, Span
 from i2node.controller.store.tables import LogLine, Traffic
 from i2node.errors import ProtocolError
@@ -123,9 +123,14 @@ def test_a_line_for_each_change_and_each_new_cause(ground: Ground) -> None:
     some, count = history.lines(Span(start=int(NOW) + 2, end=int(NOW) + 4), None, of_nodes=False)
     assert count == 2 and some[0].at == int(NOW) + 4
     assert history.lines(Span(node=WK), None, of_nodes=True) == ([], 0)
-    heard.node_line(WK, 1, "link", "the link is lost", NOW)
-    (line,), _ = history.lines(Span(node=WK), 1, of_nodes=True)
-    assert (line.detail, line.node, line.rule, line.result) == ("the link is lost", WK, "", 0)
+    came, went = Presence(WK, True, "1.2"), Presence(WK, False, "the link is lost")
+    heard.note_presence([came, went, Presence(BK, True, "")], NOW)
+    told, _ = history.lines(Span(node=WK), None, of_nodes=True)
+    assert [(one.level, one.operation, one.detail, one.result, one.rule) for one in told] == [
+        (1, "offline", "offline: the link is lost", -3522, ""),
+        (2, "online", "online: 1.2", 0, ""),
+    ]
+    assert history.lines(Span(node=BK), 2, of_nodes=True)[1] == 1
     assert history.lines(Span(rule=rule), None, of_nodes=False)[1] == 6
 
 

@@ -56,12 +56,24 @@ RESULTS = {
 """Numbers of nodes, negated as their logs have them, for the codes of errors.py."""
 
 
+_LOST = RESULTS["peer-lost"]
+
+
 @dataclass(frozen=True, slots=True)
 class Last:
     """heard: when, seconds since 1970."""
 
     heard: float
     standing: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """A node came, with this version of i2node, or went, for this cause."""
+
+    node: str
+    online: bool
+    detail: str
 
 
 class Heard:
@@ -116,13 +128,12 @@ class Heard:
                 self._written.pop(rule, None)
             return len(due)
 
-    def node_line(self, node: str, level: int, operation: str, detail: str, now: float) -> None:
-        """A line of the log about a node. level: 0 error, 1 warning, 2 normal."""
-        line = LogLine(
-            at=int(now), node=node, rule="", level=level, operation=operation, detail=detail
-        )
-        with self._database.writing() as session:
-            session.add(line)
+    def note_presence(self, batch: Iterable[Presence], now: float) -> None:
+        """A line of the log about each of these nodes, in one transaction."""
+        lines = [_presence_line(one, now) for one in batch]
+        if lines:
+            with self._database.writing() as session:
+                session.add_all(lines)
 
     def _due(self, heard: Iterable[Standing], now: float) -> list[Standing]:
         """All that say something new, and of the others those that were written longest ago."""
@@ -215,6 +226,19 @@ def _lines(before: Last | None, one: Standing, now: float) -> list[LogLine]:
             result=RESULTS.get(error, 0) if level < 2 else 0,
         )
     ]
+
+
+def _presence_line(one: Presence, now: float) -> LogLine:
+    word = "online" if one.online else "offline"
+    return LogLine(
+        at=int(now),
+        rule="",
+        node=one.node,
+        level=2 if one.online else 1,
+        operation=word,
+        detail=f"{word}: {one.detail}" if one.detail else word,
+        result=0 if one.online else _LOST,
+    )
 
 
 def _passes(before: Last | None, one: Standing) -> list[Pass]:
