@@ -99,6 +99,14 @@ def test_wipe_removes_what_the_rule_put_there_and_nothing_else(house: House, tre
     assert os.listdir(canary) == ["stays"]
     assert there.ask("wipe", **asked)["value"]["removed"] == []
     assert not list((house.backup.home / "var" / "targets").glob("*.json"))
+    (house.base / "stays").unlink()
+    (house.base / "20010101000000").rmdir()
+    house.order(there, grants=(house.grant(), house.grant(rule=OTHER)))
+    assert "value" in there.ask("wipe", **asked)
+    assert house.base.exists(), "another rule of the same node has it"
+    house.order(there, grants=(house.grant(),))
+    assert "value" in there.ask("wipe", **asked)
+    assert not house.base.exists() and house.room.exists()
 
 
 @pytest.mark.parametrize(
@@ -136,6 +144,15 @@ def test_wipe_follows_no_link_that_took_the_place_of_a_directory(house: House, t
     here.state(State.M_STOP)
     run = house.base / stood.stamp
     there = house.link(house.backup)
+    # The root itself, too, was moved away.
+    away = house.room / "away"
+    house.base.rename(away)
+    house.base.symlink_to(away)
+    answer = there.ask("wipe", rule=RULE, base=str(house.base), roots=[str(house.base)])
+    assert answer["error"] == "session" and "symlink" in answer["cause"] and answer["remedy"]
+    assert house.alike(Path(f"{away}/{stood.stamp}{tree}"))
+    house.base.unlink()
+    away.rename(house.base)
     for canary, says in ((house.base, "a symlink"), (house.room, "not below a root")):
         run.rename(canary / "canary")
         run.symlink_to(canary / "canary")

@@ -14,6 +14,7 @@ from typing import Any
 from i2node import log
 from i2node.config import Config
 from i2node.errors import SessionError, UsageError
+from i2node.fs.directory import remove_empty
 from i2node.fs.tree import within
 from i2node.net.identity import Identity, Role, pem_to_der
 from i2node.orders import Grant, Orders
@@ -126,9 +127,9 @@ class Grants:
 
     def wipe(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """{rule, base, roots}: removes what the rule put below those of these roots that it is
-        granted; base: its runs, with their directories. Gives {removed: [path]}. UsageError when
-        the rule has no grant here, or not for one of the roots; SessionError when something could
-        not be removed: the rest is."""
+        granted; base: its runs, with their directories, and itself where it is empty then. Gives
+        {removed: [path]}. UsageError when the rule has no grant here, or not for one of the roots;
+        SessionError when something could not be removed: the rest is."""
         rule, base, roots = (question.get(key) for key in ("rule", "base", "roots"))
         if not isinstance(rule, str) or not isinstance(base or "", str):
             raise UsageError("wipe names no rule", "this is a defect of the controller")
@@ -142,15 +143,21 @@ class Grants:
                 raise UsageError(
                     f"rule {rule:.64} has no grant for {root!r:.200}", "name a root it is granted"
                 )
-        real = [os.path.realpath(os.fsencode(root)) for root in roots]
+        # By both names: one that a symlink leads elsewhere by now holds nothing of the rule, and
+        # what it had there before is told of as left.
+        named = [os.path.normpath(os.fsencode(root)) for root in roots]
+        below = {*named, *map(os.path.realpath, named)}
         records = [
             record
             for record in self.ledger.records()
             if (record.whole, record.peer) == (rule, grant.peer)
-            and any(within(os.fsencode(record.root), root) for root in real)
+            and any(within(os.fsencode(record.root), root) for root in below)
         ]
         allowed = tuple(map(Path, grant.roots))
         done = clear(self.ledger, self.config.var, records, allowed, self.own, not base)
+        if base and not any(g.base == base for g in self._grants.values() if g is not grant):
+            own = os.path.normpath(os.fsencode(base))
+            remove_empty(own, os.path.dirname(own))
         if done.left:
             path, cause = done.left[0]
             more = f", and {len(done.left) - 1} more" if len(done.left) > 1 else ""
