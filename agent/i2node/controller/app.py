@@ -23,6 +23,7 @@ from i2node.controller.protection import Protection
 from i2node.controller.seal import Seal
 from i2node.controller.store.history import History
 from i2node.controller.store.nodes import Nodes
+from i2node.controller.store.operations import Operations
 from i2node.controller.store.rules import Rules
 from i2node.controller.tokens import Caller, TokenDesk
 from i2node.errors import I2Error
@@ -45,6 +46,7 @@ class Desk:
     board: Board
     history: History
     nodes: Nodes
+    operations: Operations
     fleet: Fleet
 
 
@@ -57,7 +59,9 @@ async def given(request: Request) -> Call:
             raise Refusal(Code.INVALID, f"a body of more than {BODY_MOST} bytes")
     headers = {name.lower(): value for name, value in request.headers.items()}
     path = request.scope["i2_path"]
-    return call_of(request.method, path, request.url.query, bytes(body), headers)
+    call = call_of(request.method, path, request.url.query, bytes(body), headers)
+    request.state.call = call
+    return call
 
 
 Given = Annotated[Call, Depends(given)]
@@ -72,9 +76,10 @@ async def desk_of(request: Request) -> Desk:
 AtDesk = Annotated[Desk, Depends(desk_of)]
 
 
-def known(call: Given, desk: AtDesk) -> Caller:
+def known(request: Request, call: Given, desk: AtDesk) -> Caller:
     """Who calls. Refusal: nobody known."""
-    return desk.gate.caller(call)
+    request.state.caller = caller = desk.gate.caller(call)
+    return caller
 
 
 Known = Annotated[Caller, Depends(known)]
@@ -97,6 +102,7 @@ def app_of(desk: Desk) -> FastAPI:
         fsp,
         nodes,
         numbers,
+        operations,
         sign_in,
         system,
     )
@@ -110,13 +116,14 @@ def app_of(desk: Desk) -> FastAPI:
         default_response_class=Answer,
     )
     app.state.desk = desk
-    parts = (sign_in, elsewhere, nodes, folders, discovery, fsp, numbers, system, docs)
+    parts = (sign_in, elsewhere, nodes, folders, discovery, fsp, numbers, operations, system, docs)
     for part in parts:
         app.include_router(part.routes, prefix="/api")
     app.add_exception_handler(Refusal, _refuse)
     app.add_exception_handler(I2Error, _fail)
     app.add_exception_handler(HTTPException, _no_such)
     app.add_exception_handler(Exception, _crash)
+    app.add_middleware(operations.Recorder, operations=desk.operations)
     app.add_middleware(Paths)
     return app
 

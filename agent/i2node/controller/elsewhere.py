@@ -15,6 +15,8 @@ _DATABASE = "files are mirrored, databases are not looked into"
 _CLOUD = "nodes are hosts of their own: no cloud's machines or storages are asked"
 _LICENCE = "nodes need no licence: a registered node is active"
 _ADDRESS = "a node has one address for data: PUT /node/{uuid} with data_addr"
+_REPORTS = "no reports are mailed: GET /statistics has those of all passes"
+_PUSHED = "nodes tell of their passes on the channel to their controller"
 _BY_ADDRESS = "ask for one node by its address: GET /node/hello"
 
 _CALLS = {
@@ -40,6 +42,10 @@ _CALLS = {
     "GET /dir/del_status": "files of a node are not removed from here",
     "POST /dir/dto_operate": _CLOUD,
     "GET /dir/etcd_dir": _CLOUD,
+    "GET /statistics/config": _REPORTS,
+    "POST /statistics/config": _REPORTS,
+    "GET /statistics/chart": "rates are told by GET /logs/traffic, passes by GET /statistics",
+    "POST /collect_statistics": _PUSHED,
 }
 
 

@@ -39,6 +39,7 @@ from i2node.controller.store.leases import Leases
 from i2node.controller.store.links import Links
 from i2node.controller.store.logins import Logins
 from i2node.controller.store.nodes import Nodes
+from i2node.controller.store.operations import Operations
 from i2node.controller.store.rules import Rules
 from i2node.controller.store.users import Users
 from i2node.controller.tokens import TokenDesk
@@ -87,6 +88,7 @@ class Office:
             Board(rules, fleet),
             History(database),
             Nodes(database),
+            Operations(database),
             fleet,
         )
         return cls(config, database, accounts, desk, identity, fleet)

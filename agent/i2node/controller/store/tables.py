@@ -171,6 +171,22 @@ class Traffic(Table):
     lag_ms: Mapped[int]
 
 
+class Operation(Table):
+    """A call that was to change something: by whom, from where, and what came of it. result: its
+    business code; reason: why it failed."""
+
+    __tablename__ = "operations"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    began: Mapped[float] = mapped_column(index=True)
+    ended: Mapped[float] = mapped_column(index=True)
+    user: Mapped[str] = mapped_column(String(64))
+    address: Mapped[str] = mapped_column(String(64))
+    description: Mapped[str]
+    result: Mapped[int]
+    reason: Mapped[str] = mapped_column(default="")
+
+
 class Lease(Table):
     """Which of the controllers at one database drives. until: seconds since 1970, by the clock of
     the database."""
