@@ -97,7 +97,7 @@ def pem_to_der(pem: str) -> bytes:
     """The first certificate of a PEM text, as DER."""
     try:
         certificate = x509.load_pem_x509_certificate(pem.encode())
-    except ValueError as e:
+    except (ValueError, x509.InvalidVersion) as e:
         raise UsageError("not a PEM certificate") from e
     return certificate.public_bytes(serialization.Encoding.DER)
 
