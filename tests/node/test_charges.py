@@ -13,9 +13,11 @@ from master import RULE, House
 
 from i2node.model import State
 from i2node.node import rpc
-from i2node.orders import Want
+from i2node.node.charges import free
+from i2node.orders import Charge, Part, Want
 
 LIVE = State.REPLICATION
+OTHER, MEETS = RULE[:-1] + "2", RULE[:-1] + "3"
 
 
 def write(path: Path, text: str = "content") -> None:
@@ -248,3 +250,54 @@ def test_rules_that_begin_at_once_have_a_directory_each(house: House, tree: Path
     for rule in rules:
         link.state(State.REPLICATION, rule)
     assert len({link.standings[rule].stamp for rule in rules}) == 3
+
+
+def test_a_rule_that_is_long_in_ending_holds_up_no_other(house: House, tree: Path) -> None:
+    here = house.begin(tree)
+    copy = house.copy(here.state(LIVE))
+    assert house.backup.child is not None
+    house.backup.child.signal(signal.SIGSTOP)
+    write(tree / "late")
+    (tree.parent / "other").mkdir()
+    other = house.charge(tree.parent / "other", rule=OTHER, want=Want.STOP)
+    meets = house.charge(tree / "d", rule=MEETS, want=Want.STOP)
+    house.order(here, (other, meets))
+    here.state(State.M_STOP, OTHER)
+    assert "charge-gone" not in house.work.said()
+    assert MEETS not in here.standings and RULE not in here.standings
+    house.order(here, (other, meets, house.charge(tree)))  # wanted again before it has ended
+    house.backup.child.signal(signal.SIGCONT)
+    here.state(State.M_STOP, MEETS)
+    house.becomes_alike(house.copy(here.state(LIVE)))
+    assert house.work.said().count("charge-gone") == 1
+    assert (copy / "late").read_text() == "content", "what was under way came there first"
+
+
+def test_which_rules_begin_while_others_end() -> None:
+    def charge(rule: str, source: str, target: str = "", peer: str = "P") -> Charge:
+        return Charge(
+            rule=rule,
+            version="",
+            name="",
+            want=Want.RUN,
+            host="h",
+            port=1,
+            peer=peer,
+            certificate="",
+            base="" if target else "/base",
+            parts=(Part(source=source, target=target),),
+        )
+
+    def begins(one: Charge, *leaving: Charge) -> bool:
+        return bool(free({one.rule: one}, leaving))
+
+    leaving = charge("L", "/data/a/", "/copy/a")
+    assert begins(charge("N", "/data/a"))
+    assert not begins(charge("L", "/else"), leaving)
+    for source in ("/", "/data", "/data/a", "/data/a/b"):
+        assert not begins(charge("N", source), leaving)
+    assert begins(charge("N", "/data/ab"), leaving)
+    for target in ("/copy", "/copy/a/b/"):
+        assert not begins(charge("N", "/else", target), leaving)
+        assert begins(charge("N", "/else", target, peer="Q"), leaving)
+    assert begins(charge("N", "/else"), charge("L", "/data"))

@@ -87,6 +87,19 @@ def test_a_stop_ends_a_script_that_takes_long(house: House, tree: Path) -> None:
     assert house.alike(house.copy(here.state(State.REPLICATION)))
 
 
+def test_a_finish_says_so_while_the_target_hangs(house: House, tree: Path) -> None:
+    here = house.begin(tree)
+    here.state(State.REPLICATION)
+    assert house.backup.child is not None
+    house.backup.child.signal(signal.SIGSTOP)
+    (tree / "late").write_text("late")
+    house.order(here, (house.charge(tree, want=Want.FINISH),))
+    here.state(State.SWITCH)
+    house.backup.child.signal(signal.SIGCONT)
+    stood = here.state(State.FINISH)
+    assert house.alike(house.copy(stood))
+
+
 def test_which_scripts_may_run(tmp_path: Path) -> None:
     etc, said = tmp_path / "etc", tmp_path / "said"
     etc.mkdir()

@@ -196,6 +196,9 @@ def shown(*reports: RuleReport, **fields: Any) -> Any:
 )
 def test_the_state_is_the_most_telling_of_the_parts(parts: tuple[State, ...], state: State) -> None:
     assert shown(*map(report, parts)).state is state
+    # What still replicates when the last pass is due has that before it.
+    last = State.SWITCH if state is State.REPLICATION else state
+    assert shown(*map(report, parts), act=Act.LAST).state is last
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -40,9 +41,10 @@ class Charges:
         self._lock = threading.Condition()
         self._controller = ""
         self._held = NOTHING
-        self._done: Vetted | None = None
+        self._due = True
         self._closing = False
         self._runners: dict[str, Runner] = {}
+        self._leaving: dict[str, Runner] = {}
         self._thread = threading.Thread(target=self._carry_out, name="charges", daemon=True)
 
     def start(self) -> None:
@@ -54,7 +56,7 @@ class Charges:
         with self._lock:
             self._closing = True
             self._lock.notify_all()
-            runners = list(self._runners.values())
+            runners = [*self._runners.values(), *self._leaving.values()]
         for runner in runners:
             runner.end()
         until = time.monotonic() + CLOSE_S
@@ -103,6 +105,7 @@ class Charges:
         # At once: what is granted no more is refused when this is acknowledged, and a work node
         # that is told next finds itself known.
         self._held = vetted
+        self._due = True
         self._grants.trust(vetted.orders)
         self._grants.give(vetted.orders.grants)
 
@@ -127,33 +130,26 @@ class Charges:
     def _carry_out(self) -> None:
         while True:
             with self._lock:
-                self._lock.wait_for(lambda: self._closing or self._held is not self._done)
+                self._lock.wait_for(lambda: self._closing or self._due)
                 if self._closing:
                     return
-                held = self._held
+                held, self._due = self._held, False
             try:
                 self._apply(held)
             except Exception as error:
                 log.event(_log, logging.ERROR, "orders-failed", error=repr(error))
-            self._done = held
 
     def _apply(self, held: Vetted) -> None:
         charges = (*held.orders.charges, *map(still, held.refused))
         wanted = {charge.rule: charge for charge in charges}
-        gone = {rule: self._runners[rule] for rule in self._runners.keys() - wanted.keys()}
-        for runner in gone.values():
-            runner.end()
+        for rule in self._runners.keys() - wanted.keys():
+            self._leave(rule)
         for rule, charge in wanted.items():
             if rule in self._runners:
                 self._runners[rule].order(charge)
-        # Those that go, first: another of the same paths may come with the same orders.
-        for rule, runner in gone.items():
-            runner.join()
-            runner.forget()
-            with self._lock:
-                del self._runners[rule]
-            log.event(_log, logging.INFO, "charge-gone", rule=rule)
-        for rule in wanted.keys() - self._runners.keys():
+        with self._lock:
+            leaving = [runner.charge for runner in self._leaving.values()]
+        for rule in free(wanted, leaving) - self._runners.keys():
             runner = Runner(self._tools, wanted[rule])
             with self._lock:
                 self._runners[rule] = runner
@@ -161,10 +157,33 @@ class Charges:
             if closing:
                 runner.end()
         with self._lock:
-            if held is self._held:  # newer ones may trust whom these do not name
+            # Newer ones may trust whom these do not name; who leaves has still to bring what is
+            # under way to its peer.
+            if held is self._held and not self._leaving:
                 self._grants.distrust(held.orders)
         self._grants.prune_beside()
         self._tell()
+
+    def _leave(self, rule: str) -> None:
+        """A rule that is wanted no more ends in its own time."""
+        with self._lock:
+            runner = self._leaving[rule] = self._runners.pop(rule)
+        runner.end()
+        threading.Thread(
+            target=self._left, args=(rule, runner), name="leaving", daemon=True
+        ).start()
+
+    def _left(self, rule: str, runner: Runner) -> None:
+        runner.join()
+        try:
+            runner.forget()
+        except OSError as error:
+            log.event(_log, logging.WARNING, "charge-remains", rule=rule, error=repr(error))
+        with self._lock:
+            del self._leaving[rule]
+            self._due = True
+            self._lock.notify_all()
+        log.event(_log, logging.INFO, "charge-gone", rule=rule)
 
     # ------------------------------------------------------------------ told
 
@@ -220,6 +239,48 @@ class Charges:
     def _all(self) -> list[Runner]:
         with self._lock:
             return [self._runners[rule] for rule in sorted(self._runners)]
+
+
+def free(wanted: Mapping[str, Charge], leaving: Iterable[Charge]) -> set[str]:
+    """Which of these rules can begin while others still end: they are no such rule, and neither
+    have a directory of theirs, nor one above or below it. Pure."""
+    taken: set[tuple[str, str]] = set()
+    above: set[tuple[str, str]] = set()
+    gone = set()
+    for charge in leaving:
+        gone.add(charge.rule)
+        for place in _places(charge):
+            taken.add(place)
+            above.update(_upwards(place))
+    if not gone:
+        return set(wanted)
+    return {
+        rule
+        for rule, charge in wanted.items()
+        if rule not in gone
+        and not any(
+            place in above or not taken.isdisjoint(_upwards(place)) for place in _places(charge)
+        )
+    }
+
+
+def _places(charge: Charge) -> Iterator[tuple[str, str]]:
+    """The directories of its parts, here and there. Runs below a base are each in their own."""
+    for part in charge.parts:
+        yield "", os.path.normpath(part.source)
+        if part.target:
+            yield charge.peer, os.path.normpath(part.target)
+
+
+def _upwards(place: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    """It, and all above it."""
+    peer, path = place
+    while True:
+        yield peer, path
+        parent = os.path.dirname(path)
+        if parent == path:
+            return
+        path = parent
 
 
 def _refused(told: Standing, charge: Charge, fault: UsageError) -> Standing:

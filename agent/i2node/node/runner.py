@@ -118,6 +118,11 @@ class Runner:
         return (one,)
 
     @property
+    def charge(self) -> Charge:
+        """What is wanted of it."""
+        return self._charge
+
+    @property
     def runs(self) -> bool:
         """Whether it has sessions."""
         return self._stint is not None

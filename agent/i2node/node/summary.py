@@ -87,6 +87,8 @@ def _state(facts: Facts, now: datetime) -> tuple[State, str]:
         state = telling(report.state for report in facts.reports)
         if state is State.FINISH:
             state = State.SWITCH  # what is left to do is the rule's own
+        if state is State.REPLICATION and facts.act is Act.LAST:
+            state = State.SWITCH  # it brings to the target what it has, and then makes that pass
         if state in _SENDING and (reason := _standstill(facts.charge.bwlimit, now)):
             return State.STOP, reason
         return state, ""
