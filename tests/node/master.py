@@ -230,7 +230,9 @@ class House:
         return Path(f"{self.base}/{standing.stamp}{source or self.source}")
 
     def alike(self, copy: Path, source: Path | None = None) -> bool:
-        return copy.is_dir() and not differences(source or self.source, copy)[1]
+        with suppress(FileNotFoundError):  # what is removed while it is looked at
+            return copy.is_dir() and not differences(source or self.source, copy)[1]
+        return False
 
     def becomes_alike(self, copy: Path, source: Path | None = None) -> None:
         until("the copy is not equal", lambda: self.alike(copy, source))
