@@ -48,6 +48,7 @@ class LightNode:
         gathered = Gathered()
         try:
             await self._greet(reader, writer)
+            await self._take(await _read(reader), gathered, writer)  # that it governs
             told = asyncio.create_task(self._tell(writer))
             while True:
                 await self._take(await _read(reader), gathered, writer)

@@ -221,6 +221,7 @@ class Link:
 
     def _end(self, talk: Conversation | None, error: I2Error) -> None:
         with self._changed:
+            is_news = talk is not None or not self._tried or self.cause.cause != error.cause
             self._talk = None
             self._tried = True
             self.cause = error
@@ -230,6 +231,7 @@ class Link:
             self._changed.notify_all()
         if talk is not None:
             talk.end(error)
+        if is_news and not closed:
             fields = {"node": self.address.node, "cause": error.cause}
             log.event(_log, logging.WARNING, "node-offline", **fields)
         if not closed:
