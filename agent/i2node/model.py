@@ -35,6 +35,9 @@ class Verdict(IntEnum):
 PROBED = 1
 RACY = 2
 MOUNT = 4
+UNOWNED = 0xFFFFFFFF
+"""The uid and gid of an entry that does not tell whose it is, nor by ACLs and the like who may do
+what; as I2_UNOWNED in mover.h."""
 
 
 class Entry(NamedTuple):
@@ -137,12 +140,13 @@ class MirrorOptions:
     """What a rule wants.
 
     excludes are absolute, relative to source, or patterns (fs.pathset). check `strict` compares
-    content where `quick` trusts size and times. compress is "auto", "off" or a zstd level.
-    secret_key is mixed into the keys of the data streams. bwlimit is a plan (net.throttle), ""
-    is no limit. adopt takes over a target directory that is not empty and not this rule's. require
-    names attributes (fs.trials) that the target must not lose. peer is the node id that the host of
-    the target must prove to have, "" any that is paired. strict_source stops the first
-    pass at the first path that cannot be read.
+    content where `quick` trusts size and times. owners False leaves out whose a file is: owner,
+    group, set-id bits, and the attributes of the namespaces security, system (ACLs) and trusted.
+    compress is "auto", "off" or a zstd level. secret_key is mixed into the keys of the data
+    streams. bwlimit is a plan (net.throttle), "" is no limit. adopt takes over a target directory
+    that is not empty and not this rule's. require names attributes (fs.trials) that the target must
+    not lose. peer is the node id that the host of the target must prove to have, "" any that is
+    paired. strict_source stops the first pass at the first path that cannot be read.
     """
 
     source: Path
@@ -150,6 +154,7 @@ class MirrorOptions:
     once: bool = False
     excludes: tuple[bytes, ...] = ()
     check: Literal["quick", "strict"] = "quick"
+    owners: bool = True
     compress: Literal["auto", "off"] | int = "auto"
     encrypt: bool = True
     secret_key: bytes | None = field(default=None, repr=False)

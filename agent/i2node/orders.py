@@ -61,9 +61,9 @@ class Charge:
     raises, so that another run begins. plan: when runs begin; None: now, and it goes on until
     FINISH. A planned run makes one pass, ends, and waits for the next.
 
-    excludes, check, compress, encrypt, secret_key, bwlimit are as in MirrorOptions. strict_source:
-    the first pass stops at the first path that cannot be read. before, after: scripts of the work
-    node that are run when the rule finishes, before the last pass and after it.
+    excludes, check, owners, compress, encrypt, secret_key, bwlimit are as in MirrorOptions.
+    strict_source: the first pass stops at the first path that cannot be read. before, after:
+    scripts of the work node that are run when the rule finishes, before the last pass and after it.
     """
 
     rule: str
@@ -81,6 +81,7 @@ class Charge:
     parts: tuple[Part, ...]
     excludes: tuple[str, ...] = ()
     check: Literal["quick", "strict"] = "quick"
+    owners: bool = True
     compress: Literal["auto", "off"] | int = "auto"
     encrypt: bool = True
     secret_key: str = field(default="", repr=False)

@@ -28,7 +28,7 @@ struct i2_entry {
     uint8_t kind;      /* I2_FILE.. */
     uint8_t verdict;   /* I2_SAME.., set by i2_diff */
     uint32_t mode;     /* permission bits, 07777 */
-    uint32_t uid;
+    uint32_t uid;      /* or I2_UNOWNED */
     uint32_t gid;
     uint32_t nlink;
     uint64_t ino;
@@ -54,6 +54,12 @@ struct i2_entry {
 #define I2_BLK 5
 #define I2_FIFO 6
 #define I2_SOCK 7
+
+/* The uid and gid of an entry, and of a step, that does not carry whose it is: its mode is without set-id
+ * bits, which would lend the rights of somebody else, its attributes are without those of the namespaces security, system and
+ * trusted. Who reads such an entry (i2_pack, i2_digest_files) keeps it so. Such a step leaves owner and
+ * these attributes as they are at the target. No file has this owner (chown(2)). */
+#define I2_UNOWNED 0xffffffffu
 
 /* flags of an entry */
 #define I2_PROBED 1 /* told by the target: ino, ctime, birth, nlink mean nothing at the source */
@@ -156,19 +162,22 @@ struct i2_listing {
 /* Lists directories: opened beneath root (no symlink followed, never another file system than
  * dev), watched first when notify >= 0 (inotify_add_watch with mask), then read. A directory that
  * is a mount point of another file system is listed by its parent as an empty I2_DIR and answers
- * EXDEV here. partial: an entry of which the file system tells nothing (a dead mount, a bad block) has an
- * errno for a status, I2_FILE for a kind and else only its name; otherwise the directory answers so.
+ * EXDEV here. flags: I2_LIST_PARTIAL: an entry of which the file system tells nothing (a dead mount, a bad
+ * block) has an errno for a status, I2_FILE for a kind and else only its name; otherwise the directory
+ * answers so. I2_LIST_UNOWNED: all are I2_UNOWNED, the directory's own too.
  * Up to `threads` at a time; answers in the order of the requests.
  * Returns bytes written to out; *done = requests answered. When a directory does not fit in what is
  * left of out, it and those behind it are not answered (done < asked); when not even the first
  * fits, returns -ENOBUFS and *done holds a cap that should. */
 int64_t i2_list(int root, uint64_t dev, const uint8_t *dirs, size_t dirs_len, int notify,
-                uint32_t mask, int partial, int threads, uint8_t *out, size_t cap, uint64_t *done);
+                uint32_t mask, int flags, int threads, uint8_t *out, size_t cap, uint64_t *done);
+#define I2_LIST_PARTIAL 1
+#define I2_LIST_UNOWNED 2
 
 /* The entries of some names of one directory; names are NUL-ended. Names that are not there are
- * absent from the listing. Same record as i2_list, one, and partial as there. */
+ * absent from the listing. Same record as i2_list, one, and flags as there. */
 int64_t i2_stat(int root, uint64_t dev, const uint8_t *path, size_t path_len,
-                const uint8_t *names, size_t names_len, int partial, uint8_t *out, size_t cap);
+                const uint8_t *names, size_t names_len, int flags, uint8_t *out, size_t cap);
 
 /* ------------------------------------------------------------------------------ steps -------- */
 
@@ -272,8 +281,9 @@ int64_t i2_digest_files(int root, uint64_t dev, int shelf, uint8_t *groups, size
                         int content, int threads);
 
 /* The extended attributes of an open file or directory, as the records of a step: bytes, or -errno,
- * -ENOTSUP where the file system has none, -ENOBUFS where they are longer than cap. */
-int64_t i2_attributes(int fd, int shelf, uint8_t *out, size_t cap);
+ * -ENOTSUP where the file system has none, -ENOBUFS where they are longer than cap. unowned: see
+ * I2_UNOWNED. */
+int64_t i2_attributes(int fd, int shelf, int unowned, uint8_t *out, size_t cap);
 
 /* What became of a step that could not be done. */
 struct i2_fault {

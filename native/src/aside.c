@@ -124,7 +124,7 @@ static int lay_inode(const uint8_t *value, uint32_t len, struct i2_bytes *xattrs
     return i2_record_put(xattrs, I2_INODE_NAME, name_len, &pair[0], sizeof pair[0]);
 }
 
-int i2_aside_lay(const struct i2_bytes *aside, struct i2_bytes *xattrs)
+int i2_aside_lay(const struct i2_bytes *aside, struct i2_bytes *xattrs, int unowned)
 {
     struct i2_record r;
     const uint8_t *name, *value;
@@ -133,6 +133,7 @@ int i2_aside_lay(const struct i2_bytes *aside, struct i2_bytes *xattrs)
     for (size_t at = 0; at < aside->len && !err;) {
         at = i2_record_at(aside->p, at, &r, &name, &value);
         if (is_named(name, r.name_len, I2_ASIDE_STAT)) continue;
+        if (unowned && i2_xattr_secures((const char *)name, r.name_len)) continue;
         if (is_named(name, r.name_len, I2_ASIDE_FLAGS))
             err = lay_inode(value, r.value_len, xattrs);
         else if (!i2_record_find(xattrs->p, xattrs->len, name, r.name_len, &len))
@@ -171,7 +172,9 @@ int64_t i2_aside_entry(int fd, int shelf, uint8_t *entry, size_t len)
     if (shelf < 0) return 0;
     int err = i2_aside_read(shelf, fd, "", AT_EMPTY_PATH, &aside);
     memcpy(&e, entry, sizeof e);
+    int unowned = e.uid == I2_UNOWNED;
     i2_aside_lay_stat(&aside, &e);
+    if (unowned) i2_entry_disown(&e);
     memcpy(entry, &e, sizeof e);
     free(aside.p);
     return err;

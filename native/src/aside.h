@@ -38,8 +38,9 @@ int i2_aside_name(int at, const char *path, int flags, char out[I2_ASIDE_NAME]);
  * it was never acknowledged. 0 or -errno. */
 int i2_aside_read(int shelf, int at, const char *path, int flags, struct i2_bytes *out);
 
-/* Lays what is aside over what the file system tells: the attributes, and the fields of stat. */
-int i2_aside_lay(const struct i2_bytes *aside, struct i2_bytes *xattrs);
+/* Lays what is aside over what the file system tells: the attributes, unowned without those that say who
+ * may do what, and the fields of stat. */
+int i2_aside_lay(const struct i2_bytes *aside, struct i2_bytes *xattrs, int unowned);
 void i2_aside_lay_stat(const struct i2_bytes *aside, struct i2_entry *e);
 
 /* Whether what is refused with err is no fault of the step: it is kept aside, or known to be lost. */

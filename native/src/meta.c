@@ -20,7 +20,7 @@
 
 static int set_owner(struct i2_site *site, int fd, const struct i2_step *s, const struct statx *now)
 {
-    if (now->stx_uid == s->uid && now->stx_gid == s->gid) return 0;
+    if (s->uid == I2_UNOWNED || (now->stx_uid == s->uid && now->stx_gid == s->gid)) return 0;
     if (site->flags & I2_APPLY_NO_OWNER) return -EPERM;
     if (fchownat(fd, "", s->uid, s->gid, AT_EMPTY_PATH) == 0) return 1;
     int err = -errno;
@@ -75,6 +75,7 @@ uint32_t i2_meta(struct i2_site *site, int fd, int path_only, const struct i2_st
     const struct i2_bearer of = {.fd = path_only ? -1 : fd,
                                  .path = path,
                                  .follow = 1,
+                                 .unowned = s->uid == I2_UNOWNED,
                                  .locks = &locks};
 
     const int takes = i2_aside_takes(site, -EPERM);

@@ -31,7 +31,7 @@ static int read_xattrs(struct i2_reader *r, const struct i2_bearer *of, int *fla
     if (err || r->hall->shelf < 0) return err;
     err = of->fd >= 0 ? i2_aside_read(r->hall->shelf, of->fd, "", AT_EMPTY_PATH, &r->aside)
                       : i2_aside_read(r->hall->shelf, AT_FDCWD, of->path, 0, &r->aside);
-    if (!err) err = i2_aside_lay(&r->aside, &r->xattrs);
+    if (!err) err = i2_aside_lay(&r->aside, &r->xattrs, of->unowned);
     if (r->xattrs.len) *flags = 0;
     return err;
 }
@@ -74,6 +74,7 @@ static int restat(struct i2_reader *r, const struct i2_entry *e, int fd, const c
     i2_entry_fill(now, &stx, racy_after);
     uint8_t stands = now->kind;
     i2_aside_lay_stat(&r->aside, now);
+    if (e->uid == I2_UNOWNED) i2_entry_disown(now);
     /* Another kind: what was asked for is gone; what came instead is another walk's to tell. */
     if (now->kind != e->kind && stands != e->kind) return -ENOENT;
     if (now->kind != I2_DIR && i2_statx_dev(&stx) != r->hall->dev) return -EXDEV;
@@ -98,7 +99,7 @@ static int pack_file(struct i2_reader *r, struct i2_job *j, int fd)
 {
     struct i2_hall *h = r->hall;
     struct i2_entry *e = j->entry;
-    const struct i2_bearer of = {.fd = fd};
+    const struct i2_bearer of = {.fd = fd, .unowned = e->uid == I2_UNOWNED};
     size_t at = 0, taken = 0;
     int err = 0, settled = 0;
     for (int i = 0; i < h->tries && !settled; i++) {
@@ -153,7 +154,7 @@ static int pack_file(struct i2_reader *r, struct i2_job *j, int fd)
 static int digest_file(struct i2_reader *r, struct i2_job *j, int fd)
 {
     struct i2_entry *e = j->entry;
-    const struct i2_bearer of = {.fd = fd};
+    const struct i2_bearer of = {.fd = fd, .unowned = e->uid == I2_UNOWNED};
     for (int i = 0;; i++) {
         struct i2_entry now;
         uint8_t content[16];
@@ -199,7 +200,7 @@ static int pack_closed(struct i2_reader *r, struct i2_job *j, const char *name)
     struct i2_entry *e = j->entry;
     char path[I2_NAME_LIMIT + 40];
     snprintf(path, sizeof path, "/proc/self/fd/%d/%s", r->dir, name);
-    const struct i2_bearer of = {.fd = -1, .path = path};
+    const struct i2_bearer of = {.fd = -1, .path = path, .unowned = e->uid == I2_UNOWNED};
     int make = h->mode == I2_PACK_ALL && e->kind == I2_DIR &&
                (e->verdict == I2_NEW || e->verdict == I2_RETYPED);
     uint64_t old_attrs = e->attrs;
@@ -396,14 +397,14 @@ int64_t i2_digest_files(int root, uint64_t dev, int shelf, uint8_t *groups, size
     return n < 0 ? n : 0;
 }
 
-int64_t i2_attributes(int fd, int shelf, uint8_t *out, size_t cap)
+int64_t i2_attributes(int fd, int shelf, int unowned, uint8_t *out, size_t cap)
 {
-    const struct i2_bearer of = {.fd = fd};
+    const struct i2_bearer of = {.fd = fd, .unowned = unowned};
     struct i2_bytes records = {0}, aside = {0};
     int64_t n = i2_xattr_read(&of, &records);
     if (shelf >= 0 && (!n || n == -ENOTSUP)) {
         n = i2_aside_read(shelf, fd, "", AT_EMPTY_PATH, &aside);
-        if (!n) n = i2_aside_lay(&aside, &records);
+        if (!n) n = i2_aside_lay(&aside, &records, unowned);
     }
     if (!n) n = records.len > cap ? -ENOBUFS : (int64_t)records.len;
     if (n > 0) memcpy(out, records.p, (size_t)n);

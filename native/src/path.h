@@ -60,6 +60,13 @@ uint8_t i2_kind(unsigned mode);
  * racy_after (nanoseconds since 1970): I2_RACY is set when ctime is behind that moment. */
 void i2_entry_fill(struct i2_entry *e, const struct statx *stx, int64_t racy_after);
 
+/* Makes the entry one that does not carry whose it is. */
+static inline void i2_entry_disown(struct i2_entry *e)
+{
+    e->uid = e->gid = I2_UNOWNED;
+    e->mode &= 01777;
+}
+
 /* The moment before which a ctime proves that a later change will show another one: 20 ms ago (the
  * kernel stamps with the time of its last tick, which is at most 10 ms old). */
 int64_t i2_racy_after(void);

@@ -276,7 +276,8 @@ static int open_in_place(struct journal *j, const struct i2_step *s)
     if ((flags & I2_APPLY_VERIFY) && i2_is_known(s->content)) return -EPERM;
     int fd = open_old(j, s, O_RDWR, &e);
     if (fd < 0) return fd;
-    int same = (flags & I2_APPLY_NO_OWNER) || (e.uid == s->uid && e.gid == s->gid);
+    int same = (flags & I2_APPLY_NO_OWNER) || s->uid == I2_UNOWNED ||
+               (e.uid == s->uid && e.gid == s->gid);
     if (e.nlink == 1 && e.mode == s->mode && same && !has_acl(fd, s)) return fd;
     close(fd);
     return -EPERM;

@@ -21,7 +21,7 @@ static struct i2_step *step_of(struct i2_site *site, int fd, struct statx *self,
     /* A file system without attributes has none to lose. */
     if (*err == -ENOTSUP) *err = 0;
     if (!*err && site->shelf >= 0) *err = i2_aside_read(site->shelf, fd, "", AT_EMPTY_PATH, &aside);
-    if (!*err) *err = i2_aside_lay(&aside, &xattrs);
+    if (!*err) *err = i2_aside_lay(&aside, &xattrs, 0);
     if (!*err && !(s = calloc(1, i2_pad8(sizeof *s + xattrs.len)))) *err = -ENOMEM;
     if (s) {
         s->length = (uint32_t)i2_pad8(sizeof *s + xattrs.len);

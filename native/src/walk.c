@@ -53,7 +53,7 @@ struct scratch {
     struct i2_listing head;
     struct i2_entry self;
     size_t size; /* of the whole answer */
-    int partial; /* see i2_list */
+    int flags; /* see i2_list */
 };
 
 static void scratch_free(struct scratch *s)
@@ -164,7 +164,8 @@ static int stat_all(struct scratch *s, int fd, uint64_t dev)
         memset(e, 0, sizeof *e);
         if (!err) i2_entry_fill(e, &stx, racy_after);
         if (!err && !e->kind) err = -EIO;
-        if (err && !s->partial) return err;
+        if (err && !(s->flags & I2_LIST_PARTIAL)) return err;
+        if (s->flags & I2_LIST_UNOWNED) i2_entry_disown(e);
         if (err) {
             e->kind = I2_FILE;
             e->status = (uint16_t)-err;
@@ -230,6 +231,7 @@ static void begin(struct scratch *s, uint32_t ticket)
 static void describe_self(struct scratch *s, const struct statx *self)
 {
     i2_entry_fill(&s->self, self, i2_racy_after());
+    if (s->flags & I2_LIST_UNOWNED) i2_entry_disown(&s->self);
     s->self.length = s->head.self_len = sizeof s->self;
     s->head.dev = i2_statx_dev(self);
 }
@@ -303,7 +305,7 @@ struct answer {
 };
 
 struct hall {
-    int root, notify, partial;
+    int root, notify, flags;
     uint64_t dev;
     uint32_t mask;
     size_t cap, n;
@@ -320,7 +322,7 @@ static void *walk(void *arg)
 {
     struct walker *w = arg;
     struct hall *h = w->hall;
-    w->s.partial = h->partial;
+    w->s.flags = h->flags;
     while (atomic_load(&h->bytes) < h->cap) {
         size_t i = atomic_fetch_add(&h->next, 1);
         if (i >= h->n) break;
@@ -371,7 +373,7 @@ static int64_t list_alone(struct hall *h, uint8_t *out, uint64_t *done)
 {
     struct scratch s;
     memset(&s, 0, sizeof s);
-    s.partial = h->partial;
+    s.flags = h->flags;
     size_t used = 0, i = 0;
     int64_t result = 0;
     for (; i < h->n; i++) {
@@ -407,7 +409,7 @@ static int64_t read_requests(const uint8_t *dirs, size_t len, struct answer *ans
 }
 
 int64_t i2_list(int root, uint64_t dev, const uint8_t *dirs, size_t dirs_len, int notify,
-                uint32_t mask, int partial, int threads, uint8_t *out, size_t cap, uint64_t *done)
+                uint32_t mask, int flags, int threads, uint8_t *out, size_t cap, uint64_t *done)
 {
     *done = 0;
     int64_t n = read_requests(dirs, dirs_len, NULL);
@@ -415,7 +417,7 @@ int64_t i2_list(int root, uint64_t dev, const uint8_t *dirs, size_t dirs_len, in
     struct answer *answers = calloc((size_t)n, sizeof *answers);
     if (!answers) return -ENOMEM;
     read_requests(dirs, dirs_len, answers);
-    struct hall h = {.root = root, .notify = notify, .partial = partial, .dev = dev, .mask = mask,
+    struct hall h = {.root = root, .notify = notify, .flags = flags, .dev = dev, .mask = mask,
                      .cap = cap, .n = (size_t)n, .answers = answers};
     atomic_init(&h.next, 0);
     atomic_init(&h.bytes, 0);
@@ -443,13 +445,13 @@ static int refuse_doubles(struct scratch *s)
 }
 
 int64_t i2_stat(int root, uint64_t dev, const uint8_t *path, size_t path_len, const uint8_t *names,
-                size_t names_len, int partial, uint8_t *out, size_t cap)
+                size_t names_len, int flags, uint8_t *out, size_t cap)
 {
     if (names_len && names[names_len - 1]) return -EINVAL;
     struct scratch s;
     struct statx self;
     memset(&s, 0, sizeof s);
-    s.partial = partial;
+    s.flags = flags;
     begin(&s, 0);
     int err = 0;
     for (size_t at = 0; at < names_len && !err;) {

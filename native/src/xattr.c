@@ -87,17 +87,42 @@ static int drop(const struct i2_bearer *of, const char *name)
     return r < 0 ? -errno : 0;
 }
 
+int i2_xattr_secures(const char *name, size_t len)
+{
+    static const char *const spaces[] = {"security.", "system.", "trusted."};
+    for (size_t i = 0; i < sizeof spaces / sizeof *spaces; i++)
+        if (len >= strlen(spaces[i]) && !memcmp(name, spaces[i], strlen(spaces[i]))) return 1;
+    return 0;
+}
+
+/* Takes the names out that say who may do what; the bytes left. */
+static ssize_t unsecured(char *names, ssize_t n)
+{
+    ssize_t kept = 0;
+    for (ssize_t at = 0; at < n;) {
+        size_t len = strlen(names + at);
+        if (!i2_xattr_secures(names + at, len)) {
+            memmove(names + kept, names + at, len + 1);
+            kept += (ssize_t)len + 1;
+        }
+        at += (ssize_t)len + 1;
+    }
+    return kept;
+}
+
 /* The names, NUL-ended: in buf when they fit, else in *heap, which the caller frees. */
 static ssize_t names_of(const struct i2_bearer *of, char *buf, size_t cap, char **names, char **heap)
 {
     *heap = NULL;
     *names = buf;
     ssize_t n = list(of, buf, cap);
-    if (n != -ERANGE) return n;
-    *heap = *names = malloc(I2_XATTR_VALUE);
-    if (!*heap) return -ENOMEM;
-    n = list(of, *heap, I2_XATTR_VALUE);
-    return n == -ERANGE ? -E2BIG : n;
+    if (n == -ERANGE) {
+        *heap = *names = malloc(I2_XATTR_VALUE);
+        if (!*heap) return -ENOMEM;
+        n = list(of, *heap, I2_XATTR_VALUE);
+    }
+    if (n == -ERANGE) return -E2BIG;
+    return n > 0 && of->unowned ? unsecured(*names, n) : n;
 }
 
 static int by_string(const void *a, const void *b)

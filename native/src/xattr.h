@@ -25,6 +25,7 @@ struct i2_bearer {
     int fd; /* of a regular file or a directory; -1: by path */
     const char *path;
     int follow;
+    int unowned; /* what says who may do what is neither seen nor touched: see I2_UNOWNED */
     /* Where flags that lock the inode are noted instead of being set; NULL: they are set. */
     uint32_t *locks;
 };
@@ -49,6 +50,9 @@ int i2_xattr_refuses(int err);
 
 /* 1: the bearer has attributes besides security.selinux. 0: none, or no telling. */
 int i2_xattr_any(const struct i2_bearer *of);
+
+/* Whether an attribute says who may do what: an ACL, a capability, a label. */
+int i2_xattr_secures(const char *name, size_t len);
 
 /* Sound: whole, sorted, each name once, within the limits. 1 or 0. */
 int i2_xattr_check(const uint8_t *records, size_t len);

@@ -13,7 +13,7 @@ from live_stage import Figures
 from i2node.errors import I2Error
 from i2node.fs.coalesce import Dirty
 from i2node.fs.inotify import InotifyWatch
-from i2node.fs.tree import Root
+from i2node.fs.root import Root
 from i2node.fs.watch import Watch
 from i2node.model import Kind
 from i2node.mover import batch, listing

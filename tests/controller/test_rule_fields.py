@@ -130,7 +130,7 @@ def test_a_value_is_kept_as_it_is_given_back(field: str, value: object, kept: ob
         ("failover", "1", "must be one of: 0,2 ("),
         ("mirr_skip", "1", "must be one of: 0 ("),
         ("mirr_skip", 2, "must be one of: 0 ("),
-        ("mirr_sync_attr", "0", "must be one of: 1 ("),
+        ("mirr_sync_attr", "2", "must be one of: 0,1"),
         ("fsp_wk_shut_flag", "1", "must be one of: 2 ("),
         ("snapshot_switch", 1, "must be one of: 0 ("),
         ("cmp_switch", True, "must be one of: 0 ("),

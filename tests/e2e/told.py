@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from i2node.fs.tree import Root
+from i2node.fs.root import Root
 from i2node.model import Entry, Kind
 from i2node.mover import batch, listing
 

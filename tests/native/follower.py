@@ -18,8 +18,8 @@ from i2node.fs.fanotify import FanotifyWatch
 from i2node.fs.inotify import InotifyWatch
 from i2node.fs.pathset import PathSet
 from i2node.fs.rescan import Rescan
+from i2node.fs.root import Root
 from i2node.fs.touch import Touch, Work
-from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
 from i2node.model import Entry, Kind
 from i2node.mover import batch

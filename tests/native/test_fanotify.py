@@ -17,7 +17,7 @@ from kernel import LIBC, without
 from disks import disk
 from i2node.fs.coalesce import Dirty
 from i2node.fs.fanotify import FanotifyWatch
-from i2node.fs.tree import Root
+from i2node.fs.root import Root
 from i2node.mover.events import Event, Group
 from queues import short_queue, usual_queue
 

@@ -17,7 +17,7 @@ from i2node.fs.coalesce import Dirty
 from i2node.fs.inotify import InotifyWatch
 from i2node.fs.pathset import PathSet
 from i2node.fs.rescan import MARGIN_NS, Moment, Rescan
-from i2node.fs.tree import Root
+from i2node.fs.root import Root
 from i2node.mover import batch
 from i2node.mover.events import HEAD
 from queues import short_queue

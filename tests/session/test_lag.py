@@ -19,8 +19,8 @@ from i2node.cli.display import status_text
 from i2node.fs.coalesce import Dirty
 from i2node.fs.inotify import InotifyWatch
 from i2node.fs.pathset import PathSet
+from i2node.fs.root import Root
 from i2node.fs.touch import Touch
-from i2node.fs.tree import Root
 from i2node.mover import batch, listing
 from i2node.repl.heartbeat import LATE_S
 from i2node.repl.journal import Journal

@@ -17,8 +17,8 @@ from nursery import Nursery
 from i2node.fs.coalesce import Dirty
 from i2node.fs.inotify import InotifyWatch
 from i2node.fs.pathset import PathSet
+from i2node.fs.root import Root
 from i2node.fs.touch import Touch, Work
-from i2node.fs.tree import Root
 from i2node.model import Kind
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op

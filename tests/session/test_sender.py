@@ -14,7 +14,8 @@ import pytest
 from ends import until
 
 from i2node.errors import PeerLost, TargetFault
-from i2node.fs.tree import Root, TargetTree
+from i2node.fs.root import Root
+from i2node.fs.tree import TargetTree
 from i2node.model import Entry, Kind, Verdict
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op
@@ -455,7 +456,7 @@ def test_a_root_that_tells_no_attributes_is_sent_without(
 ) -> None:
     """So it is on some file systems of FUSE."""
 
-    def refused(*_: object) -> None:
+    def refused(*_: object, **__: object) -> None:
         raise OSError(errno.ENOTSUP, "no attributes")
 
     monkeypatch.setattr(batch, "attributes", refused)

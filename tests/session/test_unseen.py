@@ -25,7 +25,7 @@ from i2node.config import Config
 from i2node.fs.coalesce import Dirty
 from i2node.fs.inotify import InotifyWatch
 from i2node.fs.pathset import PathSet
-from i2node.fs.tree import Root
+from i2node.fs.root import Root
 from i2node.repl.journal import Journal
 from i2node.repl.report import RuleReport
 from i2node.repl.vigil import Vigil

@@ -8,7 +8,7 @@ import os
 from collections.abc import Generator
 from pathlib import Path
 
-from i2node.fs.tree import Root
+from i2node.fs.root import Root
 from i2node.model import Entry, Verdict
 from i2node.mover import batch, blocks, listing
 from i2node.mover.batch import STEP, Op

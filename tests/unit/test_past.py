@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from i2node.fs.past import ALIGNED, SHORTEST, PastCache, Rooms
-from i2node.mover import batch
+from i2node.mover import extents
 
 MIB = 1 << 20
 
@@ -39,7 +39,7 @@ def has_direct(path: Path) -> bool:
     try:
         forget(fd)
         os.preadv(fd, [Rooms(1).take(ALIGNED)], 0)
-        return batch.cached(fd, 0, ALIGNED) == 0
+        return extents.cached(fd, 0, ALIGNED) == 0
     except OSError:
         return False
     finally:
@@ -81,13 +81,13 @@ def test_what_is_not_in_the_cache_is_not_put_there_and_what_is_there_is_taken_fr
     holes = range(size // 2, size, MIB)
     for at in holes:
         os.pread(fd, MIB - 65536, at)
-    assert near(batch.cached(fd, 0, size), size // 2 - 65536 * len(holes))
+    assert near(extents.cached(fd, 0, size), size // 2 - 65536 * len(holes))
     with PastCache(fd, size, Rooms(1)) as file:
         for at in range(0, size, MIB):
             assert file.read(at, MIB) == data[at : at + MIB]
             # Others may read through the descriptor, at any place.
             assert os.pread(fd, 3, size - 7) == data[-7:-4]
-    assert near(batch.cached(fd, 0, size), size // 2)
+    assert near(extents.cached(fd, 0, size), size // 2)
     os.close(fd)
 
 
@@ -136,9 +136,9 @@ def test_a_room_is_used_again_in_its_turn() -> None:
 def test_what_cannot_be_asked_is_told(tmp_path: Path) -> None:
     make(tmp_path / "f", 10_000)
     fd = os.open(tmp_path / "f", os.O_RDONLY)
-    assert batch.cached(fd, 4000, 200) == 8192
+    assert extents.cached(fd, 4000, 200) == 8192
     os.close(fd)
     fd = os.open(tmp_path, os.O_RDONLY)
     with pytest.raises(OSError, match="No such device"):
-        batch.cached(fd, 0, 4096)
+        extents.cached(fd, 0, 4096)
     os.close(fd)

@@ -13,8 +13,8 @@ import pytest
 
 from i2node.errors import PeerLost, SafetyStop
 from i2node.fs.coalesce import Dirty
+from i2node.fs.root import Root
 from i2node.fs.touch import Touch, Work
-from i2node.fs.tree import Root
 from i2node.repl import rounds
 from i2node.repl.heartbeat import Heartbeat
 from i2node.repl.history import History

@@ -15,9 +15,9 @@ from i2node.fs.coalesce import Dirty
 from i2node.fs.inotify import InotifyWatch
 from i2node.fs.mounts import is_shared, kind, points, uppers
 from i2node.fs.pathset import PathSet
+from i2node.fs.root import Root
 from i2node.fs.sweep import GRAIN_NS, Seen, Stray, unseen
 from i2node.fs.touch import Touch
-from i2node.fs.tree import Root
 from i2node.model import Entry, Kind, Verdict
 from i2node.mover import batch
 from i2node.mover import listing as listings

@@ -67,6 +67,9 @@ def test_an_attribute_that_only_the_other_version_knows_is_passed_over():
 def test_require():
     assert fidelity.parse_require("all") == NAMES
     assert fidelity.parse_require("owner, acl") == ("owner", "acl")
+    assert fidelity.parse_require("mode", owners=False) == ("mode",)
+    with pytest.raises(UsageError, match="without owners acl is not carried"):
+        fidelity.parse_require("mode,acl", owners=False)
     for text in ("", "owner,", "ownership", "all,owner"):
         with pytest.raises(UsageError) as caught:
             fidelity.parse_require(text)

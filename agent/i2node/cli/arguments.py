@@ -158,6 +158,12 @@ def _add_mirror(mirror: argparse.ArgumentParser) -> None:
         help="what finds a difference: size and times, or content (default: quick)",
     )
     mirror.add_argument(
+        "--owners",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="carry owner, group, ACLs and other security attributes (default: yes)",
+    )
+    mirror.add_argument(
         "--compress", metavar="auto|off|LEVEL", default="auto", help="zstd, level 1 to 22"
     )
     mirror.add_argument(
@@ -244,12 +250,13 @@ def options_of(arguments: argparse.Namespace) -> MirrorOptions:
         once=arguments.once,
         excludes=tuple(os.fsencode(path) for path in arguments.exclude),
         check=arguments.check,
+        owners=arguments.owners,
         compress=_compress(arguments.compress),
         encrypt=target.host is not None if encrypt is None else encrypt,
         secret_key=None if key_file is None else key_of(key_file),
         bwlimit=arguments.bwlimit,
         adopt=arguments.adopt,
-        require=_require(arguments.require),
+        require=_require(arguments.require, arguments.owners),
     )
 
 
@@ -263,10 +270,10 @@ def _compress(text: str) -> Literal["auto", "off"] | int:
     raise UsageError(f"--compress {text!r}", "expected auto, off, or a level from 1 to 22")
 
 
-def _require(text: str | None) -> tuple[str, ...]:
+def _require(text: str | None, owners: bool) -> tuple[str, ...]:
     """An empty text is no attribute: a script's unset variable must not mean that none counts."""
     if text is None:
         return ()
     from i2node.repl.fidelity import parse_require
 
-    return parse_require(text)
+    return parse_require(text, owners)

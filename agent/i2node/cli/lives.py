@@ -12,7 +12,7 @@ from i2node.cli.display import size
 from i2node.config import Config
 from i2node.errors import UsageError
 from i2node.fs.tree import within
-from i2node.model import show
+from i2node.model import UNOWNED, show
 from i2node.node import rpc
 from i2node.repl.ledger import Ledger, Record
 from i2node.repl.life import moment
@@ -142,9 +142,10 @@ def _line(name: str, value: str) -> str:
 
 def _entry(entry: Life) -> str:
     links = f", {entry['links']} names" if entry["links"] > 1 and entry["kind"] != "dir" else ""
+    owner = f", owner {entry['uid']}:{entry['gid']}" if entry["uid"] != UNOWNED else ""
     return (
-        f"{entry['kind']}, {size(entry['size'])} ({entry['size']}), mode {entry['mode']:04o}, "
-        f"owner {entry['uid']}:{entry['gid']}{links}, mtime {_exact(entry['mtime_ns'])}"
+        f"{entry['kind']}, {size(entry['size'])} ({entry['size']}), mode {entry['mode']:04o}"
+        f"{owner}{links}, mtime {_exact(entry['mtime_ns'])}"
     )
 
 

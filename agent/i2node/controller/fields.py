@@ -137,11 +137,7 @@ FIELDS: tuple[Field, ...] = (
     Field("mirr_file_check", "0", _choice("0", "1")),
     Field("mirr_sync_flag", "0", _choice("0", "1")),
     Field("mirr_open_type", "0", _choice("0", "1", "2")),
-    Field(
-        "mirr_sync_attr",
-        "1",
-        _choice("1", because="owners, rights and attributes are always carried"),
-    ),
+    Field("mirr_sync_attr", "1", _choice("0", "1")),
     Field(
         "mirr_skip",
         "0",

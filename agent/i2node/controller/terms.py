@@ -43,6 +43,7 @@ def charge(rule: Rule, wk: Node, bk: Node, secret: str, certificate: str) -> Cha
         parts=_parts(fields),
         excludes=tuple(fields["excl_path"]),
         check="strict" if fields["mirr_file_check"] == "1" else "quick",
+        owners=fields["mirr_sync_attr"] == "1",
         compress=_compress(fields),
         encrypt=encrypted,
         secret_key=secret if encrypted else "",

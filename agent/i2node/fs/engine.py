@@ -11,7 +11,7 @@ from i2node.errors import SessionError
 from i2node.fs.coalesce import Dirty
 from i2node.fs.pathset import PathSet
 from i2node.fs.rescan import Rescan
-from i2node.fs.tree import Root
+from i2node.fs.root import Root
 from i2node.fs.watch import Watch
 
 AUTO, FANOTIFY, INOTIFY = ENGINES

@@ -35,7 +35,7 @@ from i2node.fs.masks import (
 )
 from i2node.fs.pathset import PathSet
 from i2node.fs.rescan import Rescan
-from i2node.fs.tree import Root
+from i2node.fs.root import Root
 from i2node.fs.treewatch import Touches, TreeWatch
 from i2node.mover.events import Event, Group
 

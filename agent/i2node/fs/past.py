@@ -13,7 +13,7 @@ import mmap
 import os
 from contextlib import suppress
 
-from i2node.mover import batch
+from i2node.mover import extents
 
 ALIGNED = 4096
 """What every file system with O_DIRECT takes for offset, length and memory."""
@@ -94,6 +94,6 @@ class PastCache:
         """Whether most of it is not in the cache: all would not do, where the kernel has read ahead
         behind what was there."""
         try:
-            return batch.cached(self._fd, at, span) < span // 2
+            return extents.cached(self._fd, at, span) < span // 2
         except OSError:
             return False

@@ -18,8 +18,8 @@ from typing import NamedTuple
 from i2node import log
 from i2node.fs.coalesce import Dirty
 from i2node.fs.pathset import PathSet
+from i2node.fs.root import Root
 from i2node.fs.touch import Touch
-from i2node.fs.tree import Root
 from i2node.model import MOUNT, Kind
 from i2node.mover import batch, listing
 

@@ -22,8 +22,8 @@ from typing import Protocol
 
 from i2node.fs.coalesce import Dirty
 from i2node.fs.pathset import PathSet
+from i2node.fs.root import Root
 from i2node.fs.touch import Touch
-from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
 from i2node.model import Entry, Kind
 from i2node.mover import batch, listing
@@ -232,7 +232,7 @@ class Sweep:
     ) -> Iterator[tuple[Name, bytes, Entry]]:
         """The regular files of a directory, which is ino, that are in the rule."""
         kept = [n for n in names if not self.paths.matches(directory, n)]
-        answer = batch.stat_names(self.root.fd, self.root.dev, directory, kept, partial=True)
+        answer = self.root.stat_names(directory, kept, partial=True)
         if answer.status:
             return
         own = listing.decode(answer.own).ino

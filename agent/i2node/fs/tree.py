@@ -1,31 +1,22 @@
-"""The two ends of a rule on disk: the source's root as it is read, the target's root as it is
-changed.
-
-Both are held as descriptors, opened from the top without following a link, so that nobody who may
-write on the way can lead elsewhere; every path of the session is relative to one of them. A root is
-known by what survives a remount and a reboot but not a replacement: its inode number, its birth and
-the identity of its file system. The number of the device is no part of it; the kernel gives those
-anew.
-"""
+"""The target's end of a rule on disk: its root as it is changed, and what is beside it."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from i2node.errors import Refused, SafetyStop, SessionError, TargetFault
 from i2node.fs.directory import open_directory, open_own
+from i2node.fs.root import Root
 from i2node.fs.shelf import Shelf
 from i2node.model import show
-from i2node.mover import batch, listing
+from i2node.mover import batch
 from i2node.mover.batch import Op
 
 _OURS = re.compile(r"[0-9a-f]{16}(\.redo)?|t[0-9a-f]{16}\.[0-9a-f]+|probe")
@@ -34,78 +25,6 @@ STAGE_PREFIX = ".i2node-stage-"
 SHELF_PREFIX = ".i2node-aside-"
 REDO_SUFFIX = ".redo"
 """Of journals in the stage (mover.h, i2_redo)."""
-
-_XFS_IOC_FSGEOMETRY_V1 = 2 << 30 | 112 << 16 | ord("X") << 8 | 100
-_XFS_UUID = slice(64, 80)  # of struct xfs_fsop_geom_v1 (xfs_fs.h)
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Which directory a root is; equal exactly when it is the same one. fs is empty where the file
-    system has nothing that outlives its mount."""
-
-    ino: int
-    birth: int
-    fs: str
-
-    def __str__(self) -> str:
-        return f"{self.ino}-{self.birth}-{self.fs}"
-
-
-class Root:
-    """A held directory. `dev` is its file system: nothing beyond that is ever entered."""
-
-    def __init__(self, path: bytes) -> None:
-        try:
-            self.fd = open_directory(path)
-        except OSError as error:
-            raise SafetyStop(
-                f"cannot open {show(path)}: {os.strerror(error.errno or 0)}",
-                "mount it, create it or correct the path; nothing was deleted",
-            ) from error
-        self.path = path
-        self.dev = os.fstat(self.fd).st_dev
-        try:
-            self.identity = _identity(self.fd, self.dev)
-        except BaseException:
-            os.close(self.fd)
-            raise
-
-    def still_there(self) -> bool:
-        """Whether the path still leads to the held directory."""
-        try:
-            now = os.stat(self.path, follow_symlinks=False)
-        except OSError:
-            return False
-        held = os.fstat(self.fd)
-        return (now.st_dev, now.st_ino) == (held.st_dev, held.st_ino) and held.st_nlink > 0
-
-    def close(self) -> None:
-        os.close(self.fd)
-
-
-def _identity(fd: int, dev: int) -> Identity:
-    (answer,) = batch.list_dirs(fd, dev, [(b"", ())], partial=True)
-    if answer.status:
-        raise SafetyStop(
-            f"cannot read the root: {os.strerror(answer.status)}",
-            "make it readable for the agent; nothing was deleted",
-        )
-    own = listing.decode(answer.own)
-    return Identity(own.ino, own.birth, _file_system(fd, dev))
-
-
-def _file_system(fd: int, dev: int) -> str:
-    """What tells this file system from another one: XFS gives its UUID, the others an fsid that
-    they make of theirs (statfs(2)), unless it is only the number of the device."""
-    geometry = bytearray(112)
-    with suppress(OSError):
-        fcntl.ioctl(fd, _XFS_IOC_FSGEOMETRY_V1, geometry)
-        return bytes(geometry[_XFS_UUID]).hex()
-    fsid = os.fstatvfs(fd).f_fsid
-    major, minor = os.major(dev), os.minor(dev)
-    encoded = (minor & 0xFF) | major << 8 | (minor & ~0xFF) << 12
-    return "" if fsid & 0xFFFFFFFF == encoded else f"{fsid:x}"
 
 
 def host_id() -> str:
@@ -199,11 +118,12 @@ class TargetTree:
         allowed: Sequence[Path],
         read_only: bool = False,
         beside: bytes = b"",
+        owners: bool = True,
     ) -> None:
         """beside: the directory that is taken for the one above the root, where that is another
-        rule's."""
+        rule's. owners: see Root."""
         _readable(path)
-        self.root = Root(path)
+        self.root = Root(path, owners)
         self._beside = beside or os.path.dirname(path)
         self._name = (STAGE_PREFIX + rule[:12]).encode()
         self._stage: int | None = None

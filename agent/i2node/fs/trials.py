@@ -321,6 +321,8 @@ ATTRIBUTES: Sequence[Trial] = (
 """All that is looked at, in the order in which it is shown."""
 
 NAMES = tuple(trial.name for trial in ATTRIBUTES)
+OWNERS = frozenset({"owner", "set-id", "trusted-xattrs", "security-xattrs", "acl", "default-acl"})
+"""Those that a rule without owners does not carry."""
 
 
 _DIRECTORY = "trials"
@@ -400,10 +402,10 @@ _TYPES: dict[bytes, frozenset[str]] = {
 }
 
 
-def cannot(fd: int, born: bool) -> frozenset[str]:
+def cannot(fd: int, born: bool, owners: bool = True) -> frozenset[str]:
     """The attributes that nothing on the file system of an open directory can have, by what is
-    known of its type and by what reading tells. What is not told of counts as possible. born: the
-    file system keeps times of birth."""
+    known of its type and by what reading tells; without owners (model.MirrorOptions) none of those
+    either. What is not told of counts as possible. born: the file system keeps times of birth."""
     kind = mounts.kind_of(fd)
     found = set(_TYPES.get(kind, ()))
     for name, xattr in _ASKED.items():
@@ -424,4 +426,6 @@ def cannot(fd: int, born: bool) -> frozenset[str]:
             found.update(names)
     if kind == b"ext4" and not born:
         found |= _SMALL_INODES
+    if not owners:
+        found |= OWNERS
     return frozenset(found)

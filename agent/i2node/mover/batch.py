@@ -29,6 +29,9 @@ PACK_ALL = 0
 PACK_META = 1
 PACK_STAGED = 2
 
+LIST_PARTIAL = 1
+LIST_UNOWNED = 2
+
 STEP_CLONE = 1
 STEP_SPARSE = 2
 STEP_NO_XATTR = 4
@@ -178,6 +181,7 @@ def list_dirs(
     notify: int = -1,
     mask: int = 0,
     partial: bool = False,
+    unowned: bool = False,
     threads: int = 1,
     room: int = _ROOM,
 ) -> list[Listing]:
@@ -188,10 +192,11 @@ def list_dirs(
 
     A directory on another file system than `dev`, or behind a mount or a symlink, answers with a
     status, and so does one with an entry that stat(2) fails for; partial: only that entry does.
+    unowned: no entry tells whose it is (model.UNOWNED).
     Raises SessionError when the call as a whole fails (no memory, an unsound request).
     """
     packed = [_request(path, skip, i) for i, (path, skip) in enumerate(requests)]
-    how = notify, mask, partial, threads
+    how = notify, mask, LIST_PARTIAL * partial | LIST_UNOWNED * unowned, threads
     answers: list[Listing] = []
     done = ffi.new("uint64_t *")
     out = _raw("uint8_t[]", room)
@@ -212,15 +217,21 @@ def list_dirs(
 
 
 def stat_names(
-    root_fd: int, dev: int, path: bytes, names: Iterable[bytes], partial: bool = False
+    root_fd: int,
+    dev: int,
+    path: bytes,
+    names: Iterable[bytes],
+    partial: bool = False,
+    unowned: bool = False,
 ) -> Listing:
     """The entries of some names of the directory `path`; names that are not there are absent from
-    the listing, whose ticket is 0. Doubled names count once. partial: see list_dirs."""
+    the listing, whose ticket is 0. Doubled names count once. partial, unowned: see list_dirs."""
     asked = sorted(set(names))
     packed = b"".join(name + b"\0" for name in asked)
     room = LISTING.size + ENTRY_SIZE + sum(ENTRY_SIZE + len(name) + 8 for name in asked)
     out = _raw("uint8_t[]", room)
-    used = lib.i2_stat(root_fd, dev, path, len(path), packed, len(packed), partial, out, room)
+    flags = LIST_PARTIAL * partial | LIST_UNOWNED * unowned
+    used = lib.i2_stat(root_fd, dev, path, len(path), packed, len(packed), flags, out, room)
     if used < 0:
         raise _failed("stat names", used)
     return _read_listing(memoryview(ffi.buffer(out, used)), 0)[0]
@@ -452,27 +463,19 @@ def open_file(root_fd: int, dev: int, path: bytes) -> int:
     return fd
 
 
-def attributes(fd: int, shelf: int = -1) -> bytes:
+def attributes(fd: int, shelf: int = -1, unowned: bool = False) -> bytes:
     """The extended attributes of an open file or directory, as the records of a step, file flags
-    and project among them; shelf as of `pack`. OSError; ENOTSUP where the file system has none."""
+    and project among them; shelf as of `pack`, unowned as of `list_dirs`. OSError; ENOTSUP where
+    the file system has none."""
     room = 4096
     while True:
         out = ffi.new("uint8_t[]", room)
-        found = int(lib.i2_attributes(fd, shelf, out, room))
+        found = int(lib.i2_attributes(fd, shelf, unowned, out, room))
         if found >= 0:
             return bytes(ffi.buffer(out, found))
         if found != -errno.ENOBUFS:
             raise OSError(-found, os.strerror(-found))
         room *= 16
-
-
-def cached(fd: int, at: int, span: int) -> int:
-    """How many of these bytes of a file are in the page cache, in whole pages. Raises OSError where
-    nobody tells."""
-    found = int(lib.i2_cached(fd, at, span))
-    if found < 0:
-        raise OSError(-found, os.strerror(-found))
-    return found
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""Where two clones of a file differ, by what they are made of (native/src/extents.c)."""
+"""Where two clones of a file differ, by what they are made of (native/src/extents.c), and what of
+a file is in memory."""
 
 from __future__ import annotations
 
@@ -22,4 +23,13 @@ def changed(old: int, now: int, size: int) -> list[tuple[int, int]]:
         if n < 0:
             raise OSError(-n, os.strerror(-n))
         found += ((one[0], one[1]) for one in ranges[0:n])
+    return found
+
+
+def cached(fd: int, at: int, span: int) -> int:
+    """How many of these bytes of a file are in the page cache, in whole pages. Raises OSError where
+    nobody tells."""
+    found = int(lib.i2_cached(fd, at, span))
+    if found < 0:
+        raise OSError(-found, os.strerror(-found))
     return found

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 from i2node.errors import I2Error
 from i2node.fs.pathset import PathSet, normal
-from i2node.fs.tree import Root, within
+from i2node.fs.root import Root
+from i2node.fs.tree import within
 from i2node.repl.census import Census
 
 LONGEST_S = 0.8

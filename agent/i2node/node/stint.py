@@ -63,6 +63,7 @@ def _options(
         once=once,
         excludes=(*map(os.fsencode, charge.excludes), *inner),
         check=charge.check,
+        owners=charge.owners,
         compress=charge.compress,
         encrypt=charge.encrypt,
         secret_key=charge.secret_key.encode() or None,

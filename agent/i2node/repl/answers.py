@@ -181,7 +181,7 @@ def _listed(
     root = tree.root
     if not path:
         skip = (*skip, *tree.skip)
-    (answer,) = batch.list_dirs(root.fd, root.dev, [(path, skip)])
+    (answer,) = root.list_dirs([(path, skip)])
     if answer.status:
         return answer.status, b"", b""
     shelf = tree.shelf.fd

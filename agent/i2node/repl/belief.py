@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from i2node.fs.coalesce import Dirty
 from i2node.fs.pathset import PathSet
-from i2node.fs.tree import Root
+from i2node.fs.root import Root
 from i2node.model import MOUNT, PROBED, Entry, Kind, Verdict
 from i2node.mover import batch, listing
 from i2node.repl.doubts import UNTIL_ASKED

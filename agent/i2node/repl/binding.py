@@ -12,7 +12,8 @@ from typing import Literal
 from i2node import log
 from i2node.errors import SafetyStop
 from i2node.fs.pathset import PathSet
-from i2node.fs.tree import Root, within
+from i2node.fs.root import Root
+from i2node.fs.tree import within
 from i2node.fs.trials import cannot
 from i2node.model import MirrorOptions, show
 from i2node.repl.fidelity import Attribute, announce, demand, fidelity_of, heard
@@ -83,6 +84,7 @@ class Binding:
             tokens,
             following,
             adopt=options.adopt,
+            owners=options.owners,
             source=f"{os.uname().nodename}:{show(self.root.path)}",
             origin=str(self.root.identity),
             path=self.root.path,
@@ -117,7 +119,7 @@ class Binding:
 
     def _examine(self, remote: Remote) -> None:
         root, options = self.root, self.options
-        missing = cannot(root.fd, root.identity.birth != 0)
+        missing = cannot(root.fd, root.identity.birth != 0, options.owners)
         told = remote.examine(self.rule, options.target.path, options.whole)
         found = heard(told, missing)
         demand(found, options.require, str(options.target))

@@ -22,7 +22,7 @@ from i2node.config import Limits
 from i2node.errors import SafetyStop, SessionError, UsageError
 from i2node.fs.tree import TargetTree, boot_id
 from i2node.model import Kind, State, show
-from i2node.mover import batch, listing
+from i2node.mover import listing
 from i2node.mover.batch import Applied
 from i2node.repl.brake import Brake, Mark
 from i2node.repl.ledger import Ledger, Record
@@ -326,7 +326,7 @@ def count(tree: TargetTree, stop: Callable[[], bool]) -> int:
     while left and not stop():
         asked, left = left[-AT_ONCE:], left[:-AT_ONCE]
         wanted = [(path, () if path else tree.skip) for path in asked]
-        answers = batch.list_dirs(tree.root.fd, tree.root.dev, wanted, threads=2)
+        answers = tree.root.list_dirs(wanted, threads=2)
         for path, answer in zip(asked, answers, strict=True):
             found += answer.n
             above = path + b"/" if path else b""

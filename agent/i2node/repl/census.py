@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable
 
 from i2node.fs.pathset import PathSet
-from i2node.fs.tree import Root
+from i2node.fs.root import Root
 from i2node.model import MOUNT, Kind
-from i2node.mover import batch, listing
+from i2node.mover import listing
 from i2node.repl.plan import join
 
 
@@ -33,9 +33,7 @@ class Census:
         while stack and not self._stop():
             paths = [stack.pop() for _ in range(min(32, len(stack)))]
             requests = [(p, self._paths.skip(p)) for p in paths]
-            answers = batch.list_dirs(
-                self._root.fd, self._root.dev, requests, partial=True, threads=2
-            )
+            answers = self._root.list_dirs(requests, partial=True, threads=2)
             for path, answer in zip(paths, answers, strict=True):
                 self.files += answer.n - answer.dirs
                 self.bytes += answer.bytes

@@ -1,8 +1,9 @@
 """Compares the two trees of a rule, name by name: both sides list, the source judges.
 
 Without `strict`: kind, size, mtime, mode, owner, symlink target, extended attributes and hard-link
-groups. With it the content of every regular file too, read in full on both sides. Nothing is
-changed on either. A tree that changes meanwhile differs where it changes.
+groups; owners as far as the rule carries them. With it the content of every regular file too, read
+in full on both sides. Nothing is changed on either. A tree that changes meanwhile differs where it
+changes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from i2node.config import Config
 from i2node.errors import SessionError, UsageError
 from i2node.fs.pathset import PathSet
-from i2node.fs.tree import Root
+from i2node.fs.root import Root
 from i2node.model import MOUNT, Entry, Kind, Target, show
 from i2node.mover import batch, listing
 from i2node.net.identity import Identity
@@ -25,7 +26,7 @@ from i2node.net.transport import connect
 from i2node.repl.embedded import EmbeddedAgent
 from i2node.repl.plan import join
 from i2node.repl.remote import Remote
-from i2node.repl.rules import excludes_of, rule_home, rule_id
+from i2node.repl.rules import excludes_of, owners_of, rule_home, rule_id
 
 DIRS_AT_A_TIME = 64
 
@@ -55,9 +56,10 @@ def compare(
     if not os.path.isdir(real):
         raise UsageError(f"{show(real)} is not a directory", "name the directory that is mirrored")
     rule = rule_id(identity.node_id, real, str(target))
-    paths = PathSet(real, excludes_of(rule_home(config.var, rule)))
+    home = rule_home(config.var, rule)
+    paths, owners = PathSet(real, excludes_of(home)), owners_of(home)
     with ExitStack() as held:
-        root = Root(real)
+        root = Root(real, owners)
         held.callback(root.close)
         host, port, expected = target.host, target.port, None
         if host is None:
@@ -66,7 +68,7 @@ def compare(
             host, port, expected = "127.0.0.1", agent.port, identity.node_id
         remote = Remote(connect(host, port, identity, expected, beat=config.heartbeat_s))
         held.callback(remote.close)
-        remote.open(rule, target.path, [], "", read_only=True)
+        remote.open(rule, target.path, [], "", read_only=True, owners=owners)
         differences, counts = _walk(root, paths, remote, strict)
         remote.bye()
     return Comparison(not differences, differences, counts)
@@ -83,7 +85,7 @@ def _walk(
     while stack:
         dirs = [stack.pop() for _ in range(min(DIRS_AT_A_TIME, len(stack)))]
         requests = [(d, paths.skip(d)) for d in dirs]
-        answers = batch.list_dirs(root.fd, root.dev, requests, threads=4)
+        answers = root.list_dirs(requests, threads=4)
         told = remote.probe(requests, strict)
         for path, answer, theirs in zip(dirs, answers, told, strict=True):
             if answer.status:

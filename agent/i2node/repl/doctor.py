@@ -15,7 +15,7 @@ from i2node.errors import SessionError, UsageError
 from i2node.fs.coalesce import Dirty
 from i2node.fs.engine import INOTIFY, watch_tree
 from i2node.fs.pathset import PathSet
-from i2node.fs.tree import Root
+from i2node.fs.root import Root
 from i2node.fs.trials import NAMES, cannot
 from i2node.model import Target, show
 from i2node.net.identity import Identity
@@ -24,7 +24,7 @@ from i2node.repl.census import Census
 from i2node.repl.embedded import EmbeddedAgent
 from i2node.repl.fidelity import Attribute, Examined, demand, fidelity_of, heard
 from i2node.repl.remote import Remote
-from i2node.repl.rules import excludes_of, rule_home, rule_id
+from i2node.repl.rules import excludes_of, owners_of, rule_home, rule_id
 
 SKEW_S = 2.0
 """Clocks that differ by more are worth a word; nothing but what people read goes by them."""
@@ -57,7 +57,8 @@ def diagnose(config: Config, source: Path, target: Target, identity: Identity) -
     if not os.path.isdir(real):
         raise UsageError(f"{show(real)} is not a directory", "name the directory to mirror")
     rule = rule_id(identity.node_id, real, str(target))
-    paths = PathSet(real, excludes_of(rule_home(config.var, rule)))
+    home = rule_home(config.var, rule)
+    paths, owners = PathSet(real, excludes_of(home)), owners_of(home)
     with ExitStack() as held:
         root = Root(real)
         held.callback(root.close)
@@ -70,7 +71,7 @@ def diagnose(config: Config, source: Path, target: Target, identity: Identity) -
         held.callback(remote.close)
         asked = time.time()
         answer, answered = remote.examine(rule, target.path), time.time()
-        found = heard(answer, cannot(root.fd, root.identity.birth != 0))
+        found = heard(answer, cannot(root.fd, root.identity.birth != 0, owners))
         remote.bye()
         demand(found, NAMES if found.untried else (), str(target))
         census = Census(root, paths, lambda: False)

@@ -11,9 +11,9 @@ from operator import itemgetter
 
 from i2node.errors import SafetyStop
 from i2node.fs.coalesce import Dirty
+from i2node.fs.root import Root
 from i2node.fs.sweep import Name
 from i2node.fs.touch import Touch
-from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
 from i2node.model import MOUNT, PROBED, Entry, Kind, Verdict, show
 from i2node.mover import batch, listing
@@ -299,7 +299,7 @@ class Emitter:
         if self.may_empty or all(ino != root.identity.ino for ino, _, _ in self.draft.gone):
             return
         skip = self.belief.paths.skip(b"")
-        (answer,) = batch.list_dirs(root.fd, root.dev, [(b"", skip)])
+        (answer,) = root.list_dirs([(b"", skip)])
         if answer.status or self.belief.included(b"", answer.entries):
             return
         if (held := self.journal.count()) > EMPTIED:
@@ -312,7 +312,7 @@ class Emitter:
     def _remove(self, ino: int, path: bytes, section: bytes) -> None:
         names = [e.name for e in listing.entries(section)]
         held = {e.name: e for e in listing.entries(self.journal.select(ino, names))}
-        seen = batch.stat_names(self.root.fd, self.root.dev, path, names)
+        seen = self.root.stat_names(path, names)
         if seen.status not in (0, errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             self.trouble(path, seen.status, (ino, b""))
             return
@@ -360,7 +360,7 @@ class Emitter:
                 if (place := self._place(ino)) is not None:
                     self.dirty.spare(*place)
             names = [name for _, name, _, _ in group if name]
-            answer = batch.stat_names(self.root.fd, self.root.dev, above, names)
+            answer = self.root.stat_names(above, names)
             seen = {} if answer.status else {e.name: e for e in listing.entries(answer.entries)}
             if not above and not answer.status:
                 seen[b""] = listing.decode(answer.own)

@@ -46,11 +46,12 @@ _COMES = Touch.NAME | Touch.TREE | Touch.MOVED | Touch.DELETED
 
 @dataclass(frozen=True, slots=True)
 class Rooms:
-    """Of one rule that runs. source: its path; root: inode number of it. sender: None while there
-    is no connection; planner: the last one."""
+    """Of one rule that runs. source: its path; root: inode number of it; owners: see MirrorOptions.
+    sender: None while there is no connection; planner: the last one."""
 
     source: bytes
     root: int
+    owners: bool
     paths: PathSet
     dirty: Dirty
     rounds: Rounds
@@ -76,7 +77,7 @@ def explain(rooms: Rooms, path: bytes, report: RuleReport) -> Life:
     """The life of a path relative to the root, b"" for the root. report: of the same rule, made a
     moment ago. Raises SessionError when the journal cannot be read."""
     with _opened(rooms.source) as root:
-        before = _look(root, path)
+        before = _look(root, path, not rooms.owners)
         target = _held_places(rooms, path)
         own = {places[-1] for places in (before.places, target) if len(places) == _depth(path)}
         queued = _queued(rooms, path, before, target)
@@ -90,7 +91,7 @@ def explain(rooms: Rooms, path: bytes, report: RuleReport) -> Life:
         unknown = _unknown(rooms, path, target)
         above = _above(rooms, path, before, target)
         doubt = _doubt(rooms, before, target)
-        now = _look(root, path)
+        now = _look(root, path, not rooms.owners)
     mounts = rooms.planner.mounts if rooms.planner is not None else ()
     mount = next((m for m in mounts if (path + b"/").startswith(m + b"/")), now.mount)
     excluded = rooms.paths.reason(path)
@@ -147,19 +148,19 @@ def _opened(source: bytes) -> Iterator[int]:
         os.close(fd)
 
 
-def _look(root: int, path: bytes) -> _Look:
+def _look(root: int, path: bytes, unowned: bool) -> _Look:
     if root < 0:
         return _Look((), None, error="the root of the source cannot be opened")
     dev = os.fstat(root).st_dev
     if not path:
-        answer = batch.stat_names(root, dev, b"", ())
+        answer = batch.stat_names(root, dev, b"", (), unowned=unowned)
         own = listing.decode(answer.own)
         return _Look(((own.ino, ROOT),), own)
     places: list[Name] = []
     above = b""
     entry: Entry | None = None
     for name in path.split(b"/"):
-        answer = batch.stat_names(root, dev, above, [name])
+        answer = batch.stat_names(root, dev, above, [name], unowned=unowned)
         if answer.status == errno.EXDEV:
             return _Look(tuple(places), None, mount=above)
         if answer.status:

@@ -16,7 +16,7 @@ import i2node
 from i2node import log
 from i2node.errors import ProtocolError, SafetyStop, SessionError, UsageError
 from i2node.fs.ground import Ground
-from i2node.fs.trials import ATTRIBUTES, NAMES
+from i2node.fs.trials import ATTRIBUTES, NAMES, OWNERS
 from i2node.repl.report import Fidelity
 
 _log = logging.getLogger(__name__)
@@ -109,8 +109,9 @@ def fidelity_of(attributes: Sequence[Attribute]) -> Fidelity:
     return Fidelity(tuple(a.name for a in aside), tuple(a.name for a in lost))
 
 
-def parse_require(text: str) -> tuple[str, ...]:
-    """`all`, or names separated by commas. Raises UsageError for a name that is none."""
+def parse_require(text: str, owners: bool = True) -> tuple[str, ...]:
+    """`all`, or names separated by commas. Raises UsageError for a name that is none, or of what a
+    rule without owners does not carry."""
     asked = [name.strip() for name in text.split(",")]
     if asked == ["all"]:
         return NAMES
@@ -118,6 +119,11 @@ def parse_require(text: str) -> tuple[str, ...]:
         if name not in NAMES:
             raise UsageError(
                 f"--require {text}: {name!r} is no attribute", "all, or of: " + ", ".join(NAMES)
+            )
+        if not owners and name in OWNERS:
+            raise UsageError(
+                f"--require {text}: without owners {name} is not carried",
+                "leave out --no-owners, or require less",
             )
     return tuple(asked)
 

@@ -32,7 +32,7 @@ from concurrent.futures import Future
 from i2node.errors import ProtocolError
 from i2node.fs import clone as clones
 from i2node.fs.past import Rooms
-from i2node.fs.tree import Root
+from i2node.fs.root import Root
 from i2node.model import PROBED, Entry, Kind, Verdict
 from i2node.mover import batch, blocks, listing
 from i2node.repl import staging

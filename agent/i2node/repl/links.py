@@ -12,8 +12,8 @@ from bisect import bisect_left
 from collections.abc import Iterator
 
 from i2node.fs.coalesce import Dirty
+from i2node.fs.root import Root
 from i2node.fs.touch import Touch
-from i2node.fs.tree import Root
 from i2node.model import PROBED, RACY, Entry, Verdict
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op
@@ -226,7 +226,7 @@ class Links:
     def _still(self, ino: int, parent: int, name: bytes, path: bytes) -> bool:
         """Whether the source has this inode under the name now."""
         directory = path[: -len(name) - 1]
-        answer = batch.stat_names(self.root.fd, self.root.dev, directory, [name])
+        answer = self.root.stat_names(directory, [name])
         if answer.status or listing.decode(answer.own).ino != parent:
             return False
         return any(e.ino == ino for e in listing.entries(answer.entries))
@@ -300,5 +300,6 @@ def _seems(entry: Entry, held: Entry) -> bool:
 
 
 def _as_known(held: Entry, entry: Entry) -> bool:
-    """Whether nothing happened to a file since it was sent."""
-    return held.ctime == entry.ctime and not held.flags & RACY
+    """Whether nothing happened to a file since it was sent. Its owner is another without that where
+    the rule carries none any more, or does now."""
+    return (held.ctime, held.uid) == (entry.ctime, entry.uid) and not held.flags & RACY

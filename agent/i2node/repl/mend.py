@@ -9,7 +9,8 @@ from pathlib import Path
 
 from i2node import log
 from i2node.errors import I2Error
-from i2node.fs.tree import Root, TargetTree, half_changed, remedy_for, resolve_target
+from i2node.fs.root import Root
+from i2node.fs.tree import TargetTree, half_changed, remedy_for, resolve_target
 from i2node.model import show
 from i2node.mover import batch
 from i2node.repl.ledger import Ledger, Record

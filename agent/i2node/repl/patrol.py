@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 from i2node.fs.coalesce import Dirty
 from i2node.fs.pathset import PathSet
+from i2node.fs.root import Root
 from i2node.fs.touch import Touch
-from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
 from i2node.model import Kind
-from i2node.mover import batch, listing
+from i2node.mover import listing
 from i2node.repl.belief import included
 from i2node.repl.journal import Journal
 from i2node.repl.plan import named_root, without
@@ -99,7 +99,7 @@ class Patrol:
 
     def _compare(self, some: list[tuple[int, bytes]]) -> None:
         requests = [(path, self.paths.skip(path)) for _, path in some]
-        answers = batch.list_dirs(self.root.fd, self.root.dev, requests, partial=True)
+        answers = self.root.list_dirs(requests, partial=True)
         for (ino, path), answer in zip(some, answers, strict=True):
             if answer.status == errno.EXDEV:
                 continue  # something is mounted above it

@@ -16,9 +16,9 @@ from dataclasses import replace
 
 from i2node.fs.coalesce import Dirty
 from i2node.fs.pathset import PathSet
+from i2node.fs.root import Root
 from i2node.fs.sweep import GRAIN_NS, Name
 from i2node.fs.touch import Touch, Work
-from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
 from i2node.model import MOUNT, PROBED, Entry, Kind, Verdict
 from i2node.mover import batch, listing
@@ -186,9 +186,7 @@ class Planner:
         notify, mask, asof = -1, 0, 0
         if self.watch:
             notify, mask, asof = self.watch.descriptor, self.watch.mask, self.watch.mark()
-        answers = batch.list_dirs(
-            self.root.fd,
-            self.root.dev,
+        answers = self.root.list_dirs(
             requests,
             notify=notify,
             mask=mask,
@@ -318,7 +316,7 @@ class Planner:
         parts = path.split(b"/")
         for count in range(1, len(parts)):
             above = b"/".join(parts[:count])
-            if batch.stat_names(self.root.fd, self.root.dev, above, ()).status == errno.EXDEV:
+            if self.root.stat_names(above, ()).status == errno.EXDEV:
                 return above
         return path
 
@@ -343,7 +341,7 @@ class Planner:
         known = self.watch is not None and self.watch.known(visit.ino)
         self.trouble(visit.path, status, (visit.ino, b"") if known else (visit.parent, visit.name))
         # Its own mode, owner and times are told by the one above.
-        seen = batch.stat_names(self.root.fd, self.root.dev, visit.above, [visit.name])
+        seen = self.root.stat_names(visit.above, [visit.name])
         own = None if seen.status else listing.find(seen.entries, visit.name)
         if own is not None and own.ino == visit.ino and own.kind == Kind.DIR:
             self.emitter.dress(visit, own)
@@ -380,7 +378,7 @@ class Planner:
         if not names:
             return None
         asof = self.watch.mark()
-        answer = batch.stat_names(self.root.fd, self.root.dev, path, names, partial=True)
+        answer = self.root.stat_names(path, names, partial=True)
         if answer.unread:
             answer, unread = self._readable(work.ino, path, answer)
             names = [name for name in names if name not in unread]

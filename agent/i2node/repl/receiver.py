@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -183,11 +184,13 @@ class Receiver:
         self.read_only = bool(message.get("read_only"))
         path = self._real(root)
         answers.apart(message, path)
+        held = partial(TargetTree, path, rule, self.state, self.allowed)
+        held = partial(held, owners=message.get("owners") is not False)
         peer = self.channel.peer_id
         if self.read_only:
             if self.channel.peer_role != "controller":
                 self.ledger.private(path, peer)
-            self.tree = TargetTree(path, rule, self.state, self.allowed, read_only=True)
+            self.tree = held(read_only=True)
             self.channel.send({"t": "opened", "status": "known", "parts": [], "owner": True})
             return
         whole = answers.whole(message, self._real)
@@ -198,14 +201,10 @@ class Receiver:
         for root in (path, *(part for _, part in (whole.parts if whole else ()))):
             if within(root, path):
                 make_target(root)
-        tree = TargetTree(path, rule, self.state, self.allowed, beside=beside(path, whole))
+        tree = held(beside=beside(path, whole))
         try:
             status = self.ledger.admit(
-                rule,
-                peer,
-                tree,
-                tokens,
-                following,
+                *(rule, peer, tree, tokens, following),
                 adopt=bool(message.get("adopt")),
                 source=answers.text(message, "source"),
                 origin=answers.text(message, "origin"),

@@ -143,6 +143,7 @@ class Remote:
         *,
         adopt: bool = False,
         read_only: bool = False,
+        owners: bool = True,
         source: str = "",
         origin: str = "",
         path: bytes = b"",
@@ -152,8 +153,8 @@ class Remote:
         """Asks the target to take the rule. Raises SafetyStop or Refused with its reason.
 
         source names the source for people, origin tells which directory it is; path is where, and
-        left_out whether the target's place is excluded from it, should both be on one host. whole:
-        what the rule is a part of.
+        left_out whether the target's place is excluded from it, should both be on one host. owners:
+        whether its answers tell whose a file is. whole: what the rule is a part of.
         """
         self.channel.send(
             {
@@ -164,6 +165,7 @@ class Remote:
                 "next": following,
                 "adopt": adopt,
                 "read_only": read_only,
+                "owners": owners,
                 "source": source,
                 "origin": origin,
                 "host": host_id(),

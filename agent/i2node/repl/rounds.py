@@ -14,8 +14,8 @@ from datetime import datetime
 from i2node import log
 from i2node.errors import SafetyStop, SessionError
 from i2node.fs.coalesce import Dirty
+from i2node.fs.root import Root
 from i2node.fs.touch import Work
-from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
 from i2node.model import show
 from i2node.repl.heartbeat import Heartbeat

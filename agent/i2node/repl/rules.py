@@ -1,4 +1,5 @@
-"""What a source keeps of a rule beside its journal: its name, its place, its excludes."""
+"""What a source keeps of a rule beside its journal: its name, its place, its excludes, and whether
+it carries owners."""
 
 from __future__ import annotations
 
@@ -11,6 +12,9 @@ from typing import TypeGuard
 
 from i2node.errors import UsageError
 from i2node.model import MirrorOptions, show
+from i2node.repl.journal import Journal
+
+_UNOWNED = "unowned"
 
 
 def rule_id(node: str, source: bytes, target: str) -> str:
@@ -48,11 +52,29 @@ def lock_rule(home: Path, held: ExitStack) -> None:
         ) from error
 
 
-def keep_excludes(home: Path, excludes: tuple[bytes, ...]) -> None:
-    """Written at each start, so that a compare leaves out what the mirror left out."""
+def keep(home: Path, options: MirrorOptions, journal: Journal) -> None:
+    """Writes down at each start what the rule leaves out, so that a compare does too."""
+    if excludes_of(home) != options.excludes:
+        # What is left out from now on stays as it is, and is not to look gone; of what no longer
+        # is, nobody knows how it is there: the target is asked.
+        journal.doubt_all(journal.all_doubt or "quick")
+        journal.commit()
+        _keep_excludes(home, options.excludes)
+    if options.owners:
+        (home / _UNOWNED).unlink(missing_ok=True)
+    else:
+        (home / _UNOWNED).touch()
+
+
+def _keep_excludes(home: Path, excludes: tuple[bytes, ...]) -> None:
     beside = home / "excludes.new"
     beside.write_bytes(b"".join(e + b"\0" for e in excludes))
     os.replace(beside, home / "excludes")
+
+
+def owners_of(home: Path) -> bool:
+    """Whether the rule carries owners."""
+    return not (home / _UNOWNED).exists()
 
 
 def excludes_of(home: Path) -> tuple[bytes, ...]:

@@ -19,8 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from i2node.errors import PeerLost
+from i2node.fs.root import Root
 from i2node.fs.sweep import Name
-from i2node.fs.tree import Root
 from i2node.model import Entry, Kind, Verdict
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op
@@ -349,7 +349,7 @@ class Sender:
 
     def _stands(self, owner: int, path: bytes) -> bool:
         """Whether the directory that was meant is still the one under this path."""
-        answer = batch.stat_names(self.root.fd, self.root.dev, path, ())
+        answer = self.root.stat_names(path, ())
         return not answer.status and listing.decode(answer.own).ino == owner
 
     def _stray(self, owner: int, path: bytes, names: Iterable[bytes]) -> None:
@@ -404,7 +404,7 @@ class Sender:
 
     def _root_meta(self, own: Entry) -> None:
         """The root has no directory of ours to be read from; it is read by its descriptor."""
-        flags, xattrs = staging.attributes(self.root.fd)
+        flags, xattrs = staging.attributes(self.root.fd, own)
         self.frame.append(
             batch.step(
                 Op.SET_META,

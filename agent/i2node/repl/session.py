@@ -25,9 +25,10 @@ from i2node.config import Config
 from i2node.errors import Halt, I2Error, SafetyStop, SessionError, UsageError
 from i2node.fs.coalesce import Dirty
 from i2node.fs.pathset import PathSet
+from i2node.fs.root import Root
 from i2node.fs.spill import IN_MEMORY
 from i2node.fs.touch import Touch
-from i2node.fs.tree import Root, within
+from i2node.fs.tree import within
 from i2node.fs.watch import Watch
 from i2node.model import TRANSITIONS, MirrorOptions, State, show
 from i2node.net.identity import Identity
@@ -50,7 +51,7 @@ from i2node.repl.progress import Progress
 from i2node.repl.remote import Remote
 from i2node.repl.report import Fidelity, Outcome, RuleReport, WatchReport
 from i2node.repl.rounds import DRAIN_S, Rounds
-from i2node.repl.rules import excludes_of, keep_excludes, lock_rule, place_of, rule_home, rule_id
+from i2node.repl.rules import keep, lock_rule, place_of, rule_home, rule_id
 from i2node.repl.sender import Sender
 from i2node.repl.told import Fault
 from i2node.repl.trouble import Troubles
@@ -181,6 +182,7 @@ class Session:
         rooms = Rooms(
             self._source,
             binding.root.identity.ino,
+            self.options.owners,
             *(self.paths, self._dirty, self._rounds, self._troubles, self._history),
             binding.journal,
             *(self._sender, self._planner),
@@ -196,17 +198,11 @@ class Session:
         with ExitStack() as held:
             home = rule_home(self.config.var, self.rule)
             lock_rule(home, held)
-            others = excludes_of(home) != self.options.excludes
-            root = Root(self._source)
+            root = Root(self._source, self.options.owners)
             held.callback(root.close)
             journal = Journal(home / "index.db")
             held.callback(journal.close)
-            if others:
-                # What is left out from now on stays as it is, and is not to look gone; of what no
-                # longer is, nobody knows how it is there: the target is asked.
-                journal.doubt_all(journal.all_doubt or "quick")
-                journal.commit()
-                keep_excludes(home, self.options.excludes)
+            keep(home, self.options, journal)
             backlog = Backlog(home / "backlog.db", root.identity.ino)
             self._dirty.spill_to(held.enter_context(closing(backlog)))
             try:

@@ -10,8 +10,8 @@ from contextlib import closing
 from typing import NamedTuple
 
 from i2node.fs.past import SHORTEST, PastCache, Rooms
-from i2node.fs.tree import Root
-from i2node.model import RACY, Entry, Kind, Verdict
+from i2node.fs.root import Root
+from i2node.model import RACY, UNOWNED, Entry, Kind, Verdict
 from i2node.mover import batch, blocks, listing
 from i2node.mover.blocks import LITERAL, ZERO
 from i2node.repl import staging
@@ -277,7 +277,7 @@ class Shipment:
                 status=errno.EAGAIN,
                 attrs=0,
             )
-            steps = staging.named(self.item.path, packed, staging.attributes(self._file))
+            steps = staging.named(self.item.path, packed, staging.attributes(self._file, packed))
         if steps:
             self.staged = None
         yield steps, 0
@@ -368,11 +368,12 @@ def refreshed(entry: Entry, fd: int) -> Entry:
     kind = Kind.FILE if (st.st_mode & 0o170000) == 0o100000 else entry.kind
     if (st.st_mode & 0o170000) != 0o100000:
         kind = Kind.FIFO
+    owned = entry.uid != UNOWNED
     return entry._replace(
         kind=kind,
-        mode=st.st_mode & 0o7777,
-        uid=st.st_uid,
-        gid=st.st_gid,
+        mode=st.st_mode & (0o7777 if owned else 0o1777),
+        uid=st.st_uid if owned else UNOWNED,
+        gid=st.st_gid if owned else UNOWNED,
         nlink=st.st_nlink,
         ino=st.st_ino,
         size=st.st_size,

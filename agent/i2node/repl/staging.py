@@ -8,7 +8,7 @@ import struct
 import time
 from collections.abc import Iterator
 
-from i2node.model import Entry, Kind
+from i2node.model import UNOWNED, Entry, Kind
 from i2node.mover import batch, blocks
 from i2node.mover.batch import Op
 from i2node.repl.windows import WINDOW, Window
@@ -87,11 +87,11 @@ def named(path: bytes, entry: Entry, attributes: tuple[int, bytes]) -> bytes:
     )
 
 
-def attributes(fd: int) -> tuple[int, bytes]:
-    """The extended attributes of an open file or directory, as a step carries them: its flags, and
-    the records. OSError."""
+def attributes(fd: int, entry: Entry) -> tuple[int, bytes]:
+    """The extended attributes of an open file or directory with this entry, as a step carries them:
+    its flags, and the records. OSError."""
     try:
-        return 0, batch.attributes(fd)
+        return 0, batch.attributes(fd, unowned=entry.uid == UNOWNED)
     except OSError as error:
         if error.errno == errno.ENOTSUP:
             return batch.STEP_NO_XATTR, b""

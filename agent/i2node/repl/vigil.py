@@ -17,11 +17,11 @@ from i2node.fs.coalesce import Dirty
 from i2node.fs.engine import watch_tree
 from i2node.fs.mounts import Mounts, is_shared
 from i2node.fs.pathset import PathSet
+from i2node.fs.root import Root
 from i2node.fs.sweep import Name, Sweep
-from i2node.fs.tree import Root
 from i2node.fs.watch import Watch
 from i2node.model import show
-from i2node.mover import batch, listing
+from i2node.mover import listing
 from i2node.repl.journal import Journal
 from i2node.repl.outside import Outside
 from i2node.repl.patrol import Patrol
@@ -190,7 +190,7 @@ class Vigil:
         taken up again."""
         for path in self._mounts.changed():
             directory = path.rpartition(b"/")[0]
-            answer = batch.stat_names(self.root.fd, self.root.dev, directory, ())
+            answer = self.root.stat_names(directory, ())
             if not answer.status and self.watch.known(ino := listing.decode(answer.own).ino):
                 log.event(_log, logging.INFO, "mounts-changed", path=show(path))
                 self.dirty.add_dir(ino, False, time.monotonic())
