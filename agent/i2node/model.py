@@ -35,6 +35,8 @@ class Verdict(IntEnum):
 PROBED = 1
 RACY = 2
 MOUNT = 4
+ASSUMED = 8
+"""Flags of an entry, as in mover.h; the last is the journal's own: see repl.assumed."""
 UNOWNED = 0xFFFFFFFF
 """The uid and gid of an entry that does not tell whose it is, nor by ACLs and the like who may do
 what; as I2_UNOWNED in mover.h."""
@@ -142,6 +144,7 @@ class MirrorOptions:
     excludes are absolute, relative to source, or patterns (fs.pathset). check `strict` compares
     content where `quick` trusts size and times. owners False leaves out whose a file is: owner,
     group, set-id bits, and the attributes of the namespaces security, system (ACLs) and trusted.
+    skip leaves out what was there before the rule began, but for the directories, or all of it.
     compress is "auto", "off" or a zstd level. secret_key is mixed into the keys of the data
     streams. bwlimit is a plan (net.throttle), "" is no limit. adopt takes over a target directory
     that is not empty and not this rule's. require names attributes (fs.trials) that the target must
@@ -155,6 +158,7 @@ class MirrorOptions:
     excludes: tuple[bytes, ...] = ()
     check: Literal["quick", "strict"] = "quick"
     owners: bool = True
+    skip: Literal["", "files", "all"] = ""
     compress: Literal["auto", "off"] | int = "auto"
     encrypt: bool = True
     secret_key: bytes | None = field(default=None, repr=False)

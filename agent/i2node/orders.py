@@ -61,7 +61,7 @@ class Charge:
     raises, so that another run begins. plan: when runs begin; None: now, and it goes on until
     FINISH. A planned run makes one pass, ends, and waits for the next.
 
-    excludes, check, owners, compress, encrypt, secret_key, bwlimit are as in MirrorOptions.
+    excludes, check, owners, skip, compress, encrypt, secret_key, bwlimit are as in MirrorOptions.
     strict_source: the first pass stops at the first path that cannot be read. before, after:
     scripts of the work node that are run when the rule finishes, before the last pass and after it.
     """
@@ -82,6 +82,7 @@ class Charge:
     excludes: tuple[str, ...] = ()
     check: Literal["quick", "strict"] = "quick"
     owners: bool = True
+    skip: Literal["", "files", "all"] = ""
     compress: Literal["auto", "off"] | int = "auto"
     encrypt: bool = True
     secret_key: str = field(default="", repr=False)
@@ -135,7 +136,8 @@ class Run:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
     """The numbers of a rule that runs, of all its parts together; each as repl.report.RuleReport
-    has it of one. problems: paths in trouble. last_error: of the first part that has one."""
+    has it of one. problems: paths in trouble. not_mirrored: what any part skipped of what was there
+    before, which in_sync does not speak of. last_error: of the first part that has one."""
 
     files_total: int = 0
     files_done: int = 0
@@ -149,6 +151,7 @@ class Tally:
     eta_s: float | None = None
     problems: int = 0
     in_sync: bool = False
+    not_mirrored: Literal["", "files", "all"] = ""
     last_error: str = ""
 
 

@@ -86,8 +86,8 @@ def filled(value: Any, names: dict[str, str]) -> Any:
 BESIDE = {
     *("cause", "remedy", "blocked_on", "since", "run", "passes", "restore_point", "next_run"),
     *("files_total", "files_done", "bytes_total", "bytes_done", "bytes_sent", "rate", "dirty"),
-    *("in_flight", "lag_s", "eta_s", "problems", "in_sync", "bk_disk_free_bytes"),
-    *("bk_disk_need_bytes", "estimated"),
+    *("in_flight", "lag_s", "eta_s", "problems", "in_sync", "not_mirrored"),
+    *("bk_disk_free_bytes", "bk_disk_need_bytes", "estimated"),
 }
 """What is told more than was recorded."""
 

@@ -171,6 +171,33 @@ def test_excluded_and_paths_are_changed_as_a_rule_runs(
     assert voice.data(FSP, "modifyFspBackup", fsp_backup=fresh)["code"] != 0
 
 
+def test_what_was_there_and_whose_it_is_may_stay_behind(
+    voice: Sdk, work: Agent, backup: Agent, tmp_path: Path
+) -> None:
+    """mirr_skip and mirr_sync_attr act at the nodes, and so does another value of them later."""
+    source = tmp_path / "source"
+    (source / "d").mkdir(parents=True)
+    for name in ("before", "d/before"):
+        (source / name).write_text("before")
+    rule = Rule(voice, work, backup, tmp_path, mirr_skip="2", mirr_sync_attr="0")
+    rule.reaches("REPLICATION")
+    (source / "d" / "since").write_text("since")
+    os.chown(source / "d" / "since", 1001, 1002)
+    since = rule.target() / "d" / "since"
+    until("what came since", since.exists)
+    told = until("quiet", lambda: status if (status := rule.status())["in_sync"] else None)
+    assert told["not_mirrored"] == "files" and told["problems"] == 0
+    assert since.stat().st_uid == os.geteuid()
+    assert sorted(p.name for p in rule.target().rglob("*")) == ["d", "since"]
+
+    kept = voice.done(FSP, "describeFspBackup", fsp_backup={"fsp_uuid": rule.uuid})["fsp_backup"]
+    assert (kept["mirr_skip"], kept["mirr_sync_attr"]) == ("2", "0")
+    voice.done(FSP, "modifyFspBackup", fsp_backup=kept | {"mirr_skip": "0", "mirr_sync_attr": "1"})
+    until("all of it", lambda: equal(source, rule.target()))
+    assert since.stat().st_uid == 1001
+    until("nothing left out", lambda: rule.status().get("not_mirrored") == "")
+
+
 def test_the_controller_is_killed_and_the_agents_go_on(
     voice: Sdk, console: Console, work: Agent, backup: Agent, tmp_path: Path
 ) -> None:

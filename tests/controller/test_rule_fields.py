@@ -107,6 +107,9 @@ def test_all_that_is_lost_is_told_at_once() -> None:
         ("failover", "2", "2"),
         ("band_width", "-1", "-1"),
         ("band_width", "3*03:00-14:00*2m,2*02:00-15:00*80m", "3*03:00-14:00*2m,2*02:00-15:00*80m"),
+        ("mirr_sync_attr", 0, "0"),
+        ("mirr_skip", "1", "1"),
+        ("mirr_skip", 2, "2"),
         ("pre_over_script", "db/stop.sh", "db/stop.sh"),
         ("post_over_script", "/etc/sdata/scripts/a.sh", "/etc/sdata/scripts/a.sh"),
         ("excl_path", [], []),
@@ -128,8 +131,7 @@ def test_a_value_is_kept_as_it_is_given_back(field: str, value: object, kept: ob
         ("bk_data_type", 4, "must be one of: 1 ("),
         ("backup_type", 1, "must be one of: 0 ("),
         ("failover", "1", "must be one of: 0,2 ("),
-        ("mirr_skip", "1", "must be one of: 0 ("),
-        ("mirr_skip", 2, "must be one of: 0 ("),
+        ("mirr_skip", "3", "must be one of: 0,1,2"),
         ("mirr_sync_attr", "2", "must be one of: 0,1"),
         ("fsp_wk_shut_flag", "1", "must be one of: 2 ("),
         ("snapshot_switch", 1, "must be one of: 0 ("),
@@ -201,6 +203,8 @@ def test_a_time_to_run_at() -> None:
     for at in (None, "", 0, 123, 12345678901):
         assert faults(bkup_policy=0, bkup_one_time=at) == [ten]
     assert "is past" in faults(bkup_policy=0, bkup_one_time=1515568566)[0]
+    (told,) = faults(bkup_policy=0, bkup_one_time="1700000000", mirr_skip="1")
+    assert "[mirr_skip] field must be 0 with bkup_policy 0 and 1" in told
     assert asked(bkup_policy=0, bkup_one_time="1700000000").fields["bkup_one_time"] == 1_700_000_000
     before = Wanted(
         name="test",

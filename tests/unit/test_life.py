@@ -33,7 +33,7 @@ FIELDS: dict[str, Any] = {"kind": "file", "size": 5, "mtime_ns": 7, "mode": 0o64
 FIELDS |= {"uid": 0, "gid": 0, "links": 1}
 NOW = Seen(**FIELDS)
 LONGER = replace(NOW, size=6)
-HELD = Held(**FIELDS, content="ab" * 16, attributes=True, racy=False, told=False)
+HELD = Held(**FIELDS, content="ab" * 16, attributes=True, assumed=False, racy=False, told=False)
 SENT = Sent(
     frame=9,
     gone=False,
@@ -69,6 +69,7 @@ TROUBLE = Trouble(path="f", cause="no room", remedy="make some", retry=T + 9)
 UNDER_WAY = replace(SENT, durable=None)
 LOST = replace(UNDER_WAY, lost=True)
 RACY = replace(HELD, racy=True)
+ASSUMED = replace(HELD, assumed=True)
 WHOLE = replace(QUEUED, by=(), whole=True)
 
 
@@ -90,6 +91,9 @@ def judged(**fields: Any) -> Judgement:
         # Left out, whatever else.
         ({"excluded": "*.tmp", "problem": TROUBLE}, "left out", "by the exclude *.tmp"),
         ({"mount": "/s/m", "queued": QUEUED}, "left out", "mounted on /s/m"),
+        ({"held": ASSUMED, "sent": None}, "left out", "before the rule began"),
+        ({"held": ASSUMED, "queued": QUEUED}, "on its way", "its turn"),
+        ({"held": ASSUMED, "same": False, "sent": None}, "waits", "no event told yet"),
         # What hinders comes before what waits.
         ({"problem": TROUBLE, "queued": QUEUED}, "cannot", "f: no room; make some; tried again"),
         ({"state": State.STOP, "cause": "gone", "remedy": "mount"}, "cannot", "gone (mount)"),

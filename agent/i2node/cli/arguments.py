@@ -158,6 +158,13 @@ def _add_mirror(mirror: argparse.ArgumentParser) -> None:
         help="what finds a difference: size and times, or content (default: quick)",
     )
     mirror.add_argument(
+        "--skip",
+        choices=("files", "all"),
+        default="",
+        help="do not mirror what is there now, but for its directories, or all of it: only what "
+        "changes from now on",
+    )
+    mirror.add_argument(
         "--owners",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -251,6 +258,7 @@ def options_of(arguments: argparse.Namespace) -> MirrorOptions:
         excludes=tuple(os.fsencode(path) for path in arguments.exclude),
         check=arguments.check,
         owners=arguments.owners,
+        skip=_skip(arguments.skip, arguments.once),
         compress=_compress(arguments.compress),
         encrypt=target.host is not None if encrypt is None else encrypt,
         secret_key=None if key_file is None else key_of(key_file),
@@ -258,6 +266,14 @@ def options_of(arguments: argparse.Namespace) -> MirrorOptions:
         adopt=arguments.adopt,
         require=_require(arguments.require, arguments.owners),
     )
+
+
+def _skip(text: Literal["", "files", "all"], once: bool) -> Literal["", "files", "all"]:
+    if text and once:
+        raise UsageError(
+            f"--skip {text} with --once would mirror nothing", "leave out one of the two"
+        )
+    return text
 
 
 def _compress(text: str) -> Literal["auto", "off"] | int:

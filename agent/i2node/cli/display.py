@@ -136,6 +136,9 @@ def status_text(reports: Sequence[RuleReport]) -> str:
         part = f", {report.progress:.0f} %" if report.progress < 100 else ""
         lines.append(f"  {amounts(report)}{part}")
         lines.append(f"  {coverage(report)}")
+        if report.assumed:
+            left = " but its directories" if report.assumed == "files" else ""
+            lines.append(f"  not mirrored: what was there before the rule began{left}")
         for verdict, names in asdict(report.fidelity).items():
             if names:
                 lines.append(f"  {_FIDELITY[verdict]}: {', '.join(names)}")
@@ -162,6 +165,8 @@ def received(report: RuleReport) -> list[str]:
 def standing(report: RuleReport) -> str:
     """State, and the facts that say how far behind the target is."""
     sync = "in sync" if report.in_sync else "not in sync"
+    if report.assumed:
+        sync += " with what changed"
     phase = f" ({report.phase})" if report.phase else ""
     return (
         f"{report.state}{phase}, {sync}: lag {duration(report.lag_s)}{asof(report)}, "

@@ -138,11 +138,7 @@ FIELDS: tuple[Field, ...] = (
     Field("mirr_sync_flag", "0", _choice("0", "1")),
     Field("mirr_open_type", "0", _choice("0", "1", "2")),
     Field("mirr_sync_attr", "1", _choice("0", "1")),
-    Field(
-        "mirr_skip",
-        "0",
-        _choice("0", because="without a first pass the copy would lack what does not change"),
-    ),
+    Field("mirr_skip", "0", _choice("0", "1", "2")),
     Field("encrypt_switch", "0", _choice("0", "1")),
     Field("compress", "0", _choice("0", "1", "2", "3")),
     Field("band_width", "", _band_width),

@@ -150,6 +150,11 @@ def _check_plan(form: Form, fields: Mapping[str, Any]) -> None:
         )
     if fields["bkup_policy"] == 1:
         read_plan(form, "bkup_schedule", fields["bkup_schedule"])
+    if fields["bkup_policy"] != 2 and fields["mirr_skip"] != "0":
+        form.fault(
+            f"The {form.named('mirr_skip')} field must be 0 with bkup_policy 0 and 1: a planned "
+            "run is one pass, and would mirror nothing"
+        )
 
 
 def _check_past(form: Form, fields: Mapping[str, Any], kept: Mapping[str, Any], now: float) -> None:

@@ -20,6 +20,8 @@ from i2node.controller.timetable import read_plan
 from i2node.orders import Charge, Grant, Part, Want
 from i2node.schedule import Plan
 
+SKIPS: Mapping[str, Literal["", "files", "all"]] = {"0": "", "1": "all", "2": "files"}
+"""What is not mirrored of what is there at first, for `mirr_skip`."""
 LEVELS = {"1": 1, "2": 6, "3": 12}
 """Of zstd, for the levels of `compress`."""
 
@@ -44,6 +46,7 @@ def charge(rule: Rule, wk: Node, bk: Node, secret: str, certificate: str) -> Cha
         excludes=tuple(fields["excl_path"]),
         check="strict" if fields["mirr_file_check"] == "1" else "quick",
         owners=fields["mirr_sync_attr"] == "1",
+        skip=SKIPS[fields["mirr_skip"]],
         compress=_compress(fields),
         encrypt=encrypted,
         secret_key=secret if encrypted else "",

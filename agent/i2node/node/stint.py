@@ -64,6 +64,7 @@ def _options(
         excludes=(*map(os.fsencode, charge.excludes), *inner),
         check=charge.check,
         owners=charge.owners,
+        skip=charge.skip,
         compress=charge.compress,
         encrypt=charge.encrypt,
         secret_key=charge.secret_key.encode() or None,

@@ -145,11 +145,13 @@ _SUMS = (
 def tally(reports: Sequence[RuleReport]) -> Tally:
     """The numbers of all parts together; times are those of the slowest."""
     sums = {name: min(NUMBER_MAX, sum(getattr(one, name) for one in reports)) for name in _SUMS}
+    skipped = {one.assumed for one in reports}
     return Tally(
         **sums,
         lag_s=max((one.lag_s for one in reports if one.lag_s is not None), default=None),
         eta_s=max((one.eta_s for one in reports if one.eta_s is not None), default=None),
         problems=sum(one.problems.count for one in reports),
         in_sync=all(one.in_sync for one in reports),
+        not_mirrored="all" if "all" in skipped else "files" if "files" in skipped else "",
         last_error=next((one.last_error for one in reports if one.last_error), ""),
     )

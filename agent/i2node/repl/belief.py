@@ -10,6 +10,7 @@ from i2node.fs.pathset import PathSet
 from i2node.fs.root import Root
 from i2node.model import MOUNT, PROBED, Entry, Kind, Verdict
 from i2node.mover import batch, listing
+from i2node.repl.assumed import Assumed
 from i2node.repl.doubts import UNTIL_ASKED
 from i2node.repl.draft import Draft
 from i2node.repl.journal import Journal
@@ -34,6 +35,7 @@ class Belief:
         paths: PathSet,
         dirty: Dirty,
         probe: Probe,
+        assumed: Assumed,
     ) -> None:
         self.root = root
         self.journal = journal
@@ -41,6 +43,7 @@ class Belief:
         self.paths = paths
         self.dirty = dirty
         self.probe = probe
+        self.assumed = assumed
         self.small_max = draft.small_max
         self.in_doubt: set[int] = set()
         self.all_in_doubt = False
@@ -168,7 +171,10 @@ class Belief:
                 found[visit.ino] = b""
                 continue
             held = found[visit.ino] = listings.get(visit.ino, b"")
-            if self.doubted(visit.ino) or not (held or self._empty(visit.ino)):
+            if visit.assumed or not self.assumed.holds(visit.ino):
+                if self.doubted(visit.ino):
+                    self._answered_for(visit.ino)  # what the target holds there does not matter
+            elif self.doubted(visit.ino) or not (held or self._empty(visit.ino)):
                 asked.append(visit)
                 if ALL_BELOW in self.journal.suspects(visit.ino):
                     self._unsure.add(visit.ino)
@@ -198,18 +204,23 @@ class Belief:
         suspects = self.journal.suspects(ino)
         if suspects:
             self._suspects[ino] = suspects
+        remembered = self.journal.listing(ino)
         if not self.compares_content(ino):
-            heard = believe(heard, self.journal.listing(ino), suspects, self._pair)
+            heard = believe(heard, remembered, suspects, self._pair)
+        heard = self.assumed.heard(heard, remembered, suspects)
         self.journal.replace(ino, heard)
+        self._answered_for(ino)
+        if not path:
+            # No listing tells what the target's root itself looks like: it is set anew.
+            self.journal.set("root", b"")
+        return heard
+
+    def _answered_for(self, ino: int) -> None:
         self.in_doubt.discard(ino)
         if self.all_in_doubt:
             self._answered.add(ino)
         self._owed.add(ino)
         self.journal.answered(ino)
-        if not path:
-            # No listing tells what the target's root itself looks like: it is set anew.
-            self.journal.set("root", b"")
-        return heard
 
     def included(self, path: bytes, now: bytes) -> bytes:
         return included(self.paths, path, now)

@@ -16,6 +16,7 @@ from i2node.fs.root import Root
 from i2node.fs.tree import within
 from i2node.fs.trials import cannot
 from i2node.model import MirrorOptions, show
+from i2node.repl.assumed import Skip
 from i2node.repl.fidelity import Attribute, announce, demand, fidelity_of, heard
 from i2node.repl.journal import Journal
 from i2node.repl.remote import Remote
@@ -30,7 +31,8 @@ class Binding:
     stands under its path today.
 
     compare: how both sides are to be compared in the next walk; "": as far as the journal says.
-    last_compare: when their content was last compared in full, seconds since 1970.
+    assumed: what of the source was there before the rule began, and not mirrored (skip in
+    MirrorOptions). last_compare: when their content was last compared in full, seconds since 1970.
     fidelity: what the target does not keep as it is; of none that is known until it was asked.
     """
 
@@ -56,12 +58,18 @@ class Binding:
                     "Nothing was deleted",
                 )
             journal.wipe()
+        elif not options.skip and journal.get("assumed"):
+            journal.wipe()  # it is to be mirrored after all, or found to be there
         self._bind()
         self.last_compare = float(journal.get("compared") or 0) or None
 
     def _bind(self) -> None:
-        self.journal.set("identity", str(self.root.identity).encode())
-        self.journal.commit()
+        journal, skip = self.journal, self.options.skip
+        journal.set("identity", str(self.root.identity).encode())
+        if skip and not self.mirrored:
+            journal.set("assumed", skip.encode())
+        self.assumed: Skip = skip if journal.get("assumed") else ""
+        journal.commit()
 
     def open(self, remote: Remote, walked: bool) -> tuple[bool, dict[int, int]]:
         """Agrees with the target on where the rule stands, and decides what to compare. walked: the
@@ -91,7 +99,7 @@ class Binding:
             left_out=self._left_out(options.target.path),
             whole=options.whole,
         )
-        if opened.status == "fresh":
+        if opened.status == "fresh" and not self.assumed:
             journal.wipe()
             walked = False
         journal.set("token", following.encode())
@@ -136,7 +144,17 @@ class Binding:
 
     def walked(self, problems: int) -> None:
         """The walk is through, and all that follows from it is durable."""
-        if self.compare == "strict" and not problems:
+        if self.assumed and not self.mirrored:
+            left = "but for its directories " if self.assumed == "files" else ""
+            log.event(
+                _log,
+                logging.WARNING,
+                "first-mirror-skipped",
+                rule=self.rule,
+                cause=f"what was there before {left}was not mirrored: the rule skips it",
+                remedy="what of it the target lacks arrives when it changes",
+            )
+        if self.compare == "strict" and not (problems or self.assumed):
             self.last_compare = time.time()
             self.journal.set("compared", b"%.3f" % self.last_compare)
         self.journal.set("mirrored", b"1")
@@ -145,7 +163,8 @@ class Binding:
 
     def _due(self, status: str, walked: bool, rebooted: bool) -> Literal["", "quick", "strict"]:
         if status == "fresh":
-            return ""
+            # Nothing of what is assumed need be there; what was sent since is asked for.
+            return "quick" if self.assumed and self.mirrored else ""
         # A comparison that was interrupted is still owed.
         owed = self.journal.all_doubt
         asked = self.options.check == "strict" and not walked

@@ -33,6 +33,7 @@ from i2node.repl.plan import (
     Replace,
     Unplace,
     Visit,
+    is_assumed,
     join,
     known,
     make_dir,
@@ -68,6 +69,7 @@ class Emitter:
         self.watch = watch
         self.visit = visit
         self.belief = belief
+        self.assumed = belief.assumed
         self.trouble = trouble
         self.small_max = draft.small_max
         self.may_empty = False
@@ -90,6 +92,7 @@ class Emitter:
                 return
             found = again
         c = found.changes
+        self.assumed.hold(found.ino)
         if found.touches is not None:
             # Whatever is put there or taken away moves the times of the directory on the target.
             self.draft.late[found.ino] = found.path
@@ -162,12 +165,15 @@ class Emitter:
             self._dress(visit, own)
 
     def _dress(self, visit: Visit, own: Entry) -> None:
+        if not self.assumed.holds(visit.ino):
+            return  # what differs in it has it made, by the one above
         named = own._replace(name=visit.name)
         self.draft.meta(visit.parent, visit.above, named, visit.ino, visit.path)
 
     def _dir_entry(self, parent: int, parent_path: bytes, entry: Entry, visited: bool) -> None:
         path = join(parent_path, entry.name)
         if entry.verdict == Verdict.META:
+            self.assumed.hold(entry.ino)
             if not visited:
                 self.draft.late[entry.ino] = path
             return
@@ -183,13 +189,15 @@ class Emitter:
                 Unplace(held.ino, parent, entry.name),
                 Rekey(held.ino, entry.ino),
             ]
+            if is_assumed(held):
+                work.before.append(make_dir(path, entry))
             self.belief.succeed(held.ino, entry.ino, path)
         else:
             if self.journal.listing(entry.ino):
                 self.draft.settle()
                 self.journal.forget(entry.ino)
             work = self.draft.dir(parent, parent_path)
-            if swapped:
+            if swapped and not is_assumed(held):
                 # What it holds is known under a number that another directory has by now.
                 work.before.append(batch.step(Op.REMOVE, path, kind=Kind.DIR))
             work.before.append(make_dir(path, entry))
@@ -327,6 +335,7 @@ class Emitter:
             if entry is None or name in back:
                 continue
             work = self.draft.dir(ino, target)
+            work.suspects += self.assumed.left(ino, name)
             work.before.append(batch.step(Op.REMOVE, join(target, name), kind=entry.kind))
             work.before_edits.append(Put(ino, tombstone(name)))
             # Of one that the target told of, the number stands in its place, if anywhere.

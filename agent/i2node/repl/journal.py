@@ -62,7 +62,7 @@ class JournalStatus:
 class Journal(Doubts):
     """The journal of one rule at the source, in a file of its own. Inode numbers are those of the
     source, unsigned 64 bit. When it was `rebuilt`, both sides have to be compared by content. The
-    keys root and compared go with `wipe`."""
+    keys root, compared, mirrored and assumed go with `wipe`."""
 
     SCHEMA = 1
     TABLES = _TABLES + Doubts.TABLES
@@ -93,7 +93,7 @@ class Journal(Doubts):
     def wipe(self) -> None:
         """Forgets all that the target is expected to hold, and commits."""
         with self._writing("wiping") as db:
-            db.execute("DELETE FROM meta WHERE key IN ('root', 'compared', 'mirrored')")
+            db.execute("DELETE FROM meta WHERE key IN ('root', 'compared', 'mirrored', 'assumed')")
             for table in ("listing", "place", "doubt", "suspect"):
                 db.execute(f"DELETE FROM {table}")
             self.signatures.clear()

@@ -14,6 +14,7 @@ from typing import Any
 
 from i2node.model import RACY, Entry, Kind, State
 from i2node.repl.doubts import UNTIL_ASKED, UNTIL_COMPARED, UNTIL_SENT
+from i2node.repl.plan import is_assumed
 
 
 class Verdict(StrEnum):
@@ -52,11 +53,13 @@ class Seen:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held(Seen):
     """content: its digest (BLAKE3-128 over those of its blocks) in hex, None: none is kept.
-    attributes: whether those are known. racy: it was read so soon after a change that its times do
+    attributes: whether those are known. assumed: it was there before the rule began, and not
+    mirrored. racy: it was read so soon after a change that its times do
     not prove it is still that. told: as the target told it."""
 
     content: str | None
     attributes: bool
+    assumed: bool
     racy: bool
     told: bool
 
@@ -193,6 +196,7 @@ def held(entry: Entry, told: bool) -> Held:
         **seen(entry),
         content=entry.content.hex() if any(entry.content) else None,
         attributes=entry.attrs != 0,
+        assumed=is_assumed(entry),
         racy=bool(entry.flags & RACY),
         told=told,
     )
@@ -228,6 +232,9 @@ def _left_out(life: Life) -> Judgement | None:
         return _judged(Verdict.LEFT_OUT, f"by the exclude {life.excluded}")
     if life.mount is not None:
         text = f"another file system is mounted on {life.mount}, and what is mounted is not entered"
+        return _judged(Verdict.LEFT_OUT, text)
+    if life.same and life.held is not None and life.held.assumed and life.queued is None:
+        text = "it was there before the rule began, which skips that, and has not changed since"
         return _judged(Verdict.LEFT_OUT, text)
     return None
 

@@ -14,7 +14,17 @@ from i2node.mover.batch import Op
 from i2node.repl.belief import Belief
 from i2node.repl.draft import Draft
 from i2node.repl.journal import Journal
-from i2node.repl.plan import Compared, Put, Unplace, join, known, same_content, same_file, tombstone
+from i2node.repl.plan import (
+    Compared,
+    Put,
+    Unplace,
+    is_assumed,
+    join,
+    known,
+    same_content,
+    same_file,
+    tombstone,
+)
 
 RACY_NS = 20_000_000
 """A time younger than this does not prove that a later write would show another (mover.h)."""
@@ -189,6 +199,7 @@ class Moves:
         here, there = join(source, old.name), join(target, entry.name)
         if there == here or there.startswith(here + b"/"):
             return False
+        self.belief.assumed.hold(new_dir)
         in_way = self.draft.held(new_dir, entry.name)
         directory = old.kind == Kind.DIR or (in_way is not None and in_way.kind == Kind.DIR)
         sure = old.kind != Kind.DIR or self.belief.placed(old.ino)
@@ -199,7 +210,7 @@ class Moves:
         self.draft.dir(new_dir, target)
         moved = old._replace(name=entry.name)
         work.suspects.append((new_dir, entry.name))
-        if in_way is not None and directory:
+        if in_way is not None and directory and not is_assumed(in_way):
             work.before.append(batch.step(Op.EXCHANGE, here, there, kind=old.kind))
             displaced = in_way._replace(name=old.name)
             work.suspects.append((old_dir, old.name))
@@ -214,6 +225,7 @@ class Moves:
             self.draft.gone.append((old_dir, source, known(displaced)))
         else:
             work.before.append(batch.step(Op.RENAME, here, there, kind=old.kind))
+            work.suspects += self.belief.assumed.left(old_dir, old.name)
             work.before_edits.append(Put(old_dir, tombstone(old.name)))
             if in_way is not None and not in_way.flags & PROBED:
                 work.before_edits.append(Unplace(in_way.ino, new_dir, entry.name))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from i2node.errors import SHORT, I2Error, SafetyStop, SessionError
 from i2node.fs.touch import Touch
-from i2node.model import MOUNT, PROBED, RACY, Entry, Kind, Verdict
+from i2node.model import ASSUMED, MOUNT, PROBED, RACY, Entry, Kind, Verdict
 from i2node.mover import batch, listing
 from i2node.mover.batch import Op
 from i2node.repl.journal import Journal
@@ -216,6 +216,8 @@ class Visit:
     touched: bool
     unsure: bool = False
     """Which directory the target holds there is not known, nor are those below it."""
+    assumed: bool = False
+    """It was there before the rule began, which is to be written down instead of mirrored."""
 
     @property
     def above(self) -> bytes:
@@ -290,13 +292,19 @@ def known(entry: Entry) -> bytes:
     return listing.encode(entry._replace(verdict=Verdict.SAME, status=0))
 
 
+def is_assumed(entry: Entry | None) -> bool:
+    """Whether it was seen at the source before the rule began, and nobody knows whether the target
+    holds it (assumed.py); a target's word for that does not count."""
+    return entry is not None and entry.flags & (ASSUMED | PROBED) == ASSUMED
+
+
 def same_file(a: Entry, b: Entry) -> bool:
     """Whether two entries speak of one inode, as far as inode numbers can be trusted."""
     return (
         a.ino == b.ino
         and a.kind == b.kind
         and a.birth == b.birth
-        and not (a.flags | b.flags) & (PROBED | MOUNT)
+        and not (a.flags | b.flags) & (PROBED | MOUNT | ASSUMED)
     )
 
 

@@ -22,6 +22,7 @@ from i2node.fs.touch import Touch, Work
 from i2node.fs.watch import Watch
 from i2node.model import MOUNT, PROBED, Entry, Kind, Verdict
 from i2node.mover import batch, listing
+from i2node.repl.assumed import Assumed
 from i2node.repl.belief import Belief, Probe
 from i2node.repl.draft import Draft, Sink
 from i2node.repl.emit import Emitter
@@ -64,7 +65,8 @@ class Planner:
         self.trouble = trouble
         self.small_max = small_max
         self.draft = Draft(journal, sink, small_max, frame_bytes)
-        self.belief = Belief(root, journal, self.draft, paths, dirty, probe)
+        self.assumed = Assumed(root.identity.ino, journal, self.draft)
+        self.belief = Belief(root, journal, self.draft, paths, dirty, probe, self.assumed)
         self.moves = Moves(root.identity.ino, journal, self.draft, dirty, self.belief, self._arm)
         self._stack: list[Visit] = []
         self._visiting: list[Visit] = []
@@ -84,9 +86,12 @@ class Planner:
         self.mounts: tuple[bytes, ...] = ()
         """Where other file systems stand, sorted. Replaced, never changed: reports read it."""
 
-    def start_walk(self) -> None:
-        """The whole tree is to be compared."""
-        self._stack[:] = [Visit(b"", self.root.identity.ino, 0, b"", True, False)]
+    def start_walk(self, first: bool = False) -> None:
+        """The whole tree is to be compared. first: as none was before."""
+        self.assumed.first = first
+        top = self.root.identity.ino
+        assumed = self.assumed.goes_on(True, top, 0, b"")
+        self._stack[:] = [Visit(b"", top, 0, b"", True, False, assumed=assumed)]
         self.mounts = ()
         self.draft.gone.clear()
         self.emitter.begin()
@@ -186,13 +191,7 @@ class Planner:
         notify, mask, asof = -1, 0, 0
         if self.watch:
             notify, mask, asof = self.watch.descriptor, self.watch.mask, self.watch.mark()
-        answers = self.root.list_dirs(
-            requests,
-            notify=notify,
-            mask=mask,
-            partial=True,
-            threads=4,
-        )
+        answers = self.root.list_dirs(requests, notify=notify, mask=mask, partial=True, threads=4)
         olds, asked = self.belief.known(visits)
         moved = self.moves.count
         for visit, answer, old in zip(visits, answers, olds, strict=True):
@@ -246,6 +245,8 @@ class Planner:
         now = self.belief.included(visit.path, answer.entries)
         self.examined_files += answer.n - answer.dirs
         self.examined_bytes += answer.bytes
+        if visit.assumed:
+            old = listing.merge(old, self.assumed.take(visit.ino, visit.path, now))
         told = listing.probed(old)
         if told:
             now = self.belief.digested(visit.ino, visit.path, now)
@@ -281,7 +282,9 @@ class Planner:
             )
             if deep or strange:
                 touched = verdict != Verdict.SAME
-                below.append(Visit(path, entry.ino, visit.ino, entry.name, deep, touched, unsure))
+                place = (entry.ino, visit.ino, entry.name)
+                assumed = self.assumed.goes_on(visit.assumed, *place)
+                below.append(Visit(path, *place, deep, touched, unsure, assumed))
         if changes is not None:
             found = Compared(visit.ino, visit.path, now, changes, None, asof)
             self.emitter.emit(found, {v.name for v in below})

@@ -108,6 +108,9 @@ class RuleReport:
     """Moment up to which every change that the kernel told of is durable on the target, save those
     of paths in `problems`; as the newest heartbeat that came back says, seconds since 1970."""
     in_sync: bool = False
+    assumed: str = ""
+    """What was there before the rule began and was not mirrored, which nothing here speaks of:
+    files, or all; empty: it was mirrored."""
     watch: WatchReport = field(default_factory=WatchReport)
     mounts: tuple[str, ...] = ()
     """File systems mounted below the source, which are not entered."""

@@ -160,6 +160,7 @@ class Session:
             and self._heartbeat.sound(clock)
             and watch.coverage >= 1.0
             and watch.lost_since is None,
+            assumed=self._binding.assumed if self._binding else "",
             watch=watch,
             last_compare=self._binding.last_compare if self._binding else None,
             mounts=tuple(map(show, planner.mounts)) if planner else (),
@@ -326,6 +327,7 @@ class Session:
         )
         planner.mounts = self._planner.mounts if self._planner else ()
         planner.emitter.may_empty = self.options.adopt and not self._walked
+        planner.assumed.skip = binding.assumed
         journal.new_session()
         planner.belief.in_doubt = {ino for ino, _ in journal.doubts()}
         planner.belief.all_in_doubt = bool(binding.compare)
@@ -371,7 +373,7 @@ class Session:
         for attempt in range(ONCE_PASSES):
             planner.examined_files = planner.examined_bytes = 0
             self._troubles.forgive()
-            planner.start_walk()
+            planner.start_walk(first=not binding.mirrored)
             if not planner.walk(self._stopped):
                 break
             planner.belief.all_in_doubt = False
