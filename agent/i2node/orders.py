@@ -49,6 +49,24 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Comparing:
+    """While a rule replicates its trees are compared at these times: by size and times, or, strict,
+    by content."""
+
+    plan: Plan
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copying:
+    """While a rule replicates a copy of its run is kept every so many seconds: the first at `start`
+    (seconds since 1970), 0: when the first pass is through. How many stay, the Grant says."""
+
+    every_s: int
+    start: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Charge:
     """A rule, as its work node carries it out. rule: the uuid; version: a text that changes with
     each edit.
@@ -64,6 +82,7 @@ class Charge:
     excludes, check, owners, skip, compress, encrypt, secret_key, bwlimit are as in MirrorOptions.
     strict_source: the first pass stops at the first path that cannot be read. before, after:
     scripts of the work node that are run when the rule finishes, before the last pass and after it.
+    comparing, copying: what is done beside the replication, None: nothing.
     """
 
     rule: str
@@ -91,12 +110,16 @@ class Charge:
     plan: Plan | None = None
     before: str = ""
     after: str = ""
+    comparing: Comparing | None = None
+    copying: Copying | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
     """What a backup node allows: this peer may mirror below these directories. keep: of the runs of
-    this rule in `base` (see Charge) the newest so many stay, 0: all."""
+    this rule in `base` (see Charge) the newest so many stay, 0: all. copies: how many copies of a
+    run there may be beside it, 0: no more are made; drop: another one takes the place of the
+    oldest."""
 
     rule: str
     peer: str
@@ -105,6 +128,8 @@ class Grant:
     roots: tuple[str, ...]
     base: str = ""
     keep: int = 0
+    copies: int = 0
+    drop: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,11 +181,24 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What came of something that was done beside the replication, for the rule's log. at: seconds
+    since 1970, later than that of the note before. what: compare, copy. sound: nothing is to be
+    done about it. error: the code of errors.py of what could not be done."""
+
+    at: float
+    what: str
+    text: str
+    sound: bool = True
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """How a charge stands at one moment. progress: whole percent of the pass. version: of the
     charge that it goes by. stamp: of the run, see Charge; while none is under way that of the last.
     next_run: seconds since 1970. tally: while it runs. passes: how many are over; last: the last,
-    or the one that failed."""
+    or the one that failed. notes: the newest, in order."""
 
     rule: str
     version: str
@@ -176,6 +214,7 @@ class Standing:
     tally: Tally | None = None
     passes: int = 0
     last: Run | None = None
+    notes: tuple[Note, ...] = ()
 
 
 def plain(data: Orders | Standing) -> dict[str, Any]:
@@ -251,6 +290,11 @@ def _charge(table: Mapping[str, Any]) -> Charge:
     values["parts"] = tuple(Part(**_known(Part, part)) for part in values["parts"])
     if values.get("plan") is not None:
         values["plan"] = Plan.read(values["plan"])
+    if (comparing := values.get("comparing")) is not None:
+        told = _known(Comparing, comparing)
+        values["comparing"] = Comparing(**told | {"plan": Plan.read(told["plan"])})
+    if (copying := values.get("copying")) is not None:
+        values["copying"] = Copying(**_known(Copying, copying))
     if not values["parts"] or len(values["parts"]) > PARTS_MOST:
         raise ValueError(f"{len(values['parts'])} parts")
     return Charge(**values)
@@ -264,6 +308,7 @@ def read_standing(table: Mapping[str, Any]) -> Standing:
         for name, kind in (("tally", Tally), ("last", Run)):
             if values.get(name) is not None:
                 values[name] = kind(**_known(kind, values[name]))
+        values["notes"] = tuple(Note(**_known(Note, one)) for one in values.get("notes", ()))
         return Standing(**values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ProtocolError(f"a standing is malformed: {error!r:.200}") from error
@@ -307,6 +352,9 @@ def _is_text(value: object) -> bool:
 
 _FIELDS: Mapping[type, Mapping[str, Callable[[object], bool]]] = {
     kind: {name: _fitting(hint) for name, hint in get_type_hints(kind).items()}
-    for kind in (Part, Charge, Grant, Orders, Run, Tally, Standing)
+    for kind in (
+        *(Part, Comparing, Copying, Charge, Grant, Orders),
+        *(Run, Tally, Note, Standing),
+    )
 }
 """By the name of a field: whether a value may stand there."""

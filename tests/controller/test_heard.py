@@ -23,7 +23,7 @@ from i2node.controller.store.history import History, Span
 from i2node.controller.store.tables import LogLine, Traffic
 from i2node.errors import ProtocolError
 from i2node.model import State
-from i2node.orders import NUMBER_MAX, Tally, plain, read_standing
+from i2node.orders import NUMBER_MAX, Note, Tally, plain, read_standing
 
 
 @pytest.fixture
@@ -132,6 +132,22 @@ def test_a_line_for_each_change_and_each_new_cause(ground: Ground) -> None:
     ]
     assert history.lines(Span(node=BK), 2, of_nodes=True)[1] == 1
     assert history.lines(Span(rule=rule), None, of_nodes=False)[1] == 6
+
+
+def test_a_line_for_each_note_and_none_for_one_that_was_written(ground: Ground) -> None:
+    rule, heard = ground.create(), Heard(ground.database)
+    first = Note(at=NOW - 100, what="compare", text="equal")
+    second = Note(at=NOW + 9e9, what="copy", text="no room", sound=False, error="target-fault")
+    heard.note([standing(rule, notes=(first,))], NOW)
+    heard.note([standing(rule, notes=(first,))], NOW + 1)
+    # Another that takes over goes by what was written.
+    Heard(ground.database).note([standing(rule, notes=(first, second))], NOW + 2)
+    assert Heard(ground.database).last([rule])[rule].standing.notes == (first, second)
+    Heard(ground.database).note([standing(rule, notes=(first, second))], NOW + 9)
+    with ground.database.reading() as session:
+        lines = session.query(LogLine).where(LogLine.operation.in_(["compare", "copy"])).all()
+        found = [(line.at - NOW, line.level, line.detail, line.result) for line in lines]
+    assert found == [(-100, 2, "equal", 0), (2, 1, "no room", -3555)]
 
 
 def test_passes_that_are_over_are_kept(ground: Ground) -> None:

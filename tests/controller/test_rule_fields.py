@@ -54,6 +54,7 @@ def test_what_a_rule_is_that_says_the_least() -> None:
         "snapshot_interval": "24",
         "snapshot_limit": "2",
         "snapshot_policy": "0",
+        "snapshot_start": None,
         "cmp_switch": "0",
         "cmp_file_check": "0",
         "cmp_schedule": None,
@@ -135,7 +136,7 @@ def test_a_value_is_kept_as_it_is_given_back(field: str, value: object, kept: ob
         ("mirr_sync_attr", "2", "must be one of: 0,1"),
         ("fsp_wk_shut_flag", "1", "must be one of: 2 ("),
         ("snapshot_switch", 1, "must be one of: 0 ("),
-        ("cmp_switch", True, "must be one of: 0 ("),
+        ("cmp_switch", "2", "must be one of: 0,1"),
         ("del_policy", 7, "must be one of: 0,1"),
         ("bk_file_crypt", 1, "must be one of: 0, (files stand in clear"),
         ("mirr_file_check", "2", "must be one of: 0,1"),
@@ -223,6 +224,19 @@ def test_a_plan_is_checked_where_it_counts() -> None:
         "The fsp_backup[bkup_schedule][0][sched_time] field must be a time of the day, HH:MM",
         "Lost: fsp_backup[bkup_schedule][0][sched_time]",
     ]
+
+
+def test_a_comparison_is_planned_for_a_rule_that_replicates() -> None:
+    plan = [{"sched_every": 1, "sched_time": ["03:00:00", "15:30"], "sched_day": [7]}]
+    found = asked(cmp_switch=True, cmp_schedule=plan, cmp_file_check=1).fields
+    assert (found["cmp_switch"], found["cmp_schedule"], found["cmp_file_check"]) == ("1", plan, "1")
+    assert faults(cmp_switch="1") == ["Lost: fsp_backup[cmp_schedule][0]"]
+    wrong = [{"sched_every": 0, "sched_time": ["3"]}]
+    assert "[cmp_schedule][0][sched_time]" in faults(cmp_switch="1", cmp_schedule=wrong)[0]
+    once = {"bkup_policy": 0, "bkup_one_time": 1_700_000_000}
+    (told,) = faults(cmp_switch="1", cmp_schedule=plan, **once)
+    assert "[cmp_switch] field must be 0 unless bkup_policy is 2" in told
+    assert asked(cmp_schedule=wrong).fields["cmp_schedule"] == wrong, "where it does not count"
 
 
 @pytest.mark.parametrize("name", ["a" * 129, " a", "a\n", "\u202e"])

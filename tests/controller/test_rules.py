@@ -24,7 +24,17 @@ from i2node.controller.store.database import Database
 from i2node.controller.store.rules import Brief, Kept, Page
 from i2node.controller.terms import charge, grant
 from i2node.model import State
-from i2node.orders import Charge, Grant, Part, Tally, Want
+from i2node.orders import (
+    Charge,
+    Comparing,
+    Grant,
+    Orders,
+    Part,
+    Tally,
+    Want,
+    plain,
+    read_orders,
+)
 from i2node.schedule import Every, Plan, Slot
 
 
@@ -541,6 +551,18 @@ def ordered(ground: Ground, rule: str) -> tuple[Charge, Grant]:
     secret = ground.vault.opened(kept.rule.secret) if kept.rule.secret else ""
     made = charge(kept.rule, kept.wk, kept.bk, secret, "PEM of bk")
     return made, grant(kept.rule, kept.wk, "PEM of wk")
+
+
+def test_comparisons_are_ordered_with_their_plan(ground: Ground) -> None:
+    planned = {"cmp_schedule": [{"sched_every": 0, "sched_time": ["03:00:00"]}]}
+    rule = ground.create(cmp_switch="1", cmp_file_check="1", **planned)
+    plan = Plan(slots=(Slot(every=Every.DAY, times=(180,)),))
+    made, allowed = ordered(ground, rule)
+    assert made.comparing == Comparing(plan=plan, strict=True)
+    orders = Orders(number=1, charges=(made,), grants=(allowed,))
+    assert read_orders(plain(orders)) == orders
+    ground.modify(rule, cmp_switch="0")
+    assert ordered(ground, rule)[0].comparing is None
 
 
 def test_a_whole_server_goes_below_a_directory_of_its_own(ground: Ground) -> None:

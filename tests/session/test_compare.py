@@ -8,13 +8,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from entries import PLAIN
-from i2node.repl.compare import _judge
+from i2node.fs.pathset import PathSet
+from i2node.net.identity import Identity
+from i2node.net.transport import connect
+from i2node.repl.compare import _judge, opened
+from i2node.repl.embedded import EmbeddedAgent
 
 
 @pytest.fixture
@@ -139,3 +144,39 @@ def test_content_that_could_not_be_read_is_not_the_same() -> None:
         (difference,) = _judge(b"f", a, b, True)
         assert difference.what == "content"
         assert list(_judge(b"f", a, b)) == []
+
+
+def test_what_was_on_its_way_is_not_taken_for_a_difference(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    for name in ("a", "b", "c", "d/x", "d/e/y"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(name)
+    shutil.copytree(source, target)
+    shutil.rmtree(target / "d")
+    (target / "c").unlink()
+    (target / "a").write_text("other")
+    (target / "gone").write_text("gone at the source")
+    for path in [*source.rglob("*"), source, *target.rglob("*"), target]:
+        os.utime(path, ns=(0, 10**18))
+    home = tmp_path / "home"
+    (home / "etc").mkdir(parents=True)
+    identity = Identity.load(home / "etc")
+    with closing(EmbeddedAgent(home, bytes(target))) as agent:
+        channel = connect("127.0.0.1", agent.port, identity, identity.node_id)
+        trees = (bytes(source), bytes(target), PathSet(bytes(source), ()))
+        with opened(channel, "0123456789abcdef", *trees, strict=False) as comparing:
+            comparing.look()
+            tally = comparing.result().tally
+            counts = (tally.equal, tally.different, tally.missing, tally.extra)
+            assert counts == (1, 1, 2, 1)
+            shutil.copytree(source / "d", target / "d")
+            (target / "d" / "e" / "y").write_text("longer")
+            (target / "a").write_text("a")
+            (target / "gone").unlink()
+            for path in [*target.rglob("*"), target]:
+                os.utime(path, ns=(0, 10**18))
+            comparing.look_again()
+            done = comparing.result()
+    assert {d.path: d.what for d in done.differences} == {b"c": "missing", b"d/e/y": "size"}
+    tally = done.tally
+    assert (tally.different, tally.missing, tally.extra) == (1, 1, 0)

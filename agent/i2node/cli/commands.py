@@ -244,10 +244,12 @@ def compare(arguments: argparse.Namespace) -> int:
             print(json.dumps({"t": "difference", **fields}))
         else:
             print(f"{difference.what}: {path}: {shown(difference.detail)}".removesuffix(": "))
-    counts: Mapping[str, int] = result.counts
+    tally = result.tally
+    counts = {name: getattr(tally, name) for name in ("directories", "files", "bytes")}
+    counts["differences"] = len(result.differences)
     if arguments.json:
         done = {"equal": result.equal, "differences": len(result.differences)}
-        print(json.dumps({"t": "done", **done, "counts": dict(counts)}))
+        print(json.dumps({"t": "done", **done, "counts": counts}))
     else:
         told = ", ".join(f"{name} {number:,}" for name, number in counts.items())
         print(f"{'equal' if result.equal else 'different'}: {told}")

@@ -89,6 +89,7 @@ def read(form: Form, now: float, before: Wanted | None = None, has_secret: bool 
     )
     _check_paths(form, fields)
     _check_plan(form, fields)
+    _check_beside(form, fields)
     _check_past(form, fields, kept, now)
     if fields["encrypt_switch"] == "1" and not found.secret and not has_secret:
         form.fault(f"Lost: {form.named('secret_key')}")
@@ -155,6 +156,31 @@ def _check_plan(form: Form, fields: Mapping[str, Any]) -> None:
             f"The {form.named('mirr_skip')} field must be 0 with bkup_policy 0 and 1: a planned "
             "run is one pass, and would mirror nothing"
         )
+
+
+def _check_beside(form: Form, fields: Mapping[str, Any]) -> None:
+    """What is done beside the replication is done while there is one."""
+    compares, copies = (fields[name] == "1" for name in ("cmp_switch", "snapshot_switch"))
+    if compares:
+        read_plan(form, "cmp_schedule", fields["cmp_schedule"])
+    if compares and fields["bkup_policy"] != 2:
+        form.fault(
+            f"The {form.named('cmp_switch')} field must be 0 unless bkup_policy is 2: a planned run"
+            " ends, and with mirr_file_check 1 each compares by content"
+        )
+    if copies and fields["bkup_policy"] != 2:
+        form.fault(
+            f"The {form.named('snapshot_switch')} field must be 0 unless bkup_policy is 2: each"
+            " planned run is a copy of its own, and `limit` in bkup_schedule says how many stay"
+        )
+    if copies and fields["bk_path_policy"] != "1":
+        form.fault(
+            f"The {form.named('snapshot_switch')} field must be 0 unless bk_path_policy is 1:"
+            " copies stand beside the mirror, in one directory that is the rule's"
+        )
+    for name in ("snapshot_interval", "snapshot_limit"):
+        if copies and fields[name] == "0":
+            form.fault(f"The {form.named(name)} field must be 1 or more, for snapshot_switch is 1")
 
 
 def _check_past(form: Form, fields: Mapping[str, Any], kept: Mapping[str, Any], now: float) -> None:
@@ -232,7 +258,6 @@ def _values(kept: Kept) -> dict[str, Any]:
             SERVICES: rule.fields.get(SERVICES, []),
             "biz_grp_name": [],
             "snapshot": "0",
-            "snapshot_start": None,
             "boot_time": None,
             "move_type": None,
             "recovery_data_path": None,

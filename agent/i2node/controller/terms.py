@@ -17,7 +17,7 @@ from i2node.controller.paths import normal
 from i2node.controller.store.rules import NOW
 from i2node.controller.store.tables import Node, Rule
 from i2node.controller.timetable import read_plan
-from i2node.orders import Charge, Grant, Part, Want
+from i2node.orders import Charge, Comparing, Copying, Grant, Part, Want
 from i2node.schedule import Plan
 
 SKIPS: Mapping[str, Literal["", "files", "all"]] = {"0": "", "1": "all", "2": "files"}
@@ -55,6 +55,8 @@ def charge(rule: Rule, wk: Node, bk: Node, secret: str, certificate: str) -> Cha
         plan=plan(fields),
         before=script(fields["pre_over_script"]),
         after=script(fields["post_over_script"]),
+        comparing=_comparing(fields),
+        copying=_copying(fields),
     )
 
 
@@ -69,6 +71,8 @@ def grant(rule: Rule, wk: Node, certificate: str) -> Grant:
         roots=roots(rule.fields, wk),
         base=base(rule.fields, wk),
         keep=planned.keep if planned else 0,
+        copies=int(rule.fields["snapshot_limit"]) if _copying(rule.fields) else 0,
+        drop=rule.fields["snapshot_policy"] == "0",
     )
 
 
@@ -92,11 +96,29 @@ def plan(fields: Mapping[str, Any]) -> Plan | None:
     if fields["bkup_policy"] == 0:
         return Plan(once_at=at_once or int(fields["bkup_one_time"]))
     if fields["bkup_policy"] == 1:
-        form = Form({})
-        found = read_plan(form, "bkup_schedule", fields["bkup_schedule"])
-        form.check()
-        return replace(found, once_at=at_once)
+        return replace(_slots(fields, "bkup_schedule"), once_at=at_once)
     return None
+
+
+def _slots(fields: Mapping[str, Any], name: str) -> Plan:
+    form = Form({})
+    found = read_plan(form, name, fields[name])
+    form.check()
+    return found
+
+
+def _comparing(fields: Mapping[str, Any]) -> Comparing | None:
+    if fields["cmp_switch"] != "1":
+        return None
+    plan = _slots(fields, "cmp_schedule")
+    return Comparing(plan=plan, strict=fields["cmp_file_check"] == "1")
+
+
+def _copying(fields: Mapping[str, Any]) -> Copying | None:
+    if fields["snapshot_switch"] != "1":
+        return None
+    start = int(fields.get("snapshot_start") or 0)  # rules of before may have none
+    return Copying(every_s=int(fields["snapshot_interval"]) * 3600, start=start)
 
 
 def _parts(fields: Mapping[str, Any]) -> tuple[Part, ...]:

@@ -20,6 +20,7 @@ from i2node import log
 from i2node.errors import Halt, I2Error, Refused, SessionError
 from i2node.node import course as courses
 from i2node.node import kept, scripts
+from i2node.node.beside import Beside
 from i2node.node.course import Act, Course
 from i2node.node.stint import Stint, Tools, forget, names_of
 from i2node.node.summary import Facts, progress, standing
@@ -56,6 +57,7 @@ class Runner:
         self._again_at = 0.0
         self._before = 0
         self._told: tuple[object, float] = (None, time.time())
+        self._beside = Beside(tools, charge.rule)
         self._thread = threading.Thread(target=self._run, name="charge", daemon=True)
         self._thread.start()
 
@@ -72,6 +74,7 @@ class Runner:
         with self._lock:
             self._ending = True
             stint = self._stint
+        self._beside.end()
         if stint is not None:
             stint.stop()
         self._wake()
@@ -86,6 +89,7 @@ class Runner:
         nobody would clear it up later, and of a whole host it is large."""
         forget(self._tools, self._course.sessions)
         self._file.unlink(missing_ok=True)
+        self._beside.forget()
 
     def standing(self) -> Standing:
         """How it stands at this moment."""
@@ -95,7 +99,7 @@ class Runner:
             key = (made.state, made.run)
             if key != self._told[0]:
                 self._told = key, time.time()
-            return replace(made, since=self._told[1])
+            return replace(made, since=self._told[1], notes=self._beside.notes)
 
     def reports(self) -> tuple[RuleReport, ...]:
         """Of its sessions; of the rule itself while there are none."""
@@ -203,6 +207,8 @@ class Runner:
         """From now on what is shown is of this charge."""
         with self._lock:
             self._goes_by = charge
+            stint = self._stint
+        self._beside.follow(charge, stint if stint is not None and not stint.once else None)
 
     def _rest(self, charge: Charge, act: Act, now: float) -> float:
         self._end_stint()
@@ -228,8 +234,8 @@ class Runner:
             made = Stint(self._tools, charge, stamp, once, self._wake)
             with self._lock:
                 self._stint = made
-                self._goes_by = charge
                 ending = self._ending
+            self._follow(charge)
             if ending:
                 made.stop()
             return TICK_S
@@ -320,6 +326,7 @@ class Runner:
         stint = self._stint
         if stint is None:
             return
+        self._beside.follow(self._goes_by, None)
         stint.stop()
         stint.join()
         with self._lock:

@@ -15,7 +15,7 @@ from i2node import log
 from i2node.config import Config
 from i2node.errors import I2Error, SessionError
 from i2node.fs.tree import within
-from i2node.model import MirrorOptions, Target, Whole
+from i2node.model import MirrorOptions, State, Target, Whole
 from i2node.net.identity import Identity
 from i2node.orders import Charge, Part, Run
 from i2node.repl.report import Outcome, RuleReport
@@ -184,6 +184,22 @@ class Stint:
         """Why one of them could not go on."""
         return next((s.error for s in self._sittings if s.error is not None), None)
 
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        """One for each part."""
+        return tuple(sitting.session for sitting in self._sittings)
+
+    @property
+    def live(self) -> bool:
+        """Whether all of them replicate."""
+        return all(report.state is State.REPLICATION for report in self.reports())
+
+    @property
+    def durable_as_of(self) -> float:
+        """Moment up to which all of them have every change durable at the target, as far as the
+        kernel told of it; seconds since 1970, 0: not known."""
+        return min((report.durable_as_of or 0.0 for report in self.reports()), default=0.0)
+
     def reports(self) -> tuple[RuleReport, ...]:
         return tuple(sitting.session.report() for sitting in self._sittings)
 
@@ -212,4 +228,5 @@ class Stint:
 
 def _work(charge: Charge) -> Charge:
     """What its sessions depend on."""
-    return replace(charge, version="", name="", bwlimit="", plan=None, before="", after="", run=0)
+    rest = replace(charge, comparing=None, copying=None)
+    return replace(rest, version="", name="", bwlimit="", plan=None, before="", after="", run=0)

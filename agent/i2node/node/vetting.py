@@ -89,6 +89,10 @@ def _charge(charge: Charge) -> None:
         _absolute("the base", charge.base)
     if charge.plan is not None:
         _plan(charge.plan)
+    if charge.comparing is not None:
+        _plan(charge.comparing.plan)
+    if charge.copying is not None:
+        _copying(charge)
     for part in charge.parts:
         _absolute("a source", part.source)
         if charge.base and part.target:
@@ -100,6 +104,14 @@ def _charge(charge: Charge) -> None:
         raise ValueError("the same source twice")
 
 
+def _copying(charge: Charge) -> None:
+    copying = charge.copying
+    if copying is not None and not (charge.base and charge.plan is None):
+        raise ValueError("copies of what is no run that goes on, below a base")
+    if copying is not None and not (0 < copying.every_s < 1 << 35 and 0 <= copying.start < 1 << 35):
+        raise ValueError(f"no times for copies: every {copying.every_s} s from {copying.start} on")
+
+
 def _grant(grant: Grant) -> None:
     for root in grant.roots:
         _absolute("a root", root)
@@ -109,6 +121,8 @@ def _grant(grant: Grant) -> None:
             raise ValueError(f"the base {grant.base} is below none of its roots")
     if grant.keep < 0:
         raise ValueError(f"{grant.keep} runs cannot be kept")
+    if grant.copies < 0 or (grant.copies and not grant.base):
+        raise ValueError(f"{grant.copies} copies cannot be kept")
 
 
 def _plan(plan: Plan) -> None:

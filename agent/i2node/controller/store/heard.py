@@ -38,6 +38,7 @@ LINES_S = 90 * 86400
 PASSES_S = 400 * 86400
 _FORGET_S = 3600  # how often the old is removed
 _LAG_MOST = 2**31 - 1
+_WHAT_MOST = 64  # characters of the column
 _SENT_MOST = 2**46
 """Bytes that are counted at once: so much each second for a day is still a number of the column."""
 
@@ -154,7 +155,7 @@ class Heard:
         traffic: dict[tuple[int, int, int], tuple[float, int]] = {}
         for one in due:
             before = self._written.get(one.rule)
-            session.add_all(_lines(before, one, now))
+            session.add_all(_lines(before, one, now) + _noted(before, one, now))
             session.add_all(_passes(before, one))
             began, sent = before.heard if before else now, min(sent_since(before, one), _SENT_MOST)
             for span in SPANS:
@@ -201,7 +202,8 @@ def spread(sent: float, began: float, ended: float, span: int) -> list[tuple[int
 
 
 def _news(one: Standing) -> tuple[object, ...]:
-    return (one.state, one.cause, one.run, one.version, one.passes, one.stamp, one.next_run)
+    noted = one.notes[-1].at if one.notes else 0.0
+    return (one.state, one.cause, one.run, one.version, one.passes, one.stamp, one.next_run, noted)
 
 
 def _lines(before: Last | None, one: Standing, now: float) -> list[LogLine]:
@@ -239,6 +241,25 @@ def _presence_line(one: Presence, now: float) -> LogLine:
         detail=f"{word}: {one.detail}" if one.detail else word,
         result=0 if one.online else _LOST,
     )
+
+
+def _noted(before: Last | None, one: Standing, now: float) -> list[LogLine]:
+    """One for each note that is newer than those that were written."""
+    known = before.standing.notes if before else ()
+    since = known[-1].at if known else 0.0
+    return [
+        LogLine(
+            at=int(max(0.0, min(note.at, now))),
+            rule=one.rule,
+            node="",
+            level=2 if note.sound else 1,
+            operation=note.what[:_WHAT_MOST],
+            detail=note.text,
+            result=RESULTS.get(note.error, 0),
+        )
+        for note in one.notes
+        if note.at > since
+    ]
 
 
 def _passes(before: Last | None, one: Standing) -> list[Pass]:
