@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "e2e"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "native"))
 
 from channels import Nodes
 from nursery import Nursery

@@ -44,7 +44,7 @@ class Wire:
         here, there = Identity.load(place / "here"), Identity.load(place / "there")
         here.trust(there.cert_pem, name="there")
         there.trust(here.cert_pem, name="here", role="controller")
-        ledger = Ledger(place / "var" / "targets")
+        self.ledger = ledger = Ledger(place / "var" / "targets")
 
         def serve(channel: Channel) -> None:
             Receiver(channel, ledger, place / "var", [place], checkpoint_s=1.0).run()
@@ -132,6 +132,16 @@ def wire(tmp_path: Path) -> Iterator[Wire]:
     made = Wire(tmp_path)
     yield made
     made.close()
+
+
+def test_nothing_changes_in_a_tree_that_is_to_stand_still(wire: Wire) -> None:
+    (wire.source / "a").write_text("one")
+    with wire.ledger.still(RULE):
+        wire.sender.submit(wire.batch("a"))
+        assert not wire.sender.wait_drained(0.5) and not (wire.target / "a").exists()
+        assert wire.remote.probe([(b"", ())], False) == [b""], "questions are answered meanwhile"
+    assert wire.sender.wait_drained(30.0)
+    assert (wire.target / "a").read_text() == "one"
 
 
 def test_what_is_durable_is_there_and_in_no_doubt(wire: Wire) -> None:

@@ -257,6 +257,8 @@ def test_which_runs_go() -> None:
     assert list(spent(records, "R", "p", b"/b", 2)) == [stamps[0].encode()]
     assert spent(records, "R", "p", b"/b", 3) == {}
     assert spent(records, "R", "p", b"/c", 1) == {}
+    copies = [replace(r, as_of=1.5) for r in records]
+    assert spent(copies, "R", "p", b"/b", 1) == {}, "copies are not runs"
     two = [replace(r, parts=2) for r in records]
     assert spent(two, "R", "p", b"/b", 1) == {}, "the other part never came"
     whole = [*two, *(replace(r, rule=r.rule + "x", root=r.root + "/inner") for r in two)]

@@ -129,7 +129,7 @@ def spent(
     for record in records:
         below = os.fsencode(record.root)[len(base.rstrip(b"/")) + 1 :]
         stamp = below.partition(b"/")[0]
-        ours = (record.whole, record.peer) == (rule, peer)
+        ours = (record.whole, record.peer) == (rule, peer) and not record.as_of
         if ours and within(os.fsencode(record.root), base) and _STAMP.fullmatch(stamp):
             runs.setdefault(stamp, []).append(record)
     complete = sorted(stamp for stamp, parts in runs.items() if _complete(parts))

@@ -37,7 +37,8 @@ class Record:
     """A rule as the target knows it. source is for people, origin tells which directory that is.
     root is text with undecodable bytes escaped as surrogates. whole: the name of what the rule is
     one of so many parts of, empty: of nothing; beside: where it works, see `beside`, empty: beside
-    its root. complete: its source brought all, and is done."""
+    its root. complete: its source brought all, and is done. as_of: of a copy of a run the moment
+    (seconds since 1970) up to which it has all changes, 0: it is none."""
 
     rule: str
     peer: str
@@ -53,6 +54,7 @@ class Record:
     parts: int = 1
     beside: str = ""
     complete: bool = False
+    as_of: float = 0.0
 
     @property
     def home(self) -> bytes:
@@ -78,6 +80,13 @@ class Ledger:
         self._losses: dict[str, str] = {}
         self._lock = threading.Condition()
         self._holders: dict[str, _Holder] = {}
+        self._stills: dict[str, threading.Lock] = {}
+
+    def still(self, rule: str) -> threading.Lock:
+        """What whoever changes the tree of a rule holds meanwhile; and who needs it to stand
+        still."""
+        with self._lock:
+            return self._stills.setdefault(rule, threading.Lock())
 
     def lock(self, rule: str, peer: str, give_way: Callable[[], None]) -> None:
         """Takes the rule for a session of its node, until `unlock`. An older session of this
@@ -233,6 +242,10 @@ class Ledger:
         if record is not None and record.whole:
             self._write(replace(record, complete=True))
 
+    def keep(self, record: Record) -> None:
+        """Remembers a tree that no session brought. SessionError: the disk refuses."""
+        self._write(record)
+
     def forget(self, rule: str) -> None:
         """Of a rule, which is locked, the tree is no more."""
         for kind in ("json", "unwritten"):
@@ -367,6 +380,8 @@ def _is_sound(record: Record) -> bool:
     texts = (record.rule, record.peer, record.source, record.origin, record.root)
     texts += (record.fs, record.token, record.boot, record.whole, record.beside)
     if not all(isinstance(t, str) for t in texts) or type(record.parts) is not int:
+        return False
+    if type(record.as_of) not in (int, float):
         return False
     try:
         path = os.fsencode(record.root)

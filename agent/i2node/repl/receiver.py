@@ -196,7 +196,7 @@ class Receiver:
         whole = answers.whole(message, self._real)
         self.ledger.apart(rule, peer, path, whole)
         self.ledger.lock(rule, peer, self._give_way)
-        self._locked = True
+        self._locked, self._disk = True, self.ledger.still(rule)
         # Those within as well, so that the times above them are those of the source in the end.
         for root in (path, *(part for _, part in (whole.parts if whole else ()))):
             if within(root, path):
