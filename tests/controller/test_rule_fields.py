@@ -98,6 +98,9 @@ def test_all_that_is_lost_is_told_at_once() -> None:
         ("snapshot_interval", "", "24"),
         ("snapshot_interval", "0", "0"),
         ("snapshot_limit", 24, "24"),
+        ("snapshot_switch", 1, "1"),
+        ("snapshot_start", "1700000000", 1_700_000_000),
+        ("snapshot_start", None, None),
         ("fsp_type", "3", 3),
         ("wk_data_type", "1", 1),
         ("bkup_one_time", 0, 0),
@@ -135,7 +138,8 @@ def test_a_value_is_kept_as_it_is_given_back(field: str, value: object, kept: ob
         ("mirr_skip", "3", "must be one of: 0,1,2"),
         ("mirr_sync_attr", "2", "must be one of: 0,1"),
         ("fsp_wk_shut_flag", "1", "must be one of: 2 ("),
-        ("snapshot_switch", 1, "must be one of: 0 ("),
+        ("snapshot_switch", 2, "must be one of: 0,1"),
+        ("snapshot_start", "soon", "must contain a number"),
         ("cmp_switch", "2", "must be one of: 0,1"),
         ("del_policy", 7, "must be one of: 0,1"),
         ("bk_file_crypt", 1, "must be one of: 0, (files stand in clear"),
@@ -237,6 +241,19 @@ def test_a_comparison_is_planned_for_a_rule_that_replicates() -> None:
     (told,) = faults(cmp_switch="1", cmp_schedule=plan, **once)
     assert "[cmp_switch] field must be 0 unless bkup_policy is 2" in told
     assert asked(cmp_schedule=wrong).fields["cmp_schedule"] == wrong, "where it does not count"
+
+
+def test_copies_are_kept_of_a_rule_that_replicates_below_a_directory_of_its_own() -> None:
+    planned = {"bkup_policy": 1, "bkup_schedule": [{"sched_every": 0, "sched_time": "03:00"}]}
+    (told,) = faults(snapshot_switch="1", **planned)
+    assert "[snapshot_switch] field must be 0 unless bkup_policy is 2" in told
+    assert "`limit` in bkup_schedule" in told
+    apart = {"bk_path_policy": "0", "wk_path": ["/etc/"], "excl_path": []}
+    (told,) = faults(snapshot_switch="1", **apart)
+    assert "[snapshot_switch] field must be 0 unless bk_path_policy is 1" in told
+    for field in ("snapshot_interval", "snapshot_limit"):
+        (told,) = faults(**{"snapshot_switch": "1", field: "0"})
+        assert told == f"The fsp_backup[{field}] field must be 1 or more, for snapshot_switch is 1"
 
 
 @pytest.mark.parametrize("name", ["a" * 129, " a", "a\n", "\u202e"])

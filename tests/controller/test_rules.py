@@ -27,6 +27,7 @@ from i2node.model import State
 from i2node.orders import (
     Charge,
     Comparing,
+    Copying,
     Grant,
     Orders,
     Part,
@@ -563,6 +564,25 @@ def test_comparisons_are_ordered_with_their_plan(ground: Ground) -> None:
     assert read_orders(plain(orders)) == orders
     ground.modify(rule, cmp_switch="0")
     assert ordered(ground, rule)[0].comparing is None
+
+
+def test_copies_are_ordered_of_the_work_node_and_granted_by_the_other(ground: Ground) -> None:
+    at = int(NOW) + 60
+    wanted = {"snapshot_switch": 1, "snapshot_interval": "6", "snapshot_limit": "3"}
+    rule = ground.create(**wanted, snapshot_policy="1", snapshot_start=at)
+    made, allowed = ordered(ground, rule)
+    assert made.copying == Copying(every_s=6 * 3600, start=at)
+    assert (allowed.copies, allowed.drop, allowed.keep) == (3, False, 0)
+    orders = Orders(number=1, charges=(made,), grants=(allowed,))
+    assert read_orders(plain(orders)) == orders
+    kept = ground.rules.find(rule)
+    assert kept is not None and shown(kept)["snapshot_start"] == at
+    ground.modify(rule, snapshot_start=None, snapshot_policy="0")
+    made, allowed = ordered(ground, rule)
+    assert made.copying == Copying(every_s=6 * 3600) and allowed.drop
+    ground.modify(rule, snapshot_switch="0")
+    made, allowed = ordered(ground, rule)
+    assert made.copying is None and allowed.copies == 0
 
 
 def test_a_whole_server_goes_below_a_directory_of_its_own(ground: Ground) -> None:

@@ -120,6 +120,24 @@ def test_the_whole_of_a_server_is_mirrored(
             (server / "boot/vmlinuz-new").write_text("newer\n")
             until("a change in /boot", lambda: (run / "boot/vmlinuz-new").exists())
             until("a change in /", lambda: "bash" in (run / "etc/passwd").read_text())
+            told = voice.done(FSP, "describeFspBackup", fsp_backup={"fsp_uuid": rule})
+            fields = told["fsp_backup"] | {"snapshot_switch": "1"}
+            voice.done(FSP, "modifyFspBackup", fsp_backup=fields)
+
+            console.log_in()
+
+            def logged() -> list[str]:
+                log = console.data("GET", f"/api/logs?uuid={rule}")["logs"]
+                return [one["detail"] for one in log if one["operation"] == "copy"]
+
+            until("a copy in the rule's log", logged)
+            (detail,) = logged()
+            (copy,) = set(base.glob(f"127.0.0.1_{work.port}/*")) - {run}
+            assert detail.startswith(f"copy {copy.name} is kept, with all changes until ")
+            assert "bash" in (copy / "etc/passwd").read_text()
+            assert (copy / "boot/vmlinuz-new").read_text() == "newer\n"
+            letter = (copy / "home/user/letter").stat()
+            assert (letter.st_uid, letter.st_gid) == (1000, 1000)
             voice.done(FSP, "finishFspBackup", operate="finish", fsp_uuids=[rule])
             until("the end", lambda: status() == "FINISH")
             assert (run / "boot/vmlinuz-new").read_text() == "newer\n"

@@ -13,6 +13,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "e2e"))
 sys.path.append(str(Path(__file__).resolve().parents[1] / "session"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "native"))
 
 from master import House
 from nursery import Nursery

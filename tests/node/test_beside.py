@@ -1,21 +1,29 @@
-"""What is done beside the replication: real agents compare."""
+"""What is done beside the replication: real agents compare, and keep copies."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from master import House, Link
+from ends import until
+from master import RULE, House, Link
+from nursery import Nursery
+from trees import snapshot
 
 from i2node.model import State
-from i2node.orders import Charge, Comparing, Note, Want
+from i2node.orders import Charge, Comparing, Copying, Note, Want
 from i2node.schedule import Plan
 
 LIVE = State.REPLICATION
+DAY = 86400
 
 
 def write(path: Path, text: str = "content") -> None:
@@ -98,3 +106,124 @@ def test_what_falls_due_while_the_rule_is_stopped_is_not_made_up_for(
     house.becomes_alike(house.copy(here.state(LIVE)))
     house.order(here, (soon(charge, strict=True),))
     assert "by content" in noted(here).text, "the one that was planned now"
+
+
+def copied(house: House, here: Link, before: int, **other: Any) -> Path:
+    """Has one more copy kept at once; gives where it stands."""
+    at = int(time.time()) + 1  # behind the one before
+    copying = Copying(every_s=DAY, start=at)
+    house.order(here, (house.charge(version=f"{at}.{before}", copying=copying, **other),))
+    note = noted(here, before)
+    assert note.sound and note.what == "copy", note
+    name = note.text.split()[1]
+    assert note.text.startswith(f"copy {name} is kept, with all changes until "), note
+    return house.base / name
+
+
+def test_copies_are_kept_while_it_replicates_and_the_oldest_goes(house: House, tree: Path) -> None:
+    os.link(tree / "a", tree / "d" / "another name")
+    os.setxattr(tree / "a", "user.tag", b"of a")
+    (tree / "link").symlink_to("a")
+    with (tree / "holes").open("wb") as file:
+        file.truncate(3 << 20)
+        file.seek(2 << 20)
+        file.write(os.urandom(2 << 20))
+    os.utime(tree / "d", ns=(10**18, 10**18))
+    there, here = house.link(house.backup), house.link(house.work)
+    house.order(there, grants=(house.grant(copies=2),))
+    house.order(here, (house.charge(),))
+    run = here.state(LIVE).stamp
+    first = copied(house, here, 0)
+    was = snapshot(tree)
+    assert snapshot(Path(f"{first}{tree}")) == was and house.stamps() == [run, first.name]
+    assert (Path(f"{first}{tree}") / "holes").stat().st_blocks < 3 << 11
+    # In place, by another name, anew: nothing of that may be seen in what was kept.
+    os.chmod(tree / "b", 0o600)
+    with (tree / "holes").open("r+b") as file:
+        file.write(b"other")
+    write(tree / "a", "other")
+    write(tree / "new")
+    (tree / "d" / "c").unlink()
+    mirror = house.copy(here.state(LIVE))
+    house.becomes_alike(mirror)
+    assert snapshot(Path(f"{first}{tree}")) == was
+    second = copied(house, here, 1)
+    assert snapshot(Path(f"{second}{tree}")) == snapshot(tree) != was
+    third = copied(house, here, 2)
+    assert first.name in here.state(LIVE).notes[2].text, "it is told that it went"
+    assert house.stamps() == [run, second.name, third.name]
+    write(tree / "live")
+    house.becomes_alike(mirror)
+    assert not list(house.base.glob(".i2node-*"))
+
+
+def test_no_copy_is_made_beyond_the_limit_where_none_is_to_go(house: House, tree: Path) -> None:
+    there, here = house.link(house.backup), house.link(house.work)
+    house.order(there, grants=(house.grant(copies=1, drop=False),))
+    house.order(here, (house.charge(tree, tree / "inner", copying=Copying(every_s=1)),))
+    run = here.state(LIVE).stamp
+    first, full = noted(here), noted(here, 1)
+    assert first.sound and not full.sound and "there are 1 already" in full.text, (first, full)
+    (name,) = set(house.stamps()) - {run}
+    assert name in first.text
+    assert snapshot(Path(f"{house.base}/{name}{tree}")) == snapshot(tree), "with the inner part"
+    house.order(there, grants=(house.grant(copies=2, drop=False),))
+    assert noted(here, 2).sound and len(house.stamps()) == 3
+    again = noted(here, 3)
+    assert "there are 2 already" in again.text, again
+    # What the rule wrote is wiped with it.
+    house.order(here)
+    base = str(house.base)
+    answer = there.ask("wipe", rule=RULE, base=base, roots=[base])
+    assert len(answer["value"]["removed"]) == 4 and not house.stamps(), answer
+
+
+def test_what_a_copy_left_that_was_not_finished_goes_and_is_not_taken_for_one(
+    house: House, tree: Path
+) -> None:
+    for n in range(3000):
+        write(tree / "many" / str(n), "x" * 3000)
+    there, here = house.link(house.backup), house.link(house.work)
+    house.order(there, grants=(house.grant(copies=3),))
+    house.order(here, (house.charge(),))
+    run = here.state(LIVE).stamp
+    charge = house.charge(version="2", copying=Copying(every_s=DAY))
+    house.order(here, (charge,))
+    until("nothing was begun", lambda: any(house.base.glob(".i2node-copy-*/**/many/*")))
+    house.backup.stop(signal.SIGKILL)
+    assert house.stamps()[-1] == run and list(house.base.glob(".i2node-copy-*"))
+    house.backup.start()
+    here.stands(lambda one: any(note.sound for note in one.notes))
+    assert "no copy was kept" in noted(here).text
+    until("what is left goes", lambda: not list(house.base.glob(".i2node-copy-*")))
+    (name,) = set(house.stamps()) - {run}
+    assert snapshot(Path(f"{house.base}/{name}{tree}")) == snapshot(tree)
+
+
+@pytest.fixture
+def narrow(nursery: Nursery, tmp_path: Path) -> Iterator[House]:
+    """A house whose room is a file system of 70 MiB."""
+    room = tmp_path / "room"
+    room.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=70m", "narrow", str(room)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        with closing(House(tmp_path, nursery, room)) as made:
+            yield made
+    finally:
+        subprocess.run(["umount", str(room)], check=True)
+
+
+def test_a_copy_for_which_there_is_no_room_is_told_and_replication_goes_on(narrow: House) -> None:
+    house = narrow
+    (house.source / "large").write_bytes(os.urandom(40 << 20))
+    there, here = house.link(house.backup), house.link(house.work)
+    house.order(there, grants=(house.grant(copies=2),))
+    house.order(here, (house.charge(copying=Copying(every_s=DAY)),))
+    note, stood = noted(here), here.state(LIVE)
+    assert not note.sound and note.error == "target-fault", note
+    assert note.text.startswith("no copy was kept: a copy takes "), note
+    write(house.source / "live")
+    house.becomes_alike(house.copy(stood))
+    assert house.stamps() == [stood.stamp]

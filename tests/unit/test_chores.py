@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from i2node.errors import SessionError
+from i2node.model import State
 from i2node.node import chores
 from i2node.node.diary import NOTES, Diary
-from i2node.orders import Comparing, Copying, Note
+from i2node.node.govern import recent
+from i2node.orders import Comparing, Copying, Note, Standing
 from i2node.repl.compare import Comparison, Difference, Tally
 from i2node.schedule import Every, Plan, Slot
 
@@ -71,3 +74,13 @@ def test_the_diary_outlives_the_agent_and_each_note_has_a_moment_of_its_own(tmp_
     assert Diary(file).done("compare") is None
     file.write_text("[")
     assert Diary(file).notes == ()
+
+
+def test_notes_of_long_ago_are_not_told_for_ever() -> None:
+    notes = tuple(Note(at=at, what="copy", text="") for at in (1.0, 5.0, 9.0))
+    stands = Standing(rule="r", version="", run=1, state=State.REPLICATION, since=0.0, notes=notes)
+    assert recent(stands, 0.0) == stands
+    assert recent(stands, 5.0).notes == notes[1:]
+    assert recent(stands, 10.0).notes == notes[2:], "it tells that there is none newer"
+    bare = replace(stands, notes=())
+    assert recent(bare, 0.0) == bare

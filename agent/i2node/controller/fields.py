@@ -142,11 +142,7 @@ FIELDS: tuple[Field, ...] = (
     Field("encrypt_switch", "0", _choice("0", "1")),
     Field("compress", "0", _choice("0", "1", "2", "3")),
     Field("band_width", "", _band_width),
-    Field(
-        "snapshot_switch",
-        "0",
-        _choice("0", because="copies are kept by a plan: bkup_policy 1, with `limit` in its items"),
-    ),
+    Field("snapshot_switch", "0", _choice("0", "1")),
     Field("snapshot_interval", "24", _count(8760)),
     Field("snapshot_limit", "2", _count(64)),
     Field("snapshot_policy", "0", _choice("0", "1")),

@@ -9,13 +9,17 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 from i2node import log
-from i2node.errors import I2Error, SessionError
+from i2node.errors import I2Error, PeerLost, ProtocolError, SessionError, of_code
+from i2node.net.channel import Channel
 from i2node.net.transport import connect
 from i2node.node import chores
-from i2node.node.chores import COMPARE
+from i2node.node.chores import COMPARE, COPY
+from i2node.node.course import stamped
 from i2node.node.diary import Diary
 from i2node.node.stint import Stint, Tools
 from i2node.orders import Charge, Note, Want
@@ -28,6 +32,8 @@ TICK_S = 30.0
 """The clock on the wall may be set: a moment is waited for in steps of this."""
 READY_S = 0.5
 """How often it is looked at whether what is due can be done."""
+AGAIN_S = 5.0
+"""Until what the other node did not live to see is tried again."""
 SETTLE_S = 60.0
 """How long what differs may take to arrive before it is looked at once more."""
 LOOKED_AT_AGAIN = 10_000
@@ -39,12 +45,18 @@ class Beside:
 
     def __init__(self, tools: Tools, rule: str) -> None:
         self._diary = Diary(tools.config.var / "charges" / f"{rule}.diary.json")
-        self._chores = (Comparer(tools, self._diary),)
+        self._copier = Copier(tools, self._diary)
+        self._chores = (Comparer(tools, self._diary), self._copier)
 
     @property
     def notes(self) -> tuple[Note, ...]:
         """What came of it, the newest, in order."""
         return self._diary.notes
+
+    @property
+    def copying(self) -> bool:
+        """Whether a copy is being made, for which the trees at the target stand still."""
+        return self._copier.under_way
 
     def follow(self, charge: Charge, stint: Stint | None) -> None:
         """From now on this is wanted, and these are its sessions, None: it has none."""
@@ -167,6 +179,11 @@ class Chore:
             note = chores.failed(self.what, failure)
         if self._is_over(stint) and (note is None or note.error):
             return 0.0  # given up: due still
+        if note is not None and note.error == PeerLost.code:
+            # Due still, when it is back.
+            told = any(one.text == note.text for one in self.diary.notes[-1:])
+            self._tell(charge, None if told else note, self.diary.done(self.what))
+            return AGAIN_S
         self._tell(charge, note, self.done(charge, due, now))
         return 0.0
 
@@ -174,7 +191,7 @@ class Chore:
         with self._lock:
             return self._ending or self._stint is not stint
 
-    def _tell(self, charge: Charge, note: Note | None, done: float) -> None:
+    def _tell(self, charge: Charge, note: Note | None, done: float | None) -> None:
         if note is None:
             self.diary.mark(self.what, done)
             return
@@ -238,6 +255,86 @@ class Comparer(Chore):
                 _settle(stint, over)
                 comparing.look_again()
             return comparing.result()
+
+
+class Copier(Chore):
+    """Has the backup node keep copies of the run. The times that were missed are made up for by
+    one."""
+
+    what = COPY
+    under_way = False
+
+    def due(self, charge: Charge, now: float) -> float | None:
+        if charge.copying is None:
+            return None
+        return chores.copy_due(charge.copying, self.diary.done(COPY))
+
+    def ready(self, stint: Stint, due: float) -> bool:
+        """All that changed until it was due is in it."""
+        return stint.live and stint.durable_as_of > due
+
+    def done(self, charge: Charge, due: float, now: float) -> float:
+        assert charge.copying is not None
+        return chores.copied(charge.copying, due, now)
+
+    def differs(self, before: Charge, charge: Charge) -> bool:
+        return False
+
+    def do(self, charge: Charge, stint: Stint, over: Callable[[], bool]) -> Note | None:
+        as_of, name = stint.durable_as_of, self._name(charge, stint)
+        self.under_way = True
+        self.tools.told()
+        try:
+            answer = self._asked(charge, stint, name, as_of, over)
+        finally:
+            self.under_way = False
+        note = chores.kept(answer, name, as_of)
+        last = next((one for one in reversed(self.diary.notes) if one.what == COPY), None)
+        # That there are as many as may be is said once.
+        again = answer.get("t") == "full" and last is not None and last.text == note.text
+        return None if again else note
+
+    def _name(self, charge: Charge, stint: Stint) -> str:
+        """Of no run of the rules that have the same base, nor of another copy."""
+        tools, place = self.tools, (charge.peer, charge.base)
+        with tools.beginning:
+            taken = max(tools.stamps.get(place, ""), stint.stamp)
+            name = tools.stamps[place] = stamped(time.time(), taken)
+        return name
+
+    def _asked(
+        self, charge: Charge, stint: Stint, name: str, as_of: float, over: Callable[[], bool]
+    ) -> dict[str, Any]:
+        """What the backup node says when it is done. I2Error: it could not do it."""
+        tools = self.tools
+        beat = tools.config.heartbeat_s
+        with closing(
+            connect(charge.host, charge.port, tools.identity, charge.peer, beat=beat)
+        ) as c:
+            question = {"rule": charge.rule, "run": stint.stamp, "name": name, "as_of": as_of}
+            c.send({"t": "copy", **question})
+            stop = threading.Event()
+            watch = threading.Thread(target=_hang_up, args=(c, over, stop), daemon=True)
+            watch.start()
+            try:
+                while (answer := c.recv(None))["t"] == "copying":
+                    pass
+            finally:
+                stop.set()
+                watch.join()
+        if answer["t"] == "error":
+            raise of_code(*(str(answer.get(key, "")) for key in ("code", "cause", "remedy")))
+        if answer["t"] not in ("copied", "full"):
+            raise ProtocolError(f"{answer['t']!r:.40} came where copied is due")
+        return answer
+
+
+def _hang_up(channel: Channel, over: Callable[[], bool], stop: threading.Event) -> None:
+    """What is not waited for any more is given up over there."""
+    while not stop.wait(READY_S):
+        if over():
+            channel.close()
+            return
 
 
 def _settle(stint: Stint, over: Callable[[], bool]) -> None:

@@ -54,6 +54,24 @@ def compared(parts: Sequence[tuple[bytes, Comparison]], strict: bool, took_s: fl
     return Note(at=0.0, what=COMPARE, text=text, sound=False)
 
 
+def kept(answer: Mapping[str, object], name: str, as_of: float) -> Note:
+    """What the backup node did when it was asked for a copy (node.copies)."""
+    stay = answer.get("kept")
+    if answer.get("t") == "full":
+        text = f"no copy was kept: there are {stay} already, and none is to go for another one"
+        return Note(at=0.0, what=COPY, text=text, sound=False)
+    moment = datetime.fromtimestamp(as_of).astimezone().isoformat(timespec="milliseconds")
+    how = "shared with the mirror" if answer.get("shared") else "copied"
+    text = f"copy {name} is kept, with all changes until {moment}: {answer.get('files')} files"
+    text += f", {how}; {stay} are kept"
+    gone, problems = answer.get("gone"), answer.get("problems")
+    if isinstance(gone, list) and gone:
+        text += f", {', '.join(map(str, gone))} went"
+    if problems:
+        text += f"; {problems} attributes could not be set"
+    return Note(at=0.0, what=COPY, text=text, sound=not problems)
+
+
 def failed(what: str, error: I2Error) -> Note:
     """It could not be done."""
     done = {COMPARE: "not compared", COPY: "no copy was kept"}[what]

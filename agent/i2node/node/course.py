@@ -131,17 +131,22 @@ def begun(course: Course, charge: Charge, now: float, taken: str = "") -> Course
     rules that have the same base."""
     if course.began:
         return course
-    stamp = f"{datetime.fromtimestamp(now):{_STAMP}}"
-    taken = max(taken, course.last.stamp if course.last is not None else "")
-    if stamp <= taken:
-        # Within a second, or by a clock that was set back: no two runs share a directory.
-        stamp = f"{datetime.strptime(taken, _STAMP) + timedelta(seconds=1):{_STAMP}}"
+    stamp = stamped(now, max(taken, course.last.stamp if course.last is not None else ""))
     course = replace(course, began=now, stamp=stamp if charge.base else "")
     plan = charge.plan
     if plan is None:
         return course
     begins = plan.once_at is not None and plan.once_at <= now
     return replace(course, since=now, once=plan.once_at if begins else course.once)
+
+
+def stamped(now: float, taken: str) -> str:
+    """The name of a directory by its time, behind the newest that there is."""
+    stamp = f"{datetime.fromtimestamp(now):{_STAMP}}"
+    if stamp <= taken:
+        # Within a second, or by a clock that was set back: no two runs share a directory.
+        stamp = f"{datetime.strptime(taken, _STAMP) + timedelta(seconds=1):{_STAMP}}"
+    return stamp
 
 
 def passed(course: Course, done: Run, over: bool, note: str = "") -> Course:

@@ -10,6 +10,7 @@ import select
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from i2node import log
@@ -106,12 +107,14 @@ class Daemon:
 
     def _serve(self, channel: Channel) -> None:
         try:
-            first = None
-            if channel.peer_role == "controller" and not self.embedded:
-                first = channel.recv(None)
-                if first["t"] == "govern":
-                    Governor(channel, self.charges, self._asked).run()
-                    return
+            first = None if self.embedded else _first(channel)
+            kind = first["t"] if first else ""
+            if kind == "govern" and channel.peer_role == "controller":
+                Governor(channel, self.charges, self._asked).run()
+                return
+            if kind == "copy" and first:
+                self.grants.copies.serve(channel, first)
+                return
             self.grants.serve(self._receiver(channel), first)
         except I2Error as error:
             log.event(
@@ -122,6 +125,13 @@ class Daemon:
         config, roots = self.config, self.grants.roots(channel.peer_id)
         those = (channel, self.ledger, config.var, roots, config.checkpoint_s)
         return Receiver(*those, own=self.grants.own, budgets=self.budgets)
+
+
+def _first(channel: Channel) -> dict[str, Any] | None:
+    """The message with which a channel begins; None: it ended before, as its next message tells."""
+    with suppress(I2Error):
+        return channel.recv(None)
+    return None
 
 
 def until_signal() -> None:

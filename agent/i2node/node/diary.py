@@ -53,7 +53,7 @@ class Diary:
             if self._done.get(what) != moment:
                 self._keep(self._notes, self._marked(what, moment))
 
-    def add(self, note: Note, done: float) -> None:
+    def add(self, note: Note, done: float | None) -> None:
         """Takes a note, at a moment of its own, of work that has come to this moment."""
         with self._lock:
             last = self._notes[-1].at if self._notes else 0.0

@@ -17,8 +17,10 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from i2node import log
@@ -26,7 +28,7 @@ from i2node.errors import I2Error, PeerLost, ProtocolError, SessionError, UsageE
 from i2node.net.channel import Channel
 from i2node.node.charges import Charges
 from i2node.node.inventory import Verb
-from i2node.orders import Gathered, plain, unpacked
+from i2node.orders import Gathered, Standing, plain, unpacked
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +36,10 @@ TOLD_S = 2.0
 """Between two standings in which nothing changed."""
 PAUSE_S = 0.05
 """Between any two: what changes within is told as one."""
+FRESH_S = 60.0
+"""How long a new channel is told every note."""
+RECENT_S = 600.0
+"""How old a note is that is told still, then."""
 ANSWERING = 32
 """Questions of one channel that are answered beside each other; more are refused."""
 STANDINGS_BYTES = 1 << 20
@@ -150,11 +156,14 @@ class Governor:
 
     def _tell(self) -> None:
         """The newest, as long as the channel stands."""
-        seen, told = -1, False
+        seen, told, began = -1, False, time.monotonic()
         try:
             while not self._over.is_set():
                 seen = self._charges.wait(seen, TOLD_S)
-                rules = [plain(standing) for standing in self._charges.standings()]
+                # Who was away hears all; of what was said long ago one tells that nothing is new.
+                fresh = time.monotonic() < began + FRESH_S
+                since = 0.0 if fresh else time.time() - RECENT_S
+                rules = [plain(recent(one, since)) for one in self._charges.standings()]
                 if rules or told:
                     for some in portions(rules):
                         self._channel.send({"t": "standings", "rules": some})
@@ -166,6 +175,12 @@ class Governor:
             # A channel on which nothing new is told would pass for a node where nothing changes.
             log.event(_log, logging.ERROR, "standings-untold", cause=error.cause)
             self._channel.close()
+
+
+def recent(standing: Standing, since: float) -> Standing:
+    """With the notes since a moment alone, but the newest at least."""
+    notes = [note for note in standing.notes[:-1] if note.at >= since]
+    return replace(standing, notes=(*notes, *standing.notes[-1:]))
 
 
 def _failure(number: int | str, error: I2Error) -> dict[str, Any]:

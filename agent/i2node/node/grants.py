@@ -17,6 +17,7 @@ from i2node.errors import SessionError, UsageError
 from i2node.fs.directory import remove_empty
 from i2node.fs.tree import within
 from i2node.net.identity import Identity, Role, pem_to_der
+from i2node.node.copies import Copies
 from i2node.orders import Grant, Orders
 from i2node.repl.budget import Budget, Budgets
 from i2node.repl.clearing import clear, prune
@@ -43,6 +44,7 @@ class Grants:
         self._grants: Mapping[str, Grant] = {}
         self._serving: set[Receiver] = set()
         self._pruning = threading.Lock()
+        self.copies = Copies(self)
 
     @property
     def own(self) -> tuple[Path, ...]:
@@ -70,6 +72,16 @@ class Grants:
         """Below which anybody may."""
         granted = tuple(Path(root) for g in self._grants.values() for root in g.roots)
         return self.config.allow_roots + granted
+
+    def granted(self, rule: str, peer: str) -> Grant | None:
+        """What a rule of a peer may do here."""
+        grant = self._grants.get(rule)
+        known = self.identity.peer(peer) is not None
+        return grant if known and grant is not None and grant.peer == peer else None
+
+    def all(self) -> list[Grant]:
+        """Those that are in force."""
+        return list(self._grants.values())
 
     def serve(self, receiver: Receiver, first: dict[str, object] | None) -> None:
         """Runs it to its end."""
@@ -118,12 +130,13 @@ class Grants:
     def prune(self) -> None:
         """Removes the runs that are to stay no longer."""
         with self._pruning:
-            for g in list(self._grants.values()):
+            for g in self.all():
                 if g.base and g.keep > 0:
                     roots = tuple(map(Path, g.roots))
                     base = os.fsencode(os.path.realpath(g.base))
                     those = (self.ledger, self.config.var, g.rule, g.peer, base, g.keep)
                     prune(*those, roots, self.own)
+        self.copies.prune()
 
     def wipe(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """{rule, base, roots}: removes what the rule put below those of these roots that it is
@@ -143,6 +156,7 @@ class Grants:
                 raise UsageError(
                     f"rule {rule:.64} has no grant for {root!r:.200}", "name a root it is granted"
                 )
+        self.copies.tidy(grant)
         # By both names: one that a symlink leads elsewhere by now holds nothing of the rule, and
         # what it had there before is told of as left.
         named = [os.path.normpath(os.fsencode(root)) for root in roots]

@@ -99,6 +99,8 @@ class Runner:
             key = (made.state, made.run)
             if key != self._told[0]:
                 self._told = key, time.time()
+            if self._beside.copying and not made.blocked_on:
+                made = replace(made, blocked_on="a copy of it that is being made")
             return replace(made, since=self._told[1], notes=self._beside.notes)
 
     def reports(self) -> tuple[RuleReport, ...]:
