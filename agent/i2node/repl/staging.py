@@ -89,7 +89,7 @@ def named(path: bytes, entry: Entry, attributes: tuple[int, bytes]) -> bytes:
 
 def attributes(fd: int, entry: Entry | None = None, shelf: int = -1) -> tuple[int, bytes]:
     """The extended attributes of an open file or directory as a step carries them: its flags, and
-    the records. entry: its own, which may be without an owner; shelf as of `batch.pack`. OSError."""
+    the records. entry: its own, which may have no owner; shelf as of `batch.pack`. OSError."""
     try:
         return 0, batch.attributes(fd, shelf, entry is not None and entry.uid == UNOWNED)
     except OSError as error:
