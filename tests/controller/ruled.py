@@ -35,7 +35,8 @@ class Spoken:
         self.hangs: set[str] = set()
         self.standings: dict[str, Standing] = {}
         self.asked: list[tuple[str, str, Mapping[str, Any]]] = []
-        self.refusal: Refusal | None = None
+        self.denial: Refusal | None = None
+        self.refused: dict[tuple[str, str], str] = {}
         self.answer: dict[str, Any] = {}
         self.services: Any = ["sshd"]
         self.told: list[str] = []
@@ -47,8 +48,8 @@ class Spoken:
         if verb == "host":
             return {"services": self.services}
         self.asked.append((node, verb, arguments))
-        if self.refusal is not None:
-            raise self.refusal
+        if self.denial is not None:
+            raise self.denial
         return self.answer
 
     def ask_at(
@@ -72,6 +73,12 @@ class Spoken:
 
     def standing(self, rule: str) -> Standing | None:
         return self.standings.get(rule)
+
+    def refusal(self, node: str, rule: str) -> str:
+        return self.refused.get((node, rule), "")
+
+    def forget(self, rule: str) -> None:
+        self.standings.pop(rule, None)
 
     def changed(self, *nodes: str, wait_s: float = 0.0) -> None:
         with self._lock:

@@ -14,7 +14,7 @@ from i2node.model import State
 from i2node.net.identity import Identity
 from i2node.net.pairing import pair
 from i2node.net.transport import Pump
-from i2node.orders import Charge, Orders, Part, Standing, Want
+from i2node.orders import Charge, Grant, Orders, Part, Standing, Want
 
 
 def test_no_link_is_said_to_be_that_a_fault_ended(tmp_path: Path) -> None:
@@ -101,4 +101,15 @@ def test_orders_that_a_node_refuses_show_at_their_rules(tmp_path: Path) -> None:
         link.push()
         assert "fast" in stands(State.STOP).cause
         link.wait_held(4, 30)
+        grant = Grant(
+            rule="R-3", peer=peer.node_id, certificate=certificate, name="rule", roots=("relative",)
+        )
+        wanted = Orders(number=5, grants=(grant,))
+        link.push()
+        link.wait_held(5, 30)
+        assert "relative" in link.refusal("R-3") and not link.refusal("R-1")
+        wanted = Orders(number=6, grants=(replace(grant, roots=("/backups",)),))
+        link.push()
+        link.wait_held(6, 30)
+        assert not link.refusal("R-3")
         link.close()

@@ -407,12 +407,12 @@ def test_what_was_written_is_wiped_only_where_that_is_said(ground: Ground) -> No
     rule, other = ground.create(), ground.create(fsp_name="other", del_policy=1)
     asked = {"rule": rule, "base": "/fsp_bk/192.168.71.77_26821"}
     asked |= {"roots": ["/fsp_bk/192.168.71.77_26821"]}  # type: ignore[dict-item]
-    ground.fleet.refusal = Refusal(Code.FAILED, "the disk is read-only")
+    ground.fleet.denial = Refusal(Code.FAILED, "the disk is read-only")
     (item,) = ground.protection.delete([rule], True, force=False)
     assert item.refusal is not None and "the disk is read-only" in item.refusal.cause
     kept = ground.rules.find(rule)
     assert kept is not None and kept.rule.want == Want.STOP
-    ground.fleet.refusal = None
+    ground.fleet.denial = None
     ground.fleet.answer = {"left": [["/fsp_bk/x", "busy"]]}
     (item,) = ground.protection.delete([rule], True, force=False)
     assert item.refusal is not None and "/fsp_bk/x: busy" in item.refusal.cause
@@ -440,7 +440,7 @@ def test_wiping_needs_the_backup_node_or_force(ground: Ground) -> None:
     ground.fleet.linked.discard(BK)
     (item,) = ground.protection.delete([rule], True, force=False)
     assert item.refusal is not None and "71.78" in item.refusal.cause
-    ground.fleet.refusal = Refusal(Code.UNREACHABLE)
+    ground.fleet.denial = Refusal(Code.UNREACHABLE)
     assert ground.protection.delete([rule], True, force=True)[0].refusal is None
     assert ground.rules.find(rule) is None
 
@@ -502,6 +502,9 @@ def test_status_is_what_the_node_says(ground: Ground) -> None:
     )
     (told,) = board(ground).status([rule])
     assert (told["status"], told["progress"], told["cause"]) == ("MIRROR", 2, "slow")
+    ground.fleet.refused[BK, rule] = "no such place"
+    (left_out,) = board(ground).status([rule])
+    assert left_out["cause"] == "the backup node refuses it: no such place"
     assert (told["files_total"], told["lag_s"], told["problems"]) == (10, 0.25, 4)
     assert told["in_sync"] is True and "code" not in told
     assert board(ground).status([]) == []

@@ -69,3 +69,10 @@ def test_one_drives_and_the_other_takes_over(pair: tuple[Console, Console], tmp_
         assert second.data("POST", "/api/fsp/backup/operate", stop)["code"] == 0
         until("the rule stands still", lambda: status(second, rule) == "M_STOP")
         assert work.log.read_text().count("state=REPLICATION") == 1  # nothing was begun twice
+
+        def came() -> list[str]:
+            lines = second.data("GET", f"/api/logs/node?uuid={uuids['work']}")["logs"]
+            return [line["operation"] for line in lines]
+
+        until("each tells that the node came", lambda: came().count("online") == 2)
+        assert "offline" not in came(), "a controller that goes is no node that goes"

@@ -39,7 +39,12 @@ class Board:
         """The status of some rules, those that there are, or of all."""
         briefs = self._rules.briefs(uuids) if uuids or uuids is None else []
         return [
-            element(brief, self._fleet.standing(brief.uuid), self._fleet.online(brief.wk))
+            element(
+                brief,
+                self._fleet.standing(brief.uuid),
+                self._fleet.online(brief.wk),
+                self._fleet.refusal(brief.bk, brief.uuid),
+            )
             for brief in briefs
         ]
 

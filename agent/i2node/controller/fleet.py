@@ -23,7 +23,7 @@ from i2node.controller.dialer import Dialer
 from i2node.controller.envelope import Refusal
 from i2node.controller.link import Address, Conversation, Link
 from i2node.controller.seal import Vault
-from i2node.controller.store.heard import Heard
+from i2node.controller.store.heard import Heard, Presence
 from i2node.controller.store.leases import Leases
 from i2node.controller.store.links import Links, Paired, Wanted
 from i2node.errors import I2Error, PeerLost, Refused, SessionError, UsageError
@@ -73,6 +73,8 @@ class Fleet:
         self._links: dict[str, Link] = {}
         self._pushed: dict[str, int] = {}
         self._versions: dict[str, str] = {}
+        self._here: set[str] = set()
+        self._presence: list[Presence] = []
         self._known: set[str] = set()
         self._standings: dict[str, Standing] = {}
         self._fresh: dict[str, Standing] = {}
@@ -172,6 +174,15 @@ class Fleet:
     def standing(self, rule: str) -> Standing | None:
         """The newest that was heard of a rule; None: nothing."""
         return self._standings.get(rule)
+
+    def refusal(self, node: str, rule: str) -> str:
+        """Why a node does not take its part in a rule, as far as it told this controller."""
+        link = self._links.get(node)
+        return link.refusal(rule) if link is not None else ""
+
+    def forget(self, rule: str) -> None:
+        """A rule is gone, and what was heard of it with it."""
+        self._standings.pop(rule, None)
 
     def changed(self, *nodes: str, wait_s: float = 0.0) -> None:
         """Another is wanted of these nodes than before, as the database has it: tells them. With
@@ -278,14 +289,23 @@ class Fleet:
             orders=lambda: self._orders(node),
             heard=self._hear,
             greeted=self._greet,
-            lost=self._dialer.dial,
+            lost=self._lose,
         )
 
     def _greet(self, node: str, version: str, number: int) -> None:
         """Written down with the others of a round: a fleet that comes back is many."""
         self._versions[node] = version
+        self._here.add(node)
+        self._presence.append(Presence(node, True, version))
         if number > self._pushed.get(node, 0):
             self._store.count_on(node, number)
+
+    def _lose(self, link: Link, wait_s: float) -> None:
+        node = link.address.node
+        if node in self._here:
+            self._here.discard(node)
+            self._presence.append(Presence(node, False, link.cause.cause))
+        self._dialer.dial(link, wait_s)
 
     def _orders(self, node: str) -> Orders:
         if not self.drives:
@@ -323,6 +343,9 @@ class Fleet:
         if self._fresh:
             fresh, self._fresh = self._fresh, {}
             self._heard.note(list(fresh.values()), time.time())
+        if self._presence:
+            presence, self._presence = self._presence, []
+            self._heard.note_presence(presence, time.time())
         if self._versions:
             versions, self._versions = self._versions, {}
             self._store.greeted(versions, int(time.time()))

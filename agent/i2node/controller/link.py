@@ -129,6 +129,7 @@ class Link:
         self._failures = 0
         self._began = 0.0
         self._refused: tuple[I2Error, float] | None = None
+        self._left_out: Mapping[str, str] = {}
         self._charges: Mapping[str, Charge] = {}
         self._told: dict[str, Standing] = {}
 
@@ -171,6 +172,11 @@ class Link:
     def online(self) -> bool:
         """Whether the node is connected."""
         return self._talk is not None
+
+    def refusal(self, rule: str) -> str:
+        """Why the node does not take its part in a rule, "": it does, or has not said."""
+        whole = self._refused
+        return whole[0].cause if whole is not None else self._left_out.get(rule, "")
 
     def ask(self, verb: str, arguments: Mapping[str, Any], timeout_s: float) -> Any:
         """See Conversation.ask; without a connection the cause of that is raised."""
@@ -280,10 +286,12 @@ class Link:
     def _note_refused(self, rules: object) -> None:
         """The node tells of its own rules how they stand; of those that it is the backup node of,
         nobody else does."""
-        for one in rules if isinstance(rules, list) else ():
-            if isinstance(one, dict):
-                fields = {key: str(one.get(key, "")) for key in ("rule", "cause")}
-                log.event(_log, logging.ERROR, "rule-refused", node=self.address.node, **fields)
+        told = [one for one in rules if isinstance(one, dict)] if isinstance(rules, list) else []
+        before = self._left_out
+        self._left_out = {str(one.get("rule", "")): str(one.get("cause", "")) for one in told}
+        for rule, cause in self._left_out.items() - before.items():
+            fields = {"rule": rule, "cause": cause}
+            log.event(_log, logging.ERROR, "rule-refused", node=self.address.node, **fields)
 
     def _as_refused(self, told: Standing) -> Standing:
         """How a rule stands while the node refuses its orders: it may go on as it was ordered

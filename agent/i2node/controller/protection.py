@@ -234,6 +234,7 @@ class Protection:
                 self._wipe(kept, force)
             brief = self._rules.remove(uuid, int(self._clock()))
             gone += [brief] if brief is not None else []
+            self._fleet.forget(uuid)
         except Refusal as refusal:
             return Item(told, refusal)
         return Item(told)

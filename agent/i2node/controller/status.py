@@ -20,9 +20,11 @@ _NUMBERS = tuple(one.name for one in fields(Tally) if one.name != "last_error")
 _ORDERED = "it is ordered; the work node has not told of it yet"
 
 
-def element(brief: Brief, standing: Standing | None, online: bool) -> dict[str, Any]:
+def element(
+    brief: Brief, standing: Standing | None, online: bool, refusal: str = ""
+) -> dict[str, Any]:
     """The status of a rule. standing: the last that was heard of it; online: whether its work node
-    can be heard now."""
+    can be heard now; refusal: why its backup node has no part in it."""
     told = standing if standing and standing.run >= brief.run else None
     state = _state(brief, told, online)
     shown: dict[str, Any] = {"fsp_uuid": brief.uuid, "status": state.value}
@@ -33,8 +35,12 @@ def element(brief: Brief, standing: Standing | None, online: bool) -> dict[str, 
         shown |= {"code": number, "message": f"[{number}] {Code.UNREACHABLE.text}"}
     if told is None:
         cause = _ORDERED if online and brief.want != Want.STOP else ""
-        return shown | {"cause": cause, "remedy": "", "blocked_on": ""}
-    return shown | _told(told)
+        shown |= {"cause": cause, "remedy": "", "blocked_on": ""}
+    else:
+        shown |= _told(told)
+    if refusal:
+        shown |= {"cause": f"the backup node refuses it: {refusal}", "remedy": ""}
+    return shown
 
 
 def _state(brief: Brief, told: Standing | None, online: bool) -> State:

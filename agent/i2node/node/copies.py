@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any
 from i2node import log
 from i2node.errors import I2Error, Refused, SessionError, TargetFault, UsageError
 from i2node.fs.directory import open_directory
-from i2node.fs.tree import Root, TargetTree, half_changed, make_target, remedy_for, within
+from i2node.fs.root import Root
+from i2node.fs.tree import TargetTree, half_changed, make_target, remedy_for, within
 from i2node.model import show
 from i2node.mover import batch
 from i2node.net.channel import Channel
