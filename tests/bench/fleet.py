@@ -210,7 +210,7 @@ def taken_over(client: Client, rules: list[str], log: Path) -> dict[str, Any]:
         if "drives" not in took and "controller-drives" in log.read_text():
             took["drives"] = round(passed, 1)
         now = done(client, rules)
-        news = sum(now.get(rule, 0) > before.get(rule, 0) for rule in rules)
+        news = sum(now.get(rule, 0) != before.get(rule, 0) for rule in rules)
         for name, share in (("heard_of_half", 0.5), ("heard_of_all", 1.0)):
             if "drives" in took and name not in took and news >= share * len(rules):
                 took[name] = round(time.monotonic() - began, 1)
