@@ -118,14 +118,15 @@ class Heard:
             if not due:
                 return 0
             with self._database.writing() as session:
-                ids = _ids(session, [one.rule for one in due])
+                asked = {one.rule for one in due}
+                ids = _ids(session, list(asked))
                 due = [one for one in due if one.rule in ids]
                 self._write(session, due, ids, now)
                 if now >= self._forgot + _FORGET_S:
                     _forget(session, now)
                     self._forgot = now
             self._written |= {one.rule: Last(now, one) for one in due}
-            for rule in newest.keys() - ids.keys():
+            for rule in asked - ids.keys():
                 self._written.pop(rule, None)
             return len(due)
 
