@@ -115,7 +115,7 @@ class Office:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         # Who answers a call waits for others' turns several times; whoever hears nodes does not.
-        sys.setswitchinterval(0.0005)
+        sys.setswitchinterval(0.0001)
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:

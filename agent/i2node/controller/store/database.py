@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from alembic import command
 from alembic.config import Config as Migrations
 from alembic.util.exc import CommandError
-from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy import Connection, Select, create_engine, event, func, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
@@ -63,6 +64,17 @@ class Database:
             session.begin(),
         ):
             yield session
+
+    def rows(self, session: Session, query: Select[Any]) -> Sequence[Sequence[Any]]:
+        """What a query of texts and numbers finds. Of SQLite in one row: its driver lets other
+        threads have their turn at each, and in a busy controller waits as often."""
+        if not self._is_sqlite:
+            return session.execute(query).all()
+        row = func.json_array(*query.subquery().columns)
+        found: list[list[Any]] = json.loads(
+            session.scalar(select(func.json_group_array(row))) or "[]"
+        )
+        return found
 
     def is_conflict(self, error: DBAPIError) -> bool:
         """Whether another transaction was first, and nothing else is wrong."""

@@ -142,7 +142,7 @@ class Rules:
         if uuids is not None:
             query = query.where(Rule.uuid.in_(uuids))
         with self._database.reading() as session:
-            found = [Brief(*row) for row in session.execute(query)]
+            found = [Brief(*row) for row in self._database.rows(session, query)]
         if uuids is None:
             return found
         by_uuid = {brief.uuid: brief for brief in found}
