@@ -348,7 +348,7 @@ said = {
 if what in said:
     with channel._lock:
         channel._out += said[what]
-        channel._poke()
+        channel._pump.call(channel)
 else:
     for message in json.loads(what):
         for key in ("root", "path"):

@@ -137,7 +137,7 @@ def test_an_inbox_counts_what_it_takes_in_memory(tmp_path: Path) -> None:
     body = b"\x82\xa1t\xa1m\xa1v\xdc\xea\x60" + b"\x80" * 60_000
     with mine._lock:
         mine._out += (len(body).to_bytes(4, "big") + body) * 200
-        mine._poke()
+        mine._pump.call(mine)
     try:
         until("it takes all", lambda: theirs._waiting >= 8 << 20)
         assert len(theirs._inbox) <= 3
@@ -185,7 +185,7 @@ def test_a_message_that_cannot_be_ends_the_channel(street: Street, name: str) ->
     before = street.agent.memory(anew=True)
     with peer.channel._lock:
         peer.channel._out += len(DEEP[name]).to_bytes(4, "big") + DEEP[name]
-        peer.channel._poke()
+        peer.channel._pump.call(peer.channel)
     with pytest.raises(I2Error):
         while True:
             peer.hear()

@@ -164,7 +164,7 @@ def test_what_was_on_its_way_is_not_taken_for_a_difference(tmp_path: Path) -> No
     with closing(EmbeddedAgent(home, bytes(target))) as agent:
         channel = connect("127.0.0.1", agent.port, identity, identity.node_id)
         trees = (bytes(source), bytes(target), PathSet(bytes(source), ()))
-        with opened(channel, "0123456789abcdef", *trees, strict=False) as comparing:
+        with opened(channel, "0123456789abcdef", *trees, strict=False, owners=True) as comparing:
             comparing.look()
             tally = comparing.result().tally
             counts = (tally.equal, tally.different, tally.missing, tally.extra)
