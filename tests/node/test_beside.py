@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -198,6 +199,28 @@ def test_what_a_copy_left_that_was_not_finished_goes_and_is_not_taken_for_one(
     until("what is left goes", lambda: not list(house.base.glob(".i2node-copy-*")))
     (name,) = set(house.stamps()) - {run}
     assert snapshot(Path(f"{house.base}/{name}{tree}")) == snapshot(tree)
+
+
+def test_a_copy_waits_for_a_file_that_is_half_changed_not_for_one_that_will_be(
+    house: House, tree: Path
+) -> None:
+    there, here = house.link(house.backup), house.link(house.work)
+    house.order(there, grants=(house.grant(copies=2),))
+    house.order(here, (house.charge(),))
+    here.state(LIVE)
+    # What a large file is to be is on its way for as long as that takes: it has no seal.
+    (stage,) = (house.backup.home / "var" / "stage").iterdir()
+    steps, journal = b"steps of it", stage / f"{7:016x}.redo"
+    journal.write_bytes(steps)
+    copied(house, here, 0)
+    # The disk refuses what was begun.
+    journal.write_bytes(steps + struct.pack("<8sQ32s", b"i2redo1\n", len(steps), bytes(32)))
+    at = int(time.time()) + 1
+    copying = Copying(every_s=DAY, start=at)
+    house.order(here, (house.charge(version="half", copying=copying),))
+    until("nothing was begun", lambda: any(house.base.glob(".i2node-copy-*")))
+    journal.unlink()
+    assert noted(here, 1).sound, noted(here, 1)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import pytest
 from ends import until
 
 from i2node.errors import TargetFault
+from i2node.fs.tree import half_changed, journals
 from i2node.model import Kind
 from i2node.mover.batch import STEP_CLONE, Op, step
 from i2node.net.channel import Channel
@@ -134,6 +135,11 @@ def test_a_file_left_half_changed_is_whole_before_anybody_looks(
         first._wake.notify_all()
     thread.join(30)
     first._close()
+    (journal,) = journals(bytes(path.parent), RULE, tmp_path, bytes(disk))
+    assert half_changed(journal)
+    sealed = Path(os.fsdecode(journal)).read_bytes()
+    (tmp_path / "unsealed").write_bytes(sealed[:-48])
+    assert not half_changed(bytes(tmp_path / "unsealed"))
     assert path.read_bytes() == OLD + bytes(8 * MIB)
     # What a crash would leave that came later.
     with path.open("r+b") as file:

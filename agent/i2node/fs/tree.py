@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import stat
+import struct
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -25,6 +26,9 @@ STAGE_PREFIX = ".i2node-stage-"
 SHELF_PREFIX = ".i2node-aside-"
 REDO_SUFFIX = ".redo"
 """Of journals in the stage (mover.h, i2_redo)."""
+_SEALED = b"i2redo1\n"
+_SEAL = struct.Struct("<8sQ32s")
+"""At the end of a sealed one: these bytes, the length of what is before them, its hash."""
 
 
 def host_id() -> str:
@@ -88,16 +92,33 @@ def make_target(path: bytes) -> None:
         ) from error
 
 
-def half_changed(path: bytes, rule: str, state: Path, beside: bytes) -> bool:
-    """Whether a crash left journals in a rule's stage, wherever that may have been."""
+def journals(path: bytes, rule: str, state: Path, beside: bytes) -> Iterator[bytes]:
+    """The redo journals in a rule's stage, wherever that may be: of a session that runs those that
+    it is at, else those that a crash left."""
     name = os.fsencode(STAGE_PREFIX + rule[:12])
     for home in (os.fsencode(state / "stage"), beside, path):
+        stage = b"%s/%s" % (home, name)
         with suppress(OSError):
-            if any(
-                n.endswith(os.fsencode(REDO_SUFFIX)) for n in os.listdir(b"%s/%s" % (home, name))
-            ):
-                return True
-    return False
+            yield from (
+                b"%s/%s" % (stage, one)
+                for one in os.listdir(stage)
+                if one.endswith(os.fsencode(REDO_SUFFIX))
+            )
+
+
+def half_changed(journal: bytes) -> bool:
+    """Whether the file of a redo journal may be neither old nor new: without its seal (redo.c)
+    nothing has been done to it."""
+    try:
+        with open(journal, "rb") as file:
+            length = file.seek(0, os.SEEK_END) - _SEAL.size
+            if length < 0:
+                return False
+            file.seek(length)
+            magic, sealed, _ = _SEAL.unpack(file.read(_SEAL.size))
+    except FileNotFoundError:
+        return False
+    return (magic, sealed) == (_SEALED, length)
 
 
 class TargetTree:

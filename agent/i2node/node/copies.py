@@ -19,6 +19,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from i2node import log
 from i2node.errors import I2Error, Refused, SessionError, TargetFault, UsageError
 from i2node.fs.directory import open_directory
 from i2node.fs.root import Root
-from i2node.fs.tree import TargetTree, half_changed, make_target, remedy_for, within
+from i2node.fs.tree import TargetTree, half_changed, journals, make_target, remedy_for, within
 from i2node.model import show
 from i2node.mover import batch
 from i2node.net.channel import Channel
@@ -46,7 +47,10 @@ _log = logging.getLogger(__name__)
 
 ALIVE_S = 2.0
 STILL_S = 60.0
-"""How long a step that is under way in a tree is waited for."""
+"""How long a step that is under way in a tree is waited for ..."""
+WHOLE_S = 60.0
+"""... and how long until no file is half changed, which is so where the disk refused a change."""
+LOOK_S = 0.5
 SPARE = 20
 """One part in so many of a file system stays free."""
 STAGING = b".i2node-copy-"
@@ -200,7 +204,7 @@ class Copies:
         record = self._record(parts[0], grant, path, as_of)
         self._ledger.keep(record)
         try:
-            with self._still(parts):
+            with self._still(parts, channel):
                 made = self._fill(parts, record, b"%s/%s" % (base, run.encode()), channel)
             self._settle(staged, path)
             if not _is(path, record):
@@ -248,23 +252,38 @@ class Copies:
         )
 
     @contextmanager
-    def _still(self, parts: list[Record]) -> Iterator[None]:
+    def _still(self, parts: list[Record], channel: Channel) -> Iterator[None]:
         """Nothing changes them meanwhile, and nothing is half changed."""
-        with ExitStack() as held:
-            for part in parts:
-                still = self._ledger.still(part.rule)
-                if not still.acquire(timeout=STILL_S):
-                    raise SessionError(
-                        f"{part.root} does not hold still", "see what its disk is busy with"
-                    )
-                held.callback(still.release)
-            state = self._grants.config.var
-            for part in parts:
-                if half_changed(os.fsencode(part.root), part.rule, state, part.home):
-                    raise SessionError(
-                        f"a file of {part.root} is half changed", "tried again at the next time"
-                    )
-            yield
+        until = time.monotonic() + WHOLE_S
+        while True:
+            with ExitStack() as held:
+                for part in parts:
+                    still = self._ledger.still(part.rule)
+                    if not still.acquire(timeout=STILL_S):
+                        raise SessionError(
+                            f"{part.root} does not hold still", "see what its disk is busy with"
+                        )
+                    held.callback(still.release)
+                half = self._half_changed(parts)
+                if half is None:
+                    yield
+                    return
+            if time.monotonic() > until:
+                raise SessionError(
+                    f"a file of {half.root} is half changed", "see why its disk refuses the rest"
+                )
+            if not channel.alive:
+                raise SessionError("it was given up")
+            time.sleep(LOOK_S)
+
+    def _half_changed(self, parts: list[Record]) -> Record | None:
+        """The first that has such a file. What changes it has to go on before that is whole."""
+        state = self._grants.config.var
+        for part in parts:
+            found = journals(os.fsencode(part.root), part.rule, state, part.home)
+            if any(map(half_changed, found)):
+                return part
+        return None
 
     def _fill(self, parts: list[Record], record: Record, run: bytes, channel: Channel) -> _Made:
         made = _Made()

@@ -10,7 +10,7 @@ from pathlib import Path
 from i2node import log
 from i2node.errors import I2Error
 from i2node.fs.root import Root
-from i2node.fs.tree import TargetTree, half_changed, remedy_for, resolve_target
+from i2node.fs.tree import TargetTree, journals, remedy_for, resolve_target
 from i2node.model import show
 from i2node.mover import batch
 from i2node.repl.ledger import Ledger, Record
@@ -39,7 +39,7 @@ def mend_all(ledger: Ledger, state: Path, allowed: Sequence[Path]) -> None:
     what is lost. What cannot be done now is told, and done when the rule's next session opens."""
     for record in ledger.records():
         path = os.fsencode(record.root)
-        if not half_changed(path, record.rule, state, record.home):
+        if not any(journals(path, record.rule, state, record.home)):
             continue
         try:
             resolve_target(path, allowed)
