@@ -103,11 +103,11 @@ class Copies:
         stamps = _STAMP.fullmatch(run) and _STAMP.fullmatch(name)
         if not stamps or not isinstance(as_of, float) or not 0 < as_of < 1 << 35:
             raise UsageError("copy is malformed", "this is a defect of the work node")
-        peer = channel.peer_id
-        grant = self._grants.granted(rule, peer)
-        if grant is None or not grant.copies:
-            raise Refused(f"rule {rule:.64} may have no copies here", "order the grant first")
         with self._making:
+            # Asked now: another copy may have taken hours, and the rule be gone since.
+            grant = self._grants.granted(rule, channel.peer_id)
+            if grant is None or not grant.copies:
+                raise Refused(f"rule {rule:.64} may have no copies here", "order the grant first")
             if not channel.alive:
                 raise SessionError("it was given up")
             self._clear_unfinished(grant)
