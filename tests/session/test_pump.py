@@ -14,7 +14,7 @@ from channels import LONG, Nodes
 from i2node.errors import I2Error, PeerLost, ProtocolError
 from i2node.net.channel import Channel
 from i2node.net.pump import Pump
-from i2node.net.wire import Message
+from i2node.net.wire import Message, decode_weighed
 
 
 class Post:
@@ -101,6 +101,40 @@ def test_what_one_cannot_take_ends_that_one_alone(nodes: Nodes, fault: Exception
     assert post.came.get(timeout=LONG)[1]["t"] == "still"
     good.close()
     bad.close()
+
+
+def test_a_fault_where_none_is_to_be_ends_that_one_alone(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pump, post = Pump(), Post()
+    (bad, theirs), (good, other) = (nodes.connect(pump=pump) for _ in range(2))
+    post.to(good, 1)
+    lost: queue.Queue[I2Error] = queue.Queue()
+
+    def loses(error: I2Error) -> None:
+        lost.put(error)
+        raise ZeroDivisionError
+
+    def decode(body: bytes) -> tuple[Message, int]:
+        if b"garbage" in body:
+            raise ZeroDivisionError
+        return decode_weighed(body)
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name == "i2node-channel-end":
+            raise RuntimeError("can't start new thread")
+        began(thread)
+
+    bad.deliver(lambda _: None, loses)
+    began = threading.Thread.start
+    monkeypatch.setattr("i2node.net.channel.decode_weighed", decode)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    theirs.send({"t": "garbage"})
+    assert "a fault here" in lost.get(timeout=LONG).cause
+    bad.close()  # who waits for the end has it
+    other.send({"t": "still"})
+    assert post.came.get(timeout=LONG)[1]["t"] == "still"
+    good.close()
 
 
 def test_a_long_goodbye_holds_up_nobody(nodes: Nodes) -> None:

@@ -215,6 +215,8 @@ class Channel:
             self._fail(e)
         except OSError as e:
             self._fail(translate(e, self.address, self.host))
+        except Exception:  # it is the thread of other channels too
+            self._fault()
         return wanted if self._hand_over() else None
 
     def _work(self) -> tuple[int, float] | None:
@@ -242,11 +244,15 @@ class Channel:
         except I2Error as e:
             self._fail(e)
             return False
-        except Exception:  # it is the thread of other channels too
-            log.event(_log, logging.ERROR, "fault", at="channel", peer=self.peer_id)
-            self._fail(PeerLost(f"{self.address}: a fault here, see the log"))
+        except Exception:
+            self._fault()
             return False
         return True
+
+    def _fault(self) -> None:
+        """Of an exception that nothing here is to raise."""
+        log.event(_log, logging.ERROR, "fault", at="channel", peer=self.peer_id)
+        self._fail(PeerLost(f"{self.address}: a fault here, see the log"))
 
     def _turn(self, until: float) -> float | None:
         """Reads, beats, sends; lock held. Seconds to wait for more, None when closed at last."""
@@ -315,7 +321,10 @@ class Channel:
             stream.close()
         if lost is not None:
             self._hand_over()
-            lost(self._failure)
+            try:
+                lost(self._failure)
+            except Exception:  # who closes it waits for what follows
+                self._fault()
         quietly(self._tls.unwrap)  # sends close_notify; the peer's is not waited for
         if not cut:
             quietly(lambda: linger(self._tls, _FLUSH))

@@ -99,7 +99,10 @@ class Pump:
         wanted = served.turn()
         if wanted is None:
             self._forget(served)
-            threading.Thread(target=served.end, name="i2node-channel-end", daemon=True).start()
+            try:
+                threading.Thread(target=served.end, name="i2node-channel-end", daemon=True).start()
+            except RuntimeError:  # no more threads are to be had; the others wait for it, then
+                served.end()
             return
         mask, wait = wanted
         self._register(served, mask)
