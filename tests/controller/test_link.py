@@ -112,4 +112,16 @@ def test_orders_that_a_node_refuses_show_at_their_rules(tmp_path: Path) -> None:
         link.push()
         link.wait_held(6, 30)
         assert not link.refusal("R-3")
+        # It may say anything.
+        wanted = Orders(number=7, charges=(charge,))
+        link.push()
+        link.wait_held(7, 30)
+        link._judged("refused", {"number": 8, "cause": "no\0 database\n" * 4096})
+        told = heard["R-1"].cause
+        assert "no\\x00 database" in told and told.isprintable() and len(told) < 8192
+        # What it ends the link for is told.
+        assert link._talk is not None
+        link._talk.channel.send({"t": "nonsense"})
+        until("it is over", lambda: not link.online)
+        assert "nonsense" in link.cause.cause
         link.close()

@@ -5,6 +5,7 @@ asked and answered. The controller dials; node.govern is the other end.
     -> orders {body, left} <- held {number, refused} | refused {number, cause, remedy}
     -> ask {id, verb}      <- answer {id, value} | answer {id, error, cause, remedy}
                            <- standings {rules}
+                           <- error {code, cause, remedy}: the node ends it
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 from i2node import log
 from i2node.errors import I2Error, PeerLost, ProtocolError, Refused, of_code
-from i2node.model import State
+from i2node.model import State, show
 from i2node.net.channel import Channel
 from i2node.net.identity import Identity
 from i2node.net.transport import Pump, connect
@@ -32,6 +33,7 @@ BACKOFF_S = (1.0, 2.0, 5.0, 10.0)
 LASTING_S = 60.0
 """A connection that held so long was not one of those that fail again and again."""
 GREETING_S = 10.0
+_TOLD_MOST = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class Conversation:
             with self._changed:
                 del self._open[number]
         if "error" in answer:
-            raise of_code(*(str(answer.get(key, "")) for key in ("error", "cause", "remedy")))
+            raise of_code(*_told(answer, "error", "cause", "remedy"))
         return answer.get("value")
 
     def answered(self, message: Mapping[str, Any]) -> None:
@@ -173,6 +175,12 @@ class Link:
         """Whether the node is connected."""
         return self._talk is not None
 
+    @property
+    def failures(self) -> int:
+        """How often in a row there was none, or none that lasted; no more than make a difference to
+        when it is dialled."""
+        return min(self._failures, len(BACKOFF_S))
+
     def refusal(self, rule: str) -> str:
         """Why the node does not take its part in a rule, "": it does, or has not said."""
         whole = self._refused
@@ -241,8 +249,7 @@ class Link:
             fields = {"node": self.address.node, "cause": error.cause}
             log.event(_log, logging.WARNING, "node-offline", **fields)
         if not closed:
-            pause = BACKOFF_S[min(self._failures, len(BACKOFF_S)) - 1]
-            self._lost(self, pause * random.uniform(0.5, 1.0))
+            self._lost(self, BACKOFF_S[self.failures - 1] * random.uniform(0.5, 1.0))
 
     def _take(self, talk: Conversation, message: Mapping[str, Any]) -> None:
         kind = message["t"]
@@ -260,6 +267,7 @@ class Link:
         elif kind in ("held", "refused"):
             self._judged(kind, message)
         else:
+            _raise_told(message)
             raise ProtocolError(f"{talk.channel.address}: unexpected message {kind!r:.40}")
 
     def _judged(self, kind: str, message: Mapping[str, Any]) -> None:
@@ -269,8 +277,7 @@ class Link:
                 self._refused = None
                 self._note_refused(message.get("refused"))
             else:
-                told = (str(message.get(key, "")) for key in ("cause", "remedy"))
-                self._refusal = Refused(*told)
+                self._refusal = Refused(*_told(message, "cause", "remedy"))
                 self._refused = (self._refusal, time.time())
                 cause = self._refusal.cause
                 log.event(
@@ -288,7 +295,8 @@ class Link:
         nobody else does."""
         told = [one for one in rules if isinstance(one, dict)] if isinstance(rules, list) else []
         before = self._left_out
-        self._left_out = {str(one.get("rule", "")): str(one.get("cause", "")) for one in told}
+        texts = [_told(one, "rule", "cause") for one in told]
+        self._left_out = {text[0]: text[1] for text in texts}
         for rule, cause in self._left_out.items() - before.items():
             fields = {"rule": rule, "cause": cause}
             log.event(_log, logging.ERROR, "rule-refused", node=self.address.node, **fields)
@@ -323,8 +331,20 @@ def _unheard(charge: Charge) -> Standing:
 
 def _due(message: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     if message["t"] != kind:
+        _raise_told(message)
         raise ProtocolError(f"{message['t']!r:.40} came where {kind} is due")
     return message
+
+
+def _raise_told(message: Mapping[str, Any]) -> None:
+    """What a node ends a link for it tells with its last message."""
+    if message["t"] == "error":
+        raise of_code(*_told(message, "code", "cause", "remedy"))
+
+
+def _told(message: Mapping[str, Any], *keys: str) -> tuple[str, ...]:
+    """What a node says, as any log and database takes it: it may say anything."""
+    return tuple(show(str(message.get(key, "")).encode())[:_TOLD_MOST] for key in keys)
 
 
 def _number(message: Mapping[str, Any]) -> int:
