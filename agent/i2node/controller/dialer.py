@@ -22,7 +22,8 @@ class Dialer:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._due: list[tuple[float, int, Link]] = []
+        self._later: list[tuple[float, int, Link]] = []
+        self._due: list[tuple[int, int, Link]] = []
         self._numbers = count()
         self._closed = False
 
@@ -34,7 +35,7 @@ class Dialer:
     def dial(self, link: Link, wait_s: float = 0.0) -> None:
         """The link is to be made, in so many seconds."""
         with self._changed:
-            heapq.heappush(self._due, (time.monotonic() + wait_s, next(self._numbers), link))
+            heapq.heappush(self._later, (time.monotonic() + wait_s, next(self._numbers), link))
             self._changed.notify()
 
     def close(self) -> None:
@@ -51,11 +52,21 @@ class Dialer:
                 log.event(_log, logging.ERROR, "fault", at="dial", node=link.address.node)
 
     def _next(self) -> Link | None:
-        """The next whose time has come; None: there are to be no more."""
+        """Of those whose time has come the one that failed least; None: there are to be no more.
+
+        A host that hangs takes ten seconds, so many of them all that can be made at a time: who
+        was there a moment ago does not stand in line with them.
+        """
         with self._changed:
             while not self._closed:
-                wait = self._due[0][0] - time.monotonic() if self._due else None
-                if wait is not None and wait <= 0:
-                    return heapq.heappop(self._due)[2]
-                self._changed.wait(wait)
+                now = time.monotonic()
+                while self._later and self._later[0][0] <= now:
+                    _, number, link = heapq.heappop(self._later)
+                    heapq.heappush(self._due, (link.failures, number, link))
+                if self._due:
+                    link = heapq.heappop(self._due)[2]
+                    if self._due:
+                        self._changed.notify()
+                    return link
+                self._changed.wait(self._later[0][0] - now if self._later else None)
         return None
