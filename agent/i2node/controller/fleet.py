@@ -273,12 +273,12 @@ class Fleet:
                 for node, link in self._links.items()
                 if link.online and self._pushed.get(node) != numbers.get(node)
             ]
-            self._pushed = numbers
+            # Those are told below; where the database fails there, in the next round.
+            self._pushed = numbers | dict.fromkeys((link.address.node for link in behind), -1)
         for link in made:
             self._dialer.dial(link)
         for link in behind:
-            with suppress(I2Error):  # it is told when it is back, as those are that are away
-                link.push()
+            self._push(link.address.node)
 
     def _made(self, address: Address) -> Link:
         node = address.node
@@ -343,9 +343,9 @@ class Fleet:
         if self._fresh:
             fresh, self._fresh = self._fresh, {}
             self._heard.note(list(fresh.values()), time.time())
-        if self._presence:
-            presence, self._presence = self._presence, []
+        if presence := list(self._presence):
             self._heard.note_presence(presence, time.time())
+            del self._presence[: len(presence)]  # now that it is written down
         if self._versions:
             versions, self._versions = self._versions, {}
             self._store.greeted(versions, int(time.time()))
