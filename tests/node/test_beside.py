@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ends import until
@@ -20,6 +20,8 @@ from nursery import Nursery
 from trees import snapshot
 
 from i2node.model import State
+from i2node.node import beside
+from i2node.node.stint import Stint
 from i2node.orders import Charge, Comparing, Copying, Note, Want
 from i2node.schedule import Plan
 
@@ -86,6 +88,26 @@ def test_the_trees_are_compared_at_their_time_and_nothing_is_mended(
     house.work.start()
     here = house.link(house.work)
     assert here.state(LIVE).notes == (first, second, third), "they are kept"
+
+
+def test_what_has_not_arrived_since_a_copy_is_made_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Late:
+        asked = 0
+
+        @property
+        def durable_as_of(self) -> float:
+            self.asked += 1
+            return 0.0 if self.asked < 5 else time.time()
+
+    monkeypatch.setattr(beside, "SETTLE_S", -1.0)
+    copied = Late()
+    beside._settle(cast(Stint, copied), lambda: True, lambda: False)
+    assert copied.asked == 5
+    stuck = Late()
+    beside._settle(cast(Stint, stuck), lambda: False, lambda: False)
+    assert stuck.asked == 1
 
 
 def test_what_falls_due_while_the_rule_is_stopped_is_not_made_up_for(

@@ -46,7 +46,7 @@ class Beside:
     def __init__(self, tools: Tools, rule: str) -> None:
         self._diary = Diary(tools.config.var / "charges" / f"{rule}.diary.json")
         self._copier = Copier(tools, self._diary)
-        self._chores = (Comparer(tools, self._diary), self._copier)
+        self._chores = (Comparer(tools, self._diary, lambda: self.copying), self._copier)
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -206,6 +206,11 @@ class Comparer(Chore):
 
     what = COMPARE
 
+    def __init__(self, tools: Tools, diary: Diary, held: Callable[[], bool]) -> None:
+        """held: whether the target stands still by now, as it does for a copy."""
+        super().__init__(tools, diary)
+        self._held = held
+
     def due(self, charge: Charge, now: float) -> float | None:
         if charge.comparing is None:
             return None
@@ -252,7 +257,7 @@ class Comparer(Chore):
             comparing.stopped = over
             comparing.look()
             if not comparing.result().equal:
-                _settle(stint, over)
+                _settle(stint, self._held, over)
                 comparing.look_again()
             return comparing.result()
 
@@ -337,8 +342,12 @@ def _hang_up(channel: Channel, over: Callable[[], bool], stop: threading.Event) 
             return
 
 
-def _settle(stint: Stint, over: Callable[[], bool]) -> None:
-    """Waits until what has changed so far is at the target, or for so long."""
+def _settle(stint: Stint, held: Callable[[], bool], over: Callable[[], bool]) -> None:
+    """Waits until what has changed so far is at the target, or for so long after it was held."""
     moment, until = time.time(), time.monotonic() + SETTLE_S
-    while stint.durable_as_of < moment and time.monotonic() < until and not over():
+    while stint.durable_as_of < moment and not over():
+        if held():
+            until = time.monotonic() + SETTLE_S
+        elif time.monotonic() > until:
+            return
         time.sleep(READY_S / 5)
