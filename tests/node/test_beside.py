@@ -237,10 +237,19 @@ def test_a_copy_waits_for_a_file_that_is_half_changed_not_for_one_that_will_be(
     copied(house, here, 0)
     # The disk refuses what was begun.
     journal.write_bytes(steps + struct.pack("<8sQ32s", b"i2redo1\n", len(steps), bytes(32)))
-    at = int(time.time()) + 1
-    copying = Copying(every_s=DAY, start=at)
+
+    def began() -> bool:
+        return any(house.base.glob(".i2node-copy-*"))
+
+    copying = Copying(every_s=DAY, start=int(time.time()) + 1)
     house.order(here, (house.charge(version="half", copying=copying),))
-    until("nothing was begun", lambda: any(house.base.glob(".i2node-copy-*")))
+    until("nothing was begun", began)
+    # One that is not wanted any more is given up, and nothing is told of it.
+    house.order(here, (house.charge(version="off"),))
+    until("it goes on", lambda: not began())
+    assert len(here.state(LIVE).notes) == 1
+    house.order(here, (house.charge(version="on", copying=copying),))
+    until("it is not taken up again", began)
     journal.unlink()
     assert noted(here, 1).sound, noted(here, 1)
 

@@ -89,6 +89,10 @@ class Chore:
 
     # ------------------------------------------------------------------ what a kind of work is
 
+    def wanted(self, charge: Charge) -> bool:
+        """Whether it is to be done at all."""
+        raise NotImplementedError
+
     def due(self, charge: Charge, now: float) -> float | None:
         """When it is due, which may be past; None: never, as it is wanted now."""
         raise NotImplementedError
@@ -178,7 +182,7 @@ class Chore:
             failure = SessionError(f"the agent failed: {error!r}", "see the agent's log")
             note = chores.failed(self.what, failure)
         if self._is_over(stint) and (note is None or note.error):
-            return 0.0  # given up: due still
+            return 0.0  # given up: due still, if it is wanted still
         if note is not None and note.error == PeerLost.code:
             # Due still, when it is back.
             told = any(one.text == note.text for one in self.diary.notes[-1:])
@@ -189,7 +193,8 @@ class Chore:
 
     def _is_over(self, stint: Stint) -> bool:
         with self._lock:
-            return self._ending or self._stint is not stint
+            wanted = self._charge is not None and self.wanted(self._charge)
+            return self._ending or self._stint is not stint or not wanted
 
     def _tell(self, charge: Charge, note: Note | None, done: float | None) -> None:
         if note is None:
@@ -210,6 +215,9 @@ class Comparer(Chore):
         """held: whether the target stands still by now, as it does for a copy."""
         super().__init__(tools, diary)
         self._held = held
+
+    def wanted(self, charge: Charge) -> bool:
+        return charge.comparing is not None
 
     def due(self, charge: Charge, now: float) -> float | None:
         if charge.comparing is None:
@@ -268,6 +276,9 @@ class Copier(Chore):
 
     what = COPY
     under_way = False
+
+    def wanted(self, charge: Charge) -> bool:
+        return charge.copying is not None
 
     def due(self, charge: Charge, now: float) -> float | None:
         if charge.copying is None:
