@@ -244,6 +244,11 @@ def test_a_copy_waits_for_a_file_that_is_half_changed_not_for_one_that_will_be(
     copying = Copying(every_s=DAY, start=int(time.time()) + 1)
     house.order(here, (house.charge(version="half", copying=copying),))
     until("nothing was begun", began)
+    # Another rule can be deleted meanwhile.
+    other, root = RULE[:-1] + "2", str(house.base.parent / "other")
+    grants = (house.grant(copies=2), house.grant(rule=other, base="", roots=(root,)))
+    house.order(there, grants=grants)
+    assert there.ask("wipe", rule=other, roots=[root])["value"] == {"removed": []}
     # One that is not wanted any more is given up, and nothing is told of it.
     house.order(here, (house.charge(version="off"),))
     until("it goes on", lambda: not began())

@@ -74,6 +74,8 @@ class Copies:
         self._grants = grants
         self._ledger = grants.ledger
         self._making = threading.Lock()
+        self._lock = threading.Lock()
+        self._busy: dict[str, threading.Lock] = {}
 
     # ------------------------------------------------------------------ asked for
 
@@ -103,7 +105,7 @@ class Copies:
         stamps = _STAMP.fullmatch(run) and _STAMP.fullmatch(name)
         if not stamps or not isinstance(as_of, float) or not 0 < as_of < 1 << 35:
             raise UsageError("copy is malformed", "this is a defect of the work node")
-        with self._making:
+        with self._making, self._of_rule(rule):
             # Asked now: another copy may have taken hours, and the rule be gone since.
             grant = self._grants.granted(rule, channel.peer_id)
             if grant is None or not grant.copies:
@@ -123,25 +125,31 @@ class Copies:
     # ------------------------------------------------------------------ what goes
 
     def prune(self) -> None:
-        """Removes what is left of copies, and those that are to stay no longer; not while one is
-        made."""
-        if not self._making.acquire(blocking=False):
-            return
-        try:
-            for grant in self._grants.all():
-                self._clear_unfinished(grant)
-                self._drop(grant)
-        finally:
-            self._making.release()
+        """Removes what is left of copies, and those that are to stay no longer; not of a rule of
+        which one is made."""
+        for grant in self._grants.all():
+            busy = self._of_rule(grant.rule)
+            if busy.acquire(blocking=False):
+                try:
+                    self._clear_unfinished(grant)
+                    self._drop(grant)
+                finally:
+                    busy.release()
 
     def tidy(self, grant: Grant) -> None:
         """What is left of copies of a rule goes. SessionError: one is being made."""
-        if not self._making.acquire(timeout=STILL_S):
-            raise SessionError("a copy is being made", "try again in a while")
+        busy = self._of_rule(grant.rule)
+        if not busy.acquire(timeout=STILL_S):
+            raise SessionError("a copy of it is being made", "try again in a while")
         try:
             self._clear_unfinished(grant)
         finally:
-            self._making.release()
+            busy.release()
+
+    def _of_rule(self, rule: str) -> threading.Lock:
+        """Held by who makes or removes copies of it."""
+        with self._lock:
+            return self._busy.setdefault(rule, threading.Lock())
 
     def _of(self, grant: Grant, complete: bool = True) -> list[Record]:
         """The copies of a rule, the oldest first."""
