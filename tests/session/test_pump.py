@@ -73,6 +73,26 @@ def test_last_words_are_given_before_the_end(nodes: Nodes) -> None:
     mine.close()
 
 
+def test_last_words_say_why_it_ended(nodes: Nodes) -> None:
+    """Though they come with the end, which is told for itself where there are none."""
+    for number in range(20):
+        mine, theirs = nodes.connect()
+        lost: queue.Queue[I2Error] = queue.Queue()
+        late = number % 2
+        if not late:
+            mine.deliver(_raise, lost.put)
+        theirs.send({"t": "go away"})
+        theirs.close()
+        if late:
+            mine.deliver(_raise, lost.put)
+        assert isinstance(lost.get(timeout=LONG), ProtocolError)
+        mine.close()
+
+
+def _raise(message: Message) -> None:
+    raise ProtocolError(message["t"])
+
+
 def test_whoever_comes_late_is_told_of_the_end(nodes: Nodes) -> None:
     mine, _ = nodes.connect()
     mine.close()

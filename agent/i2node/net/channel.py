@@ -155,8 +155,7 @@ class Channel:
             over = self._over
             self._pump.call(self)
         if over and self._failure is not None:
-            self._hand_over()
-            lost(self._failure)
+            lost(self._hand_over() or self._failure)
 
     def close(self, wait: bool = True) -> None:
         """Sends what is still to be sent, for two seconds at most, and ends channel and streams.
@@ -207,17 +206,21 @@ class Channel:
 
     def turn(self) -> tuple[int, float] | None:
         """The pump's; see there."""
-        wanted = None
+        wanted, failure = None, None
         try:
             with self._lock:
                 wanted = self._work()
         except I2Error as e:
-            self._fail(e)
+            failure = e
         except OSError as e:
-            self._fail(translate(e, self.address, self.host))
+            failure = translate(e, self.address, self.host)
         except Exception:  # it is the thread of other channels too
-            self._fault()
-        return wanted if self._hand_over() else None
+            failure = self._fault()
+        failure = self._hand_over() or failure  # the last words may say why it ends
+        if failure is not None:
+            self._fail(failure)
+            return None
+        return wanted
 
     def _work(self) -> tuple[int, float] | None:
         """Lock held."""
@@ -230,10 +233,10 @@ class Channel:
         mask = (0 if paused else select.POLLIN) | (select.POLLOUT if self._out else 0)
         return mask, max(0.0, wait)
 
-    def _hand_over(self) -> bool:
-        """What came, to whom it is to be given; False: that ended the channel."""
+    def _hand_over(self) -> I2Error | None:
+        """What came, to whom it is to be given; that may end the channel."""
         if self._take is None:
-            return True
+            return None
         with self._lock:
             messages = [message for message, _ in self._inbox]
             self._inbox.clear()
@@ -242,17 +245,15 @@ class Channel:
             for message in messages:
                 self._take(message)
         except I2Error as e:
-            self._fail(e)
-            return False
+            return e
         except Exception:
-            self._fault()
-            return False
-        return True
+            return self._fault()
+        return None
 
-    def _fault(self) -> None:
-        """Of an exception that nothing here is to raise."""
+    def _fault(self) -> I2Error:
+        """What is said of an exception that nothing here is to raise; the log has it."""
         log.event(_log, logging.ERROR, "fault", at="channel", peer=self.peer_id)
-        self._fail(PeerLost(f"{self.address}: a fault here, see the log"))
+        return PeerLost(f"{self.address}: a fault here, see the log")
 
     def _turn(self, until: float) -> float | None:
         """Reads, beats, sends; lock held. Seconds to wait for more, None when closed at last."""
@@ -320,9 +321,9 @@ class Channel:
         for stream in streams:
             stream.close()
         if lost is not None:
-            self._hand_over()
+            why = self._hand_over() or self._failure
             try:
-                lost(self._failure)
+                lost(why)
             except Exception:  # who closes it waits for what follows
                 self._fault()
         quietly(self._tls.unwrap)  # sends close_notify; the peer's is not waited for
