@@ -131,6 +131,7 @@ def _add_controller(controller: argparse.ArgumentParser) -> None:
     )
     parts = controller.add_subparsers(dest="part", metavar="PART")
     parts.add_parser("code", help="print the code that a node enrols itself with")
+    parts.add_parser("check-config", help="check its configuration without using it")
     user = parts.add_parser("user", help="who may log in")
     user.add_argument("deed", choices=("list", "add", "password", "remove"))
     user.add_argument("name", metavar="NAME", nargs="?", default="")

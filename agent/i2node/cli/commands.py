@@ -54,10 +54,15 @@ def agent(arguments: argparse.Namespace) -> int:
     configuration is sound."""
     config = _agent_config(arguments)
     log.start(config.log_level)
+    from i2node.cli.service import manager
     from i2node.net.identity import Identity
+    from i2node.net.notify import Manager
     from i2node.node.daemon import Daemon
 
+    service = Manager() if arguments.embedded else manager()
+
     def end(number: int, frame: FrameType | None) -> None:
+        service.stops()
         raise KeyboardInterrupt
 
     def reload(number: int, frame: FrameType | None) -> None:
@@ -67,13 +72,14 @@ def agent(arguments: argparse.Namespace) -> int:
             fields = {"cause": error.cause, "remedy": error.remedy}
             log.event(_log, logging.WARNING, "reload-refused", **fields)
         else:
+            service.reloads()
             raise _Reload
 
     signal.signal(signal.SIGTERM, end)
     if not arguments.embedded:
         signal.signal(signal.SIGHUP, reload)
     try:
-        Daemon(config, Identity.load(config.etc), embedded=arguments.embedded).run()
+        Daemon(config, Identity.load(config.etc), arguments.embedded, service).run()
     except KeyboardInterrupt:
         log.event(_log, logging.INFO, "agent-stopped")
     except _Reload:

@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 def controller(arguments: argparse.Namespace) -> int:
     """The server until SIGTERM or SIGINT; or a word with its list of users."""
     config = ControllerConfig.load(arguments.home)
+    if arguments.part == "check-config":
+        print(f"{config.file}: sound" if config.file.exists() else f"{config.file}: not there")
+        return 0
     log.start(config.log_level)
     try:
         from i2node.controller.server import Office
     except ImportError as error:
         raise UsageError(
-            f"the controller's packages are missing: {error}", "pip install 'i2node[controller]'"
+            f"the controller's packages are missing: {error}",
+            "install the package i2node-controller, or: pip install 'i2node[controller]'",
         ) from error
     given = None if arguments.password_file is None else password_of(arguments.password_file)
     with Office.open(config) as office:
@@ -35,7 +39,9 @@ def controller(arguments: argparse.Namespace) -> int:
         made = office.found_administrator(given)
         if made is not None:
             _tell("admin", made)
-        office.serve()
+        from i2node.cli.service import manager
+
+        office.serve(manager())
     return 0
 
 

@@ -46,6 +46,7 @@ from i2node.controller.tokens import TokenDesk
 from i2node.errors import UsageError
 from i2node.net.identity import Identity
 from i2node.net.listener import bound
+from i2node.net.notify import Manager
 
 _log = logging.getLogger(__name__)
 
@@ -109,16 +110,17 @@ class Office:
         log.event(_log, logging.INFO, "administrator-created", name=ADMINISTRATOR)
         return None if password else made
 
-    def serve(self) -> None:
-        """Answers calls until SIGTERM or SIGINT. UsageError: a port cannot be had."""
+    def serve(self, manager: Manager) -> None:
+        """Answers calls until SIGTERM or SIGINT; manager: of services, that is told of it.
+        UsageError: a port cannot be had."""
         # Each link takes a descriptor, and the usual soft limit is that of old programs.
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         # Who answers a call waits for others' turns several times; whoever hears nodes does not.
         sys.setswitchinterval(0.0001)
-        asyncio.run(self._serve())
+        asyncio.run(self._serve(manager))
 
-    async def _serve(self) -> None:
+    async def _serve(self, manager: Manager) -> None:
         config, app = self.config, app_of(self.desk)
         certificate = config.certificate or str(self.identity.key_file)
         plain, sealed = _settings(app), _settings(app)
@@ -143,11 +145,15 @@ class Office:
         ports_had = dict(zip(names, where, strict=True))
         log.event(_log, logging.INFO, "controller-listens", **ports_had)
         self.fleet.start()
+        manager.ready(f"ports {', '.join(map(str, where))}")
+        beat = asyncio.create_task(_beat(manager))
         try:
             await asyncio.gather(
                 *(server.serve([door]) for server, door in zip(servers, doors, strict=True))
             )
         finally:
+            manager.stops()
+            beat.cancel()
             enrolment.close()
             self.fleet.close()
         log.event(_log, logging.INFO, "controller-stopped")
@@ -164,6 +170,13 @@ class _Server(uvicorn.Server):
 def _end(servers: tuple[_Server, ...]) -> None:
     for server in servers:
         server.should_exit = True
+
+
+async def _beat(manager: Manager) -> None:
+    """For the watchdog, as long as calls are answered."""
+    while (pause := manager.beat_s) is not None:
+        manager.alive()
+        await asyncio.sleep(pause)
 
 
 def _settings(app: FastAPI) -> uvicorn.Config:

@@ -9,7 +9,8 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -19,6 +20,7 @@ from i2node.errors import I2Error, UsageError
 from i2node.net.channel import Channel
 from i2node.net.identity import Identity
 from i2node.net.listener import Listener
+from i2node.net.notify import Manager
 from i2node.node import inventory
 from i2node.node.charges import Charges
 from i2node.node.govern import Governor
@@ -36,10 +38,17 @@ _log = logging.getLogger(__name__)
 class Daemon:
     """The agent of a home. `run` returns when it is stopped, or, embedded, when stdin ends."""
 
-    def __init__(self, config: Config, identity: Identity, embedded: bool = False) -> None:
+    def __init__(
+        self,
+        config: Config,
+        identity: Identity,
+        embedded: bool = False,
+        manager: Manager | None = None,
+    ) -> None:
         self.config = config
         self.identity = identity
         self.embedded = embedded
+        self.manager = manager or Manager()
         self.ledger = Ledger(config.var / "targets")
         self.budgets = Budgets(self.ledger, config.limits)
         self.grants = Grants(config, identity, self.ledger, self.budgets)
@@ -62,6 +71,7 @@ class Daemon:
         )
         listener.start()
         server = StatusServer(self.config.run, self._verbs())
+        untold = self.manager.keep_told(lambda: self._summary(listener.port))
         try:
             if not self.embedded:
                 self.charges.start()
@@ -79,8 +89,10 @@ class Daemon:
                     node=self.identity.node_id,
                     roots=",".join(map(str, self.config.allow_roots)) or None,
                 )
-                until_signal()
+                self.manager.ready(self._summary(listener.port))
+                until_signal(self.manager.alive, self.manager.beat_s)
         finally:
+            untold()
             self.charges.close()
             server.close()
             listener.close()
@@ -97,6 +109,12 @@ class Daemon:
 
     def _reports(self) -> list[RuleReport]:
         return self.charges.reports() + self.budgets.reports()
+
+    def _summary(self, port: int) -> str:
+        """A line for `systemctl status`."""
+        states = Counter(str(report.state) for report in self._reports())
+        told = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
+        return f"port {port}; rules: {told or 'none'}"
 
     def _held(self, question: Mapping[str, Any]) -> Budget:
         rule = question.get("rule")
@@ -134,8 +152,9 @@ def _first(channel: Channel) -> dict[str, Any] | None:
     return None
 
 
-def until_signal() -> None:
-    """Until a handler of a signal raises. Main thread only.
+def until_signal(beat: Callable[[], None] = lambda: None, every_s: float | None = None) -> None:
+    """Until a handler of a signal raises; meanwhile `beat` each so many seconds, and at every
+    signal. Main thread only.
 
     The kernel gives a signal to any thread that comes by, also to one of the mover's; Python's
     handlers run in the main thread, which must be woken for that, and a lock would not be.
@@ -146,8 +165,10 @@ def until_signal() -> None:
     poll.register(woken, select.POLLIN)
     try:
         while True:
-            poll.poll()
-            os.read(woken, 4096)
+            poll.poll(None if every_s is None else every_s * 1000)
+            with suppress(BlockingIOError):
+                os.read(woken, 4096)
+            beat()
     finally:
         signal.set_wakeup_fd(before)
         os.close(wake)

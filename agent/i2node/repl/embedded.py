@@ -22,7 +22,16 @@ class EmbeddedAgent:
 
     def __init__(self, home: Path | None, root: bytes) -> None:
         where = ["--home", str(home)] if home else []
-        command = [sys.executable, "-m", "i2node", *where, "agent", "--embedded", "--allow-root"]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "i2node",
+            *where,
+            "agent",
+            "--embedded",
+            "--allow-root",
+        ]
         self._child = subprocess.Popen(
             [*command, os.fsdecode(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
