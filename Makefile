@@ -6,6 +6,7 @@
 # make fidelity  what is kept of each attribute, beside rsync, as root, into tests/e2e/FIDELITY.md
 # make bench-live    against lsyncd and Syncthing, as root (CASES= RUNS=), into tests/bench/LIVE.md
 # make faults        every fault on real kernels, as root (SECONDS= SEED=), into tests/faults/FAULTS.md
+# make rpm           packages for EL9 and its like, into dist/ (PYTHON= of the version that the hosts have)
 # make venv    .venv with the package, editable, and what the tests need
 
 VENV ?= .venv
@@ -17,7 +18,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 C_SOURCES := $(wildcard native/src/*.c)
 C_HEADERS := $(wildcard native/include/*.h native/src/*.h)
 
-.PHONY: demo test check fuzz bench bench-live fidelity faults venv native-check clean
+.PHONY: demo test check fuzz bench bench-live fidelity faults rpm venv native-check clean
 
 demo: venv
 	@$(BIN)/python tests/e2e/demo.py $(if $(SRC),--source '$(SRC)') $(if $(DST),--target '$(DST)') \
@@ -57,6 +58,10 @@ faults: venv
 	$(BIN)/python tests/faults/campaign.py --seconds $(or $(SECONDS),900) --seed $(or $(SEED),1) \
 		>tests/faults/FAULTS.md.new
 	mv tests/faults/FAULTS.md.new tests/faults/FAULTS.md
+
+rpm:
+	@[ -n '$(PYTHON)' ] || { echo 'make rpm needs Python 3.11 or later: make rpm PYTHON=...' >&2; exit 1; }
+	packaging/make-rpm $(PYTHON)
 
 venv: $(VENV)/.installed $(VENV)/.built
 

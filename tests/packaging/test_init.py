@@ -1,5 +1,6 @@
-"""The init script, run as init runs it, with every place it touches moved into a directory of the
-test's. The program it starts is a stand-in: what is tested is the script."""
+"""The init scripts, run as init runs them, with every place they touch moved into a directory of
+the test's. The program they start is a stand-in: what is tested is the scripts, in the cases that
+the program itself does not give. test_rpm.py has them with the program."""
 
 import contextlib
 import os
@@ -13,17 +14,25 @@ import pytest
 
 pytestmark = pytest.mark.root
 
-SCRIPT = Path(__file__).parents[2] / "packaging" / "i2node.init"
+PACKAGING = Path(__file__).parents[2] / "packaging"
+SCRIPT = PACKAGING / "i2node.init"
 PROGRAM = """#!{python}
-import os, pathlib, signal, sys
+import os, pathlib, signal, socket, subprocess, sys
 here = pathlib.Path(__file__).parent
-command = [word for word in sys.argv[1:] if not word.startswith("-")][-1]
+command = sys.argv[-1]
 if command == "check-config":
     sys.exit(2 if (here / "wrong").exists() else 0)
 if (here / "doomed").exists():
     sys.exit("address in use")
 minded = {{signal.SIGHUP, signal.SIGTERM}}
 signal.pthread_sigmask(signal.SIG_BLOCK, minded)
+os.makedirs(here / "var" / "run", exist_ok=True)
+os.chdir(here / "var" / "run")
+answers = socket.socket(socket.AF_UNIX)
+answers.bind(f"{{os.getpid()}}.sock")
+if (here / "stubborn").exists():
+    child = subprocess.Popen(["sleep", "infinity"], start_new_session=True)
+    (here / "child").write_text(str(child.pid))
 (here / "ready").write_text(str(os.getpid()) + "\\n")
 while signal.sigwait(minded) != signal.SIGTERM or (here / "stubborn").exists():
     pass
@@ -44,6 +53,9 @@ class Init:
         text = SCRIPT.read_text()
         places = {
             "I2NODE": self.program,
+            "I2NODE_HOME": here,
+            "ACTIONS": PACKAGING / "init.sh",
+            "SYSTEMD": here / "systemd",
             "PIDFILE": self.pid_file,
             "LOCKFILE": self.lock_file,
             "LOGFILE": here / "log" / "i2node.log",
@@ -52,6 +64,8 @@ class Init:
         for name, value in places.items():
             text, found = re.subn(rf"^{name}=.*$", f"{name}='{value}'", text, flags=re.MULTILINE)
             assert found == 1, name
+        text, found = re.subn(r"/etc/sysconfig/i2node", str(here / "sysconfig"), text)
+        assert found
         self.script = here / "init"
         self.script.write_text(text)
 
@@ -135,13 +149,72 @@ def test_a_start_that_fails_is_said(init):
     assert init("start") == 5
 
 
-def test_what_does_not_end_is_killed(init):
-    text = init.script.read_text().replace("STOP_SECONDS='60'", "STOP_SECONDS='1'")
-    init.script.write_text(text)
+def test_what_does_not_end_is_killed_and_what_it_started_too(init):
+    (init.here / "sysconfig").write_text("STOP_SECONDS=1\n")
     (init.here / "stubborn").touch()
     pid = init.up()
     assert init("stop") == 0 and "killed" in init.said
     assert gone(pid)
+    child = int((init.here / "child").read_text())
+    while not gone(child):
+        os.sched_yield()
+
+
+def test_a_start_that_takes_long_is_said(init):
+    """The lock of a daemon that is there but does not answer yet is its lock."""
+    (init.here / "sysconfig").write_text("START_SECONDS=0\n")
+    assert init("start") == 0 and "still starting" in init.said, init.said
+    assert init.lock_file.exists()
+    while init("status") != 0:
+        os.sched_yield()
+
+
+def test_limits_are_those_of_the_sysconfig_file(init):
+    (init.here / "sysconfig").write_text("NOFILE=777\n")
+    limits = Path(f"/proc/{init.up()}/limits").read_text()
+    assert re.search(r"^Max open files +777 +777 ", limits, re.MULTILINE)
+    assert re.search(r"^Max core file size +0 ", limits, re.MULTILINE)
+
+
+def test_what_the_caller_had_open_is_not_kept(init):
+    told, tells = os.pipe()
+    command = ["bash", "-c", f"exec 7>&{tells} {tells}>&-; exec sh '{init.script}' start"]
+    subprocess.run(command, pass_fds=[tells], check=True, stdout=subprocess.DEVNULL)
+    os.close(tells)
+    assert os.read(told, 1) == b""
+    os.close(told)
+
+
+def test_where_systemd_is_in_charge_it_does_it(init):
+    """The same daemon must not run twice."""
+    (init.here / "systemd").mkdir()
+    (init.here / "systemctl").write_text('#!/bin/sh\necho "$@"\n')
+    (init.here / "systemctl").chmod(0o755)
+    actions = init.here / "actions"
+    text = (PACKAGING / "init.sh").read_text()
+    actions.write_text(text.replace("PATH=/", f"PATH={init.here}:/", 1))
+    script = init.script.read_text()
+    init.script.write_text(script.replace(str(PACKAGING / "init.sh"), str(actions)))
+    said = {}
+    for word in ("start", "stop", "restart", "condrestart", "reload", "force-reload", "status"):
+        assert init(word) == 0
+        said[word] = init.said.strip()
+    assert said == {
+        "start": "start i2node.service",
+        "stop": "stop i2node.service",
+        "restart": "restart i2node.service",
+        "condrestart": "try-restart i2node.service",
+        "reload": "reload i2node.service",
+        "force-reload": "reload-or-restart i2node.service",
+        "status": "--no-pager status i2node.service",
+    }
+    assert not init.pid_file.exists()
+
+
+def test_without_its_actions_it_is_not_installed(init):
+    script = init.script.read_text()
+    init.script.write_text(script.replace(str(PACKAGING / "init.sh"), "/nowhere"))
+    assert init("start") == 5 and "/nowhere" in init.said
 
 
 def test_a_dead_daemon_is_told_from_a_stopped_one(init):
@@ -168,8 +241,10 @@ def test_wrong_words(init, words):
     assert init(*words) == 2 and "usage" in init.said
 
 
-def test_the_header_is_what_chkconfig_and_lsb_read():
-    text = SCRIPT.read_text()
+@pytest.mark.parametrize("name", ["i2node", "i2node-controller"])
+def test_the_header_is_what_chkconfig_and_lsb_read(name):
+    text = (PACKAGING / f"{name}.init").read_text()
+    assert re.search(rf"^# Provides: +{name}$", text, re.MULTILINE)
     assert re.search(r"^# chkconfig: [2-5]+ \d\d \d\d$", text, re.MULTILINE)
     assert re.search(r"^# description: .*\\\n# +\S", text, re.MULTILINE)
     head = re.search(r"^### BEGIN INIT INFO\n(.*?)^### END INIT INFO$", text, re.DOTALL | re.M)
