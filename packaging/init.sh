@@ -79,10 +79,11 @@ start() {
     ulimit -S -c "$COREFILE"
     ulimit -n "$NOFILE" 2>/dev/null || ulimit -S -n "$(ulimit -H -n)"
     # The shell writes its own pid and becomes the daemon: the file never names another process.
-    # What the caller had open (a lock of rpm's, a pipe) is not the daemon's to keep.
+    # What the caller had open (a lock of rpm's, a pipe) is not the daemon's to keep. Its log is on
+    # stderr; stdout has what a person is told once, such as a password, and no file is to keep that.
     # shellcheck disable=SC2016
     setsid sh -c 'echo $$ >"$0"; exec "$@"' "$PIDFILE" "$@" \
-        </dev/null >>"$LOGFILE" 2>&1 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&- &
+        </dev/null >/dev/null 2>>"$LOGFILE" 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&- &
     pid=$!
     if answering; then
         [ -z "$LOCKFILE" ] || : >"$LOCKFILE"

@@ -217,6 +217,10 @@ def controls(machine: Machine) -> None:
     assert (init("status"), init("start"), init("status"), init("reload")) == (3, 0, 0, 3)
     ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:58080/api/docs').status)"
     assert machine.does(PYTHON, "-c", ask) == "200\n"
+    # The first password is nobody's until somebody asks for one.
+    assert "password" not in machine.sees("var/i2data/log/i2node-controller.log").read_text()
+    told = machine.does("i2node", "controller", "user", "password", "admin")
+    assert told.startswith("user admin, password ")
     assert (init("condrestart"), init("stop"), init("status")) == (0, 0, 3)
 
 
