@@ -340,7 +340,8 @@ def _fitting(hint: Any) -> Callable[[object], bool]:
         return lambda value: any(fits(value) for fits in any_of)
     if hint in (int, float):
         kinds = (int,) if hint is int else (int, float)
-        return lambda value: type(value) in kinds and abs(value) <= NUMBER_MAX  # type: ignore
+        # mypy does not follow a type that is looked up among several.
+        return lambda value: type(value) in kinds and abs(value) <= NUMBER_MAX  # type: ignore[arg-type]
     if hint in (bool, type(None)):
         return lambda value: type(value) is hint
     return _is_text if issubclass(hint, str) else lambda value: isinstance(value, Mapping)

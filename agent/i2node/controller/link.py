@@ -197,7 +197,8 @@ class Link:
         """Tells the node what is wanted of it now, if it is connected; gives the number of that."""
         with self._pushing:
             orders = self._orders()
-            self._charges = {charge.rule: charge for charge in orders.charges}
+            self._charges = charges = {charge.rule: charge for charge in orders.charges}
+            self._told = {rule: one for rule, one in list(self._told.items()) if rule in charges}
             talk = self._talk
             if talk is not None:
                 with self._changed:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from i2node import log
@@ -154,12 +155,11 @@ class Chore:
             if stint is not None:
                 wait = self._turn(charge, stint)
             with self._lock:
-                self._lock.wait_for(
-                    lambda c=charge, s=stint: (  # type: ignore[misc]
-                        self._ending or self._charge is not c or self._stint is not s
-                    ),
-                    wait,
-                )
+                self._lock.wait_for(partial(self._is_other, charge, stint), wait)
+
+    def _is_other(self, charge: Charge, stint: Stint | None) -> bool:
+        """Whether another is wanted than these; lock held."""
+        return self._ending or self._charge is not charge or self._stint is not stint
 
     def _turn(self, charge: Charge, stint: Stint) -> float:
         """Does what is due. Gives the seconds until there may be something again."""

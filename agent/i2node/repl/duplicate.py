@@ -89,20 +89,8 @@ class Duplicate:
         tree = self._tree
         (answer,) = batch.list_dirs(tree.root.fd, tree.root.dev, [(b"", tree.skip)])
         own = listing.decode(aside.laid_over(tree.root.fd, tree.shelf.fd, answer.own))
-        flags, xattrs = staging.attributes(tree.root.fd, shelf=tree.shelf.fd)
-        step = batch.step(
-            Op.SET_META,
-            b"",
-            kind=own.kind,
-            flags=flags,
-            mode=own.mode,
-            uid=own.uid,
-            gid=own.gid,
-            mtime_s=own.mtime_s,
-            mtime_ns=own.mtime_ns,
-            xattrs=xattrs,
-        )
-        self._apply(step)
+        found = staging.attributes(tree.root.fd, shelf=tree.shelf.fd)
+        self._apply(staging.root(own, found))
 
     def _listed(self) -> Iterator[tuple[bytes, bytes]]:
         """Every directory, after the one above, with what is in it."""

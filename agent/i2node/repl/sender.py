@@ -403,22 +403,8 @@ class Sender:
         self.again(owner, entry.name, False)
 
     def _root_meta(self, own: Entry) -> None:
-        """The root has no directory of ours to be read from; it is read by its descriptor."""
-        flags, xattrs = staging.attributes(self.root.fd, own)
-        self.frame.append(
-            batch.step(
-                Op.SET_META,
-                b"",
-                kind=own.kind,
-                flags=flags,
-                mode=own.mode,
-                uid=own.uid,
-                gid=own.gid,
-                mtime_s=own.mtime_s,
-                mtime_ns=own.mtime_ns,
-                xattrs=xattrs,
-            )
-        )
+        """It is read by its descriptor."""
+        self.frame.append(staging.root(own, staging.attributes(self.root.fd, own)))
         self.journal.set("root", known(own))
         self._carried(self.root.identity.ino, own._replace(name=ROOT))
 

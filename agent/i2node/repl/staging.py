@@ -87,6 +87,24 @@ def named(path: bytes, entry: Entry, attributes: tuple[int, bytes]) -> bytes:
     )
 
 
+def root(own: Entry, attributes: tuple[int, bytes]) -> bytes:
+    """The root, which has no directory of ours to be read from, becomes what its entry and the
+    `attributes` say."""
+    flags, xattrs = attributes
+    return batch.step(
+        Op.SET_META,
+        b"",
+        kind=own.kind,
+        flags=flags,
+        mode=own.mode,
+        uid=own.uid,
+        gid=own.gid,
+        mtime_s=own.mtime_s,
+        mtime_ns=own.mtime_ns,
+        xattrs=xattrs,
+    )
+
+
 def attributes(fd: int, entry: Entry | None = None, shelf: int = -1) -> tuple[int, bytes]:
     """The extended attributes of an open file or directory as a step carries them: its flags, and
     the records. entry: its own, which may have no owner; shelf as of `batch.pack`. OSError."""
