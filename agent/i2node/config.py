@@ -106,6 +106,11 @@ class Config:
         general = {part: getattr(self, f"brake_{part}") for part in _LIMITS}
         return Limits(**general | dict(self.brakes.get(root, {})) | dict(self.brakes.get(rule, {})))
 
+    def differs(self, other: Config) -> frozenset[str]:
+        """The keys that have another value there."""
+        names = (item.name for item in fields(self))
+        return frozenset(name for name in names if getattr(self, name) != getattr(other, name))
+
     @classmethod
     def load(cls, home: Path | None, file: Path | None = None) -> Config:
         """Reads the configuration of a home (None: the system's own directories).
@@ -165,6 +170,13 @@ class ControllerConfig:
         text = _text(config.file, must=False)
         return config if text is None else replace(config, **_parse(config.file, text, cls))
 
+
+OF_SESSIONS = frozenset(
+    {"small_file_max", "frame_bytes", "window_bytes", "checkpoint_s", "heartbeat_s"}
+    | {"watch", "sweep_s", "slow_sweep_s"}
+)
+"""Keys of i2node.toml that a session goes by from its beginning to its end, whatever is reloaded
+meanwhile."""
 
 _LIMITS = tuple(item.name for item in fields(Limits))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -46,17 +48,28 @@ class Agent:
         self.home, self.log = place / name, place / f"{name}.log"
         self.nursery = nursery
         (self.home / "etc").mkdir(parents=True)
-        (self.home / "etc" / "i2node.toml").write_text(CONFIG)
         self.identity = Identity.load(self.home / "etc")
         self.port = free_port()
+        self.configure("")
         self.child: Child | None = None
+
+    def configure(self, text: str) -> None:
+        """In force when it starts, or reloads."""
+        at = f'listen_host = "{HOST}"\nlisten_port = {self.port}\n'
+        (self.home / "etc" / "i2node.toml").write_text(CONFIG + at + text)
+
+    def reload(self) -> str:
+        """Gives what it says of it."""
+        assert self.child is not None
+        said = len(self.said())
+        self.child.signal(signal.SIGHUP)
+        word = re.compile(r" (agent-reloaded|reload-refused) .*\n")
+        until("no word of the reload", lambda: bool(word.search(self.said(), said)))
+        return self.said()[said:]
 
     def start(self, *more: str) -> None:
         said = len(self.said())
-        self.child = self.nursery.bear(
-            self.log,
-            *("--home", str(self.home), "agent", "--listen", f"{HOST}:{self.port}", *more),
-        )
+        self.child = self.nursery.bear(self.log, "--home", str(self.home), "agent", *more)
         until("the agent did not listen", lambda: "agent-listens" in self.said()[said:])
 
     def said(self) -> str:

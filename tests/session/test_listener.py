@@ -29,6 +29,36 @@ def test_port_in_use(make_nodes: Callable[..., Nodes]) -> None:
     second.close()
 
 
+def test_a_door_that_moves_loses_nobody(make_nodes: Callable[..., Nodes]) -> None:
+    nodes = make_nodes()
+    nodes.pair()
+    client, server = nodes.connect()
+    listener, before = nodes.listener, nodes.port
+
+    def goes_on() -> None:
+        client.send({"t": "still"})
+        assert server.recv(LONG)["t"] == "still"
+        streams = len(server._numbers)
+        open_stream(client, streams)
+        server.accept_stream(streams)
+
+    with socket.create_server((HOST, 0)) as taken, pytest.raises(UsageError, match="in use"):
+        listener.move(HOST, taken.getsockname()[1])
+    assert listener.port == before
+    nodes.connect()[0].close()
+    listener.move("", before)  # the same port of all addresses, which is the old one too
+    nodes.connect()[0].close()
+    goes_on()
+    listener.move(HOST, 0)
+    assert listener.port != before
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((HOST, before))
+    connect(HOST, listener.port, nodes.client).close()
+    nodes.served.get(timeout=LONG)
+    server.send({"t": "still"})
+    assert client.recv(LONG)["t"] == "still"
+
+
 def test_unpaired_nodes_refuse_each_other(
     make_nodes: Callable[..., Nodes], logged: list[str]
 ) -> None:

@@ -50,8 +50,7 @@ def speaks_json(arguments: argparse.Namespace) -> bool:
 
 
 def agent(arguments: argparse.Namespace) -> int:
-    """The daemon, until SIGTERM or SIGINT. SIGHUP starts it anew in the same process, if the
-    configuration is sound."""
+    """The daemon, until SIGTERM or SIGINT. SIGHUP: it takes a changed configuration."""
     config = _agent_config(arguments)
     log.start(config.log_level)
     from i2node.cli.service import manager
@@ -65,32 +64,18 @@ def agent(arguments: argparse.Namespace) -> int:
         service.stops()
         raise KeyboardInterrupt
 
-    def reload(number: int, frame: FrameType | None) -> None:
-        try:
-            _agent_config(arguments)
-        except UsageError as error:
-            fields = {"cause": error.cause, "remedy": error.remedy}
-            log.event(_log, logging.WARNING, "reload-refused", **fields)
-        else:
-            service.reloads()
-            raise _Reload
-
     signal.signal(signal.SIGTERM, end)
-    if not arguments.embedded:
-        signal.signal(signal.SIGHUP, reload)
     try:
-        Daemon(config, Identity.load(config.etc), arguments.embedded, service).run()
+        identity = Identity.load(config.etc)
+        daemon = Daemon(
+            config, identity, arguments.embedded, service, lambda: _agent_config(arguments)
+        )
+        if not arguments.embedded:
+            signal.signal(signal.SIGHUP, lambda number, frame: daemon.reload())
+        daemon.run()
     except KeyboardInterrupt:
         log.event(_log, logging.INFO, "agent-stopped")
-    except _Reload:
-        log.event(_log, logging.INFO, "agent-reloads")
-        # The new image inherits the mask and pid, none of the descriptors: Python makes them so.
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     return 0
-
-
-class _Reload(BaseException):
-    """Raised out of the daemon's loop by SIGHUP; no handler of errors may swallow it."""
 
 
 def _agent_config(arguments: argparse.Namespace) -> Config:

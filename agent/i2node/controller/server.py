@@ -44,8 +44,8 @@ from i2node.controller.store.rules import Rules
 from i2node.controller.store.users import Users
 from i2node.controller.tokens import TokenDesk
 from i2node.errors import UsageError
+from i2node.net.door import bound
 from i2node.net.identity import Identity
-from i2node.net.listener import bound
 from i2node.net.notify import Manager
 
 _log = logging.getLogger(__name__)

@@ -8,7 +8,6 @@ a pairing, gets a thread of its own; a data stream is handed to the channel of i
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import secrets
@@ -17,8 +16,9 @@ import socket
 import ssl
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from i2node import log
 from i2node.errors import I2Error, ProtocolError, Refused, UsageError
 from i2node.net import pairing
 from i2node.net.channel import BEAT, Channel, agree
+from i2node.net.door import Door
 from i2node.net.identity import Identity, Peer
 from i2node.net.seal import Direction, make_preface, preface_is_proven
 from i2node.net.stream import DataStream
@@ -132,19 +133,31 @@ class Listener:
         self._each: Counter[str] = Counter()
         self._seldom = log.Seldom(_log)
         self._of_guests = log.Seldom(_log)  # not crowded out by those at the door
+        self._moves: deque[tuple[str, int, Future[None]]] = deque()
         self._closing = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Binds and begins to accept. UsageError when the address cannot be had."""
-        self._door = bound(self._host, self.port)
-        self.port = self._door.getsockname()[1]
+        self._door = Door(self._host, self.port)
+        self.port = self._door.port
         self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._selector.register(self._wake, selectors.EVENT_READ)
         self._selector.register(self._door, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run, name="i2node-door", daemon=True)
         self._thread.start()
+
+    def move(self, host: str, port: int) -> None:
+        """Accepts there from now on, and no more where it did until now; whoever came already
+        stays. UsageError: that address cannot be had, and nothing changes."""
+        with self._lock:
+            if self._closing:
+                return
+            moved: Future[None] = Future()
+            self._moves.append((host, port, moved))
+        os.eventfd_write(self._wake, 1)
+        moved.result()
 
     def close(self) -> None:
         """Stops accepting and closes everything that came through this listener."""
@@ -173,6 +186,9 @@ class Listener:
                 try:
                     if key.fileobj is self._door:
                         self._accept()
+                    elif key.fileobj is self._wake:
+                        os.eventfd_read(self._wake)
+                        self._go_where_told()
                     elif isinstance(key.data, _Visitor) and key.data in self._visitors:
                         self._step(key.data)
                 except Exception:
@@ -186,8 +202,24 @@ class Listener:
                 self._sweep(now)
         for visitor in list(self._visitors):
             self._drop(visitor)
+        self._go_where_told()
         self._selector.close()
         self._door.close()
+
+    def _go_where_told(self) -> None:
+        while self._moves:
+            host, port, moved = self._moves.popleft()
+            self._accept()  # who is at the old place already
+            self._selector.unregister(self._door)
+            try:
+                self._door.move(host, port)
+            except UsageError as error:
+                moved.set_exception(error)
+            else:
+                self.port = self._door.port
+                moved.set_result(None)
+            finally:
+                self._selector.register(self._door, selectors.EVENT_READ)
 
     def _accept(self) -> None:
         for _ in range(64):
@@ -465,30 +497,3 @@ class Listener:
         with self._lock:
             now = {name: getattr(self._counted, name) + n for name, n in by.items()}
             self._counted = replace(self._counted, **now)
-
-
-def bound(host: str, port: int) -> socket.socket:
-    """A socket that listens there, non-blocking. host: "" is all, IPv6 too where the host has it;
-    port: 0 lets the kernel choose. UsageError: the address cannot be had."""
-    if host == "" and socket.has_dualstack_ipv6():
-        with contextlib.suppress(OSError):  # IPv6 may be switched off in this kernel
-            door = socket.create_server(
-                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=512
-            )
-            return _ready(door)
-    try:
-        family = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)[0][0]
-        door = socket.create_server((host, port), family=family, backlog=512)
-    except OSError as e:
-        raise UsageError(
-            f"listening on {host or '*'}:{port}: {e.strerror or e}",
-            "is another i2node running? see: ss -ltnp",
-        ) from e
-    return _ready(door)
-
-
-def _ready(door: socket.socket) -> socket.socket:
-    # Connections inherit it. Without it a short answer waits 40 ms for the client's delayed ACK.
-    door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    door.setblocking(False)
-    return door

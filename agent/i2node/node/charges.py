@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from i2node import log
+from i2node.config import Config
 from i2node.errors import I2Error, SessionError, UsageError
 from i2node.model import State
 from i2node.node import kept
@@ -62,6 +63,10 @@ class Charges:
         until = time.monotonic() + CLOSE_S
         for runner in runners:
             runner.join(max(0.0, until - time.monotonic()))
+
+    def configure(self, config: Config) -> None:
+        """In force for sessions that begin from now on."""
+        self._tools.config = config
 
     # ------------------------------------------------------------------ the orders
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from i2node import log
-from i2node.config import Config
+from i2node.config import OF_SESSIONS, Config
 from i2node.errors import I2Error, UsageError
 from i2node.net.channel import Channel
 from i2node.net.identity import Identity
@@ -44,7 +44,9 @@ class Daemon:
         identity: Identity,
         embedded: bool = False,
         manager: Manager | None = None,
+        reread: Callable[[], Config] | None = None,
     ) -> None:
+        """reread: gives the configuration anew, for `reload`; UsageError when it is wrong."""
         self.config = config
         self.identity = identity
         self.embedded = embedded
@@ -57,6 +59,12 @@ class Daemon:
         own = {"wipe": grants.wipe, "release": grants.release, "refuse": grants.refuse}
         self._asked: Mapping[str, Verb] = {**inventory.verbs(config), **own}
         """What a controller may ask."""
+        self._reread = reread or (lambda: config)
+        self._stale = False
+
+    def reload(self) -> None:
+        """The configuration is to be read again, soon. For a handler of signals."""
+        self._stale = True
 
     def run(self) -> None:
         """Serves until SIGTERM, SIGINT (as the caller has arranged) or the end of stdin."""
@@ -90,12 +98,41 @@ class Daemon:
                     roots=",".join(map(str, self.config.allow_roots)) or None,
                 )
                 self.manager.ready(self._summary(listener.port))
-                until_signal(self.manager.alive, self.manager.beat_s)
+                until_signal(lambda: self._beat(listener), self.manager.beat_s)
         finally:
             untold()
             self.charges.close()
             server.close()
             listener.close()
+
+    def _beat(self, listener: Listener) -> None:
+        self.manager.alive()
+        if self._stale:
+            self._stale = False
+            self.manager.reloads()
+            self._configure(listener)
+            self.manager.ready(self._summary(listener.port))
+
+    def _configure(self, listener: Listener) -> None:
+        """Takes the configuration as it is now, or goes on with the one in force; no session ends
+        but those that it does not allow."""
+        before = self.config
+        try:
+            config = self._reread()
+            if _address(config) != _address(before):
+                listener.move(*_address(config))
+        except UsageError as error:
+            why = {"cause": error.cause, "remedy": error.remedy}
+            log.event(_log, logging.WARNING, "reload-refused", **why)
+            return
+        self.config = config
+        log.start(config.log_level)
+        self.grants.configure(config)
+        self.charges.configure(config)
+        changed = config.differs(before)
+        told = {"changed": changed, "of_sessions": changed & OF_SESSIONS}
+        listed = {name: ",".join(sorted(keys)) or None for name, keys in told.items()}
+        log.event(_log, logging.INFO, "agent-reloaded", port=listener.port, **listed)
 
     def _verbs(self) -> Mapping[str, Verb]:
         """What the status socket answers. An embedded agent tells of no rules: its source does, in
@@ -145,6 +182,10 @@ class Daemon:
         return Receiver(*those, own=self.grants.own, budgets=self.budgets)
 
 
+def _address(config: Config) -> tuple[str, int]:
+    return config.listen_host, config.listen_port
+
+
 def _first(channel: Channel) -> dict[str, Any] | None:
     """The message with which a channel begins; None: it ended before, as its next message tells."""
     with suppress(I2Error):
@@ -153,8 +194,8 @@ def _first(channel: Channel) -> dict[str, Any] | None:
 
 
 def until_signal(beat: Callable[[], None] = lambda: None, every_s: float | None = None) -> None:
-    """Until a handler of a signal raises; meanwhile `beat` each so many seconds, and at every
-    signal. Main thread only.
+    """Until a handler of a signal raises; meanwhile `beat`, first at once, then each so many
+    seconds and at every signal. Main thread only.
 
     The kernel gives a signal to any thread that comes by, also to one of the mover's; Python's
     handlers run in the main thread, which must be woken for that, and a lock would not be.
@@ -165,10 +206,10 @@ def until_signal(beat: Callable[[], None] = lambda: None, every_s: float | None 
     poll.register(woken, select.POLLIN)
     try:
         while True:
+            beat()
             poll.poll(None if every_s is None else every_s * 1000)
             with suppress(BlockingIOError):
                 os.read(woken, 4096)
-            beat()
     finally:
         signal.set_wakeup_fd(before)
         os.close(wake)

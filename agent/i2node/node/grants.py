@@ -58,8 +58,19 @@ class Grants:
         with self._lock:
             self._grants = {grant.rule: grant for grant in grants}
             serving = set(self._serving)
+        self._confine(serving)
+
+    def _confine(self, serving: Iterable[Receiver]) -> None:
         for receiver in serving:
             receiver.allow(self.roots(receiver.channel.peer_id))
+
+    def configure(self, config: Config) -> None:
+        """The same with this node's own configuration."""
+        with self._lock:
+            self.config = config
+            serving = set(self._serving)
+        self.budgets.limit(config.limits)
+        self._confine(serving)
 
     def roots(self, peer: str) -> tuple[Path, ...]:
         """Below which a peer may keep mirrors."""

@@ -25,10 +25,11 @@ from i2node.repl.session import Session
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Tools:
-    """What every charge of a node works with. told: called when there is something new to tell.
-    stamps: the newest of the runs below a base of a peer; to be used with `beginning`."""
+    """What every charge of a node works with. config: for what begins from now on. told: called
+    when there is something new to tell. stamps: the newest of the runs below a base of a peer; to
+    be used with `beginning`."""
 
     config: Config
     identity: Identity

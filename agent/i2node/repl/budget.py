@@ -162,6 +162,11 @@ class Budget:
                 self._lease = 0
                 self._write(lasting=True, over=self.known)
 
+    def limit(self, limits: Limits) -> None:
+        """These are in force from now on; what is held back is judged by them the next time."""
+        with self._lock:
+            self._limits = limits
+
     # ------------------------------------------------------------------ a person
 
     def release(self) -> None:
@@ -273,6 +278,12 @@ class Budgets:
     def close(self, rule: str, ended: bool) -> None:
         if (budget := self._open.pop(rule, None)) is not None:
             budget.close(ended)
+
+    def limit(self, limits: Callable[[str, str], Limits]) -> None:
+        """Others are in force from now on."""
+        self._limits = limits
+        for rule, budget in dict(self._open).items():
+            budget.limit(limits(rule, os.fsdecode(budget.root)))
 
     def of(self, rule: str) -> Budget | None:
         """That of a rule whose source is connected."""
