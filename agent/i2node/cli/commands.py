@@ -56,8 +56,10 @@ def agent(arguments: argparse.Namespace) -> int:
     from i2node.cli.service import manager
     from i2node.net.identity import Identity
     from i2node.net.notify import Manager
+    from i2node.node import edition
     from i2node.node.daemon import Daemon
 
+    edition.claim(config.var)
     service = Manager() if arguments.embedded else manager()
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -141,8 +143,10 @@ def mirror(arguments: argparse.Namespace) -> int:
     from i2node.cli.display import JsonLines, Screen
     from i2node.cli.drive import drive
     from i2node.net.identity import Identity
+    from i2node.node import edition
     from i2node.repl.session import Session
 
+    edition.claim(config.var)
     session = Session(config, options, Identity.load(config.etc))
     screen: Screen
     if as_json:
