@@ -15,10 +15,11 @@ from master import HOST, LONG, House
 
 from i2node.cli import main
 from i2node.errors import SafetyStop
+from i2node.fs.tree import boot_id
 from i2node.model import State
 from i2node.net.identity import Identity
 from i2node.net.transport import Listener
-from i2node.node import scripts
+from i2node.node import kept, scripts
 from i2node.orders import Want
 from i2node.schedule import Every, Plan, Slot
 
@@ -87,6 +88,44 @@ def test_a_stop_ends_a_script_that_takes_long(house: House, tree: Path) -> None:
     assert house.alike(house.copy(here.state(State.REPLICATION)))
 
 
+def test_a_script_that_outlives_its_agent_is_not_run_beside_another(
+    house: House, tree: Path
+) -> None:
+    begun = house.place / "begun"
+    text = f"sleep 600 & echo $$ $! >>{begun}; wait"
+    script(house.work.home / "etc", "slow", text)
+    here = house.begin(tree)
+    here.state(State.REPLICATION)
+    house.order(here, (house.charge(tree, want=Want.FINISH, before="slow"),))
+    until("the script begins", lambda: begun.exists() and begun.read_text().endswith("\n"))
+    assert house.work.child is not None
+    house.work.child.kill()
+    first, child = begun.read_text().split()
+    assert Path(f"/proc/{first}").exists()
+    house.work.start()
+    until("it runs again", lambda: len(begun.read_text().split()) == 4)
+    assert " script-left " in house.work.said()
+    for pid in (first, child):
+        until("it lives on", lambda pid=pid: not Path(f"/proc/{pid}").exists())
+    house.order(house.link(house.work), (house.charge(tree, want=Want.STOP),))
+    until("the note stays", lambda: not list((house.work.home / "var").rglob("*.script")))
+
+
+def test_a_process_that_has_the_number_of_a_script_is_left_alone(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as other:
+        for began, boot in ((1, boot_id()), (None, "another")):
+            note = {**scripts._of(other.pid), "boot": boot}
+            kept.keep(tmp_path / "note", note | ({"began": began} if began else {}))
+            assert not scripts.end_left(tmp_path / "note")
+            assert not (tmp_path / "note").exists()
+        (tmp_path / "note").write_text('{"pid": "x"}')
+        assert not scripts.end_left(tmp_path / "note")
+        assert other.poll() is None
+        kept.keep(tmp_path / "note", scripts._of(other.pid))
+        assert scripts.end_left(tmp_path / "note")
+        assert other.wait(60) == -signal.SIGKILL
+
+
 def test_a_finish_says_so_while_the_target_hangs(house: House, tree: Path) -> None:
     here = house.begin(tree)
     here.state(State.REPLICATION)
@@ -107,7 +146,8 @@ def test_which_scripts_may_run(tmp_path: Path) -> None:
     fine = script(etc, "fine", f"echo $1 $2 >{said}")
 
     def run(name: str, limit_s: float = 60.0) -> None:
-        scripts.run(etc, name, "R", "before", lambda: False, limit_s)
+        scripts.run(etc, name, "R", "before", lambda: False, tmp_path / "note", limit_s)
+        assert not (tmp_path / "note").exists()
 
     run("fine")
     assert said.read_text() == "R before\n"

@@ -14,6 +14,7 @@ import threading
 import time
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from i2node import log
@@ -47,6 +48,9 @@ class Runner:
         self._woken = False
         self._ending = False
         self._file = tools.config.var / "charges" / f"{charge.rule}.json"
+        self._script_note = self._file.with_suffix(".script")
+        if scripts.end_left(self._script_note):
+            log.event(_log, logging.WARNING, "script-left", rule=charge.rule, done="ended")
         self._course = self._read()
         self._kept: Course | None = None
         now = time.time()
@@ -290,7 +294,8 @@ class Runner:
     def _script(self, charge: Charge, name: str, stage: str) -> None:
         etc = self._tools.config.etc
         log.event(_log, logging.INFO, "script", rule=charge.rule, stage=stage, name=name)
-        scripts.run(etc, name, charge.rule, stage, lambda: self._is_other(charge))
+        given_up, note = partial(self._is_other, charge), self._script_note
+        scripts.run(etc, name, charge.rule, stage, given_up, note)
 
     def _is_other(self, charge: Charge) -> bool:
         with self._lock:

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from i2node.errors import SafetyStop
+from i2node.errors import I2Error, SafetyStop
+from i2node.fs.tree import boot_id
 from i2node.model import show
+from i2node.node import kept
 
 LIMIT_S = 600.0
 """How long one may take."""
@@ -27,11 +29,13 @@ def run(
     rule: str,
     stage: str,
     given_up: Callable[[], bool],
+    note: Path,
     limit_s: float = LIMIT_S,
 ) -> None:
     """Runs it to its end, with the rule's uuid and the stage as its arguments. given_up: asked now
-    and then; when it says so, the script is ended. SafetyStop with the cause when the script may
-    not be run, fails, takes longer than limit_s, or was given up."""
+    and then; when it says so, the script is ended. note: a file that is there meanwhile, for
+    `end_left`. SafetyStop with the cause when the script may not be run, fails, takes longer than
+    limit_s, or was given up."""
     path = _found(etc / "scripts", name)
     with tempfile.TemporaryFile() as said:
         try:
@@ -46,9 +50,34 @@ def run(
             )
         except OSError as error:
             raise _failed(name, f"cannot be run: {error.strerror}") from error
-        why = _waited(child, given_up, limit_s)
+        try:
+            with suppress(I2Error):  # a full disk is no reason to run none
+                kept.keep(note, _of(child.pid))
+            why = _waited(child, given_up, limit_s)
+        finally:
+            note.unlink(missing_ok=True)
         if why:
             raise _failed(name, why, _tail(said.fileno()))
+
+
+def end_left(note: Path) -> bool:
+    """Ends the script that an agent left behind that was killed, with what it started, as one that
+    takes too long is; whether there was one."""
+    with suppress(ValueError, OSError, KeyError):
+        found = kept.kept(note)
+        if found is not None:
+            note.unlink()
+            if found == _of(int(found["pid"])):
+                os.killpg(int(found["pid"]), signal.SIGKILL)
+                return True
+    return False
+
+
+def _of(pid: int) -> dict[str, object]:
+    """Tells a process from a later one with its number (proc(5): its 22nd value, clock ticks since
+    the boot). OSError: there is none."""
+    told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return {"pid": pid, "began": int(told[19]), "boot": boot_id()}
 
 
 def _waited(child: subprocess.Popen[bytes], given_up: Callable[[], bool], limit_s: float) -> str:
