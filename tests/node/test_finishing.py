@@ -98,6 +98,8 @@ def test_a_script_that_outlives_its_agent_is_not_run_beside_another(
     here.state(State.REPLICATION)
     house.order(here, (house.charge(tree, want=Want.FINISH, before="slow"),))
     until("the script begins", lambda: begun.exists() and begun.read_text().endswith("\n"))
+    var = house.work.home / "var"
+    until("it is not noted", lambda: bool(list(var.rglob("*.script"))))
     assert house.work.child is not None
     house.work.child.kill()
     first, child = begun.read_text().split()
@@ -108,7 +110,7 @@ def test_a_script_that_outlives_its_agent_is_not_run_beside_another(
     for pid in (first, child):
         until("it lives on", lambda pid=pid: not Path(f"/proc/{pid}").exists())
     house.order(house.link(house.work), (house.charge(tree, want=Want.STOP),))
-    until("the note stays", lambda: not list((house.work.home / "var").rglob("*.script")))
+    until("the note stays", lambda: not list(var.rglob("*.script")))
 
 
 def test_a_process_that_has_the_number_of_a_script_is_left_alone(tmp_path: Path) -> None:
