@@ -6,7 +6,7 @@ _i2node() {
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         if [[ $skip ]]; then
             skip=
-        elif [[ $word == --home || $word == --password-file ]]; then
+        elif [[ $word == --home || $word == --password-file || $word == --log-format ]]; then
             skip=1
         elif [[ $word != -* && ! $command ]]; then
             command=$word
@@ -24,6 +24,7 @@ _i2node() {
         return
         ;;
     --check) part='quick strict' ;;
+    --log-format) part='text json' ;;
     --compress) part='auto off' ;;
     --skip) part='files all' ;;
     --require) part=all ;;
@@ -31,14 +32,14 @@ _i2node() {
     *)
         case $command in
         '') part='--home --help agent code pair enroll mirror status explain release refuse compare doctor controller check-config version' ;;
-        agent) part='--listen --allow-root' ;;
+        agent) part='--listen --allow-root --log-format' ;;
         pair | enroll) part=--code-file ;;
         mirror) part='--once --exclude --check --compress --encrypt --no-encrypt --secret-key-file --bwlimit --adopt --require --owners --no-owners --skip --json' ;;
         compare) part='--strict --json' ;;
         status | explain | doctor) part=--json ;;
         controller)
             case $part in
-            '') part='--password-file code check-config user' ;;
+            '') part='--password-file --log-format code check-config user' ;;
             user) part='list add password remove' ;;
             *) part= ;;
             esac

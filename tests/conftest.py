@@ -26,6 +26,8 @@ def log_as_it_was() -> Iterator[None]:
     root = logging.getLogger("i2node")
     level, propagate, handlers = root.level, root.propagate, list(root.handlers)
     yield
+    for handler in root.handlers:
+        logging.getLogger().removeHandler(handler)  # which has what other packages say, too
     root.setLevel(level)
     root.propagate, root.handlers[:] = propagate, handlers
 

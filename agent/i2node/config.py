@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from i2node.errors import UsageError
-from i2node.log import LEVELS
+from i2node.log import FORMS, LEVELS
 from i2node.model import ENROLL_PORT, PORT
 
 ENGINES = ("auto", "fanotify", "inotify")
@@ -90,6 +90,8 @@ class Config:
     """Within this time every directory is compared again, whatever was seen of it."""
     log_level: str = field(default="info", metadata={"choices": tuple(LEVELS)})
     """debug, info, warning or error."""
+    log_format: str = field(default="text", metadata={"choices": FORMS})
+    """text, or json: an object a line."""
 
     @property
     def run(self) -> Path:
@@ -150,6 +152,8 @@ class ControllerConfig:
     """Whether every call must be rightly signed, which some clients cannot."""
     log_level: str = field(default="info", metadata={"choices": tuple(LEVELS)})
     """debug, info, warning or error."""
+    log_format: str = field(default="text", metadata={"choices": FORMS})
+    """text, or json: an object a line."""
 
     @property
     def file(self) -> Path:

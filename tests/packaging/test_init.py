@@ -176,6 +176,13 @@ def test_limits_are_those_of_the_sysconfig_file(init):
     assert re.search(r"^Max core file size +0 ", limits, re.MULTILINE)
 
 
+def test_it_is_started_with_the_options_of_the_sysconfig_file(init):
+    (init.here / "sysconfig").write_text('I2NODE_OPTIONS="--listen [::1]:5 --log-format json"\n')
+    words = Path(f"/proc/{init.up()}/cmdline").read_text().split("\0")
+    assert words[-6:-1] == ["agent", "--listen", "[::1]:5", "--log-format", "json"]
+    assert init("status") == 0 and init("stop") == 0
+
+
 def test_what_the_caller_had_open_is_not_kept(init):
     told, tells = os.pipe()
     command = ["bash", "-c", f"exec 7>&{tells} {tells}>&-; exec sh '{init.script}' start"]

@@ -51,6 +51,7 @@ def test_values_are_read(tmp_path):
         ("checkpoint_s = nan", "checkpoint_s is nan", "a number from 0.05"),
         ("frame_bytes = 1.5", "frame_bytes is 1.5", "a whole number"),
         ("listen_host = 1", "listen_host is 1", "a string"),
+        ('log_format = "xml"', "log_format is 'xml'", "one of text, json"),
         ('log_level = "loud"', "log_level is 'loud'", "one of debug, info"),
         ('allow_roots = "/a"', "allow_roots is '/a'", "a list of absolute directories"),
         ('allow_roots = ["a"]', "allow_roots is 'a'", "a list of absolute directories"),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from i2node import log
 from i2node.cli import arguments, commands
+from i2node.cli.service import begin_log
 from i2node.errors import I2Error
 
 INTERNAL = 70
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else list(argv)
     as_json = "--json" in given
     command = ""
-    log.start("warning")
+    begin_log("warning")
     # What is made without a mode of its own is never for others to write to.
     umask = os.umask(0o022)
     os.umask(umask | 0o022)
@@ -35,9 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except I2Error as error:
-        _tell(error, as_json)
-        # They keep 1 for "different" and "lost", so all that kept them from saying so is 2.
-        return 2 if command in ("compare", "doctor") else error.exit_status
+        failure = error
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -49,13 +48,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERNAL
     finally:
         os.umask(umask)
+    _tell(failure, as_json)
+    # They keep 1 for "different" and "lost", so all that kept them from saying so is 2.
+    return 2 if command in ("compare", "doctor") else failure.exit_status
 
 
 def _tell(error: I2Error, as_json: bool) -> None:
-    """The cause and the remedy: for people always, for programs on stdout where they listen."""
-    print(f"i2node: {arguments.shown(error.cause)}", file=sys.stderr)
-    if error.remedy:
-        print(f"        {arguments.shown(error.remedy)}", file=sys.stderr)
+    """The cause and the remedy: on stderr, as its reader has them best, and for programs on stdout
+    where they listen."""
+    fields = {"code": error.code, "cause": error.cause, "remedy": error.remedy}
+    if not log.for_people():
+        log.event(_log, logging.ERROR, "command-failed", **fields)
+    else:
+        print(f"i2node: {arguments.shown(error.cause)}", file=sys.stderr)
+        if error.remedy:
+            print(f"        {arguments.shown(error.remedy)}", file=sys.stderr)
     if as_json:
-        fields = {"code": error.code, "cause": error.cause, "remedy": error.remedy}
         print(json.dumps({"t": "error", **fields}), flush=True)

@@ -12,6 +12,7 @@ from typing import Any, Literal, Never
 
 from i2node.cli.secret import key_of
 from i2node.errors import UsageError
+from i2node.log import FORMS
 from i2node.model import PORT, MirrorOptions, Target, show
 
 _PLACE = re.compile(
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="a peer may keep mirrors below DIR; may be repeated",
     )
+    _add_log_format(agent)
     agent.add_argument("--embedded", action="store_true", help=argparse.SUPPRESS)
 
     commands.add_parser("code", help="print this node's pairing code")
@@ -122,7 +124,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_log_format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--log-format", choices=FORMS, help="of the log on standard error, whatever is configured"
+    )
+
+
 def _add_controller(controller: argparse.ArgumentParser) -> None:
+    _add_log_format(controller)
     controller.add_argument(
         "--password-file",
         metavar="FILE",

@@ -27,6 +27,7 @@ from i2node.cli.arguments import (
 )
 from i2node.cli.console import controller
 from i2node.cli.secret import code_of
+from i2node.cli.service import begin_log, manager
 from i2node.config import Config
 from i2node.errors import UsageError
 from i2node.model import ENROLL_PORT, show
@@ -52,8 +53,7 @@ def speaks_json(arguments: argparse.Namespace) -> bool:
 def agent(arguments: argparse.Namespace) -> int:
     """The daemon, until SIGTERM or SIGINT. SIGHUP: it takes a changed configuration."""
     config = _agent_config(arguments)
-    log.start(config.log_level)
-    from i2node.cli.service import manager
+    begin_log(config.log_level, config.log_format)
     from i2node.net.identity import Identity
     from i2node.net.notify import Manager
     from i2node.node import edition
@@ -82,6 +82,8 @@ def agent(arguments: argparse.Namespace) -> int:
 
 def _agent_config(arguments: argparse.Namespace) -> Config:
     config = home_of(Config.load(arguments.home))
+    if arguments.log_format is not None:
+        config = replace(config, log_format=arguments.log_format)
     if arguments.embedded:
         config = replace(config, listen_host="127.0.0.1", listen_port=0)
     elif arguments.listen is not None:
@@ -139,7 +141,7 @@ def mirror(arguments: argparse.Namespace) -> int:
     options = options_of(arguments)
     config = home_of(Config.load(arguments.home))
     as_json = speaks_json(arguments)
-    log.start(config.log_level if as_json else "warning")
+    begin_log(config.log_level if as_json else "warning", config.log_format)
     from i2node.cli.display import JsonLines, Screen
     from i2node.cli.drive import drive
     from i2node.net.identity import Identity

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from i2node import log
 from i2node.cli.secret import password_of
+from i2node.cli.service import begin_log, manager
 from i2node.config import ControllerConfig
 from i2node.errors import UsageError
 
@@ -21,7 +22,9 @@ def controller(arguments: argparse.Namespace) -> int:
     if arguments.part == "check-config":
         print(f"{config.file}: sound" if config.file.exists() else f"{config.file}: not there")
         return 0
-    log.start(config.log_level)
+    if arguments.log_format is not None:
+        config = replace(config, log_format=arguments.log_format)
+    begin_log(config.log_level, config.log_format)
     try:
         from i2node.controller.server import Office
     except ImportError as error:
@@ -39,8 +42,6 @@ def controller(arguments: argparse.Namespace) -> int:
         made = office.found_administrator(given)
         if made is not None:
             _tell("admin", made)
-        from i2node.cli.service import manager
-
         office.serve(manager())
     return 0
 
