@@ -92,6 +92,8 @@ class Config:
     """debug, info, warning or error."""
     log_format: str = field(default="text", metadata={"choices": FORMS})
     """text, or json: an object a line."""
+    metrics_port: int = _number(0, 0, 65535)
+    """Where the agent serves /metrics for Prometheus, to this host alone. 0: it does not."""
 
     @property
     def run(self) -> Path:

@@ -274,13 +274,13 @@ def _record(level: int, name: str, fields: dict[str, object]) -> logging.LogReco
     )
 
 
-def start(level: str = "info", form: str = "text", journal: bool = False) -> None:
+def start(level: str = "info", form: str = "text", journal: bool | None = None) -> None:
     """Sends the package's log to stderr, from this level on, and what other packages warn of; a
     second call changes level and form.
 
     level is one of LEVELS, form of FORMS (config and command line check it before: KeyError of a
     level). journal: stderr is systemd's journal, which has a time for each line and reads its level
-    from it.
+    from it; None: as it was said last.
     """
     ours = logging.getLogger("i2node")
     ours.setLevel(LEVELS[level])
@@ -290,7 +290,7 @@ def start(level: str = "info", form: str = "text", journal: bool = False) -> Non
         handler = _Stderr()
         ours.addHandler(handler)
         logging.getLogger().addHandler(handler)
-    handler.speak(form, journal)
+    handler.speak(form, handler.journal if journal is None else journal)
 
 
 def _handler() -> _Stderr | None:

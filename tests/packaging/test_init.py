@@ -3,6 +3,7 @@ the test's. The program they start is a stand-in: what is tested is the scripts,
 the program itself does not give. test_rpm.py has them with the program."""
 
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -11,6 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from i2node import log
 
 pytestmark = pytest.mark.root
 
@@ -181,6 +184,21 @@ def test_it_is_started_with_the_options_of_the_sysconfig_file(init):
     words = Path(f"/proc/{init.up()}/cmdline").read_text().split("\0")
     assert words[-6:-1] == ["agent", "--listen", "[::1]:5", "--log-format", "json"]
     assert init("status") == 0 and init("stop") == 0
+
+
+@pytest.mark.parametrize("form", log.FORMS)
+def test_a_controller_that_listens_is_seen_in_its_log(tmp_path, capsys, form):
+    script = (PACKAGING / "i2node-controller.init").read_text()
+    ready = re.search(r"^ready\(\) .*$", script, re.MULTILINE)[0]
+    words = ["sh", "-c", f"LOGFILE={tmp_path}/log logged=0\n{ready}\nready"]
+    log.start("info", form)
+    seen = []
+    for event in ("administrator-created", "controller-listens"):
+        log.event(logging.getLogger("i2node.t"), logging.INFO, event, port=1)
+        with (tmp_path / "log").open("a") as to:
+            to.write(capsys.readouterr().err)
+        seen.append(subprocess.run(words).returncode == 0)
+    assert seen == [False, True]
 
 
 def test_what_the_caller_had_open_is_not_kept(init):

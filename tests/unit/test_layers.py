@@ -32,8 +32,8 @@ FLOORS = {
 ONLY_IN = {
     "socket": ("net", "node.rpc"),
     "ssl": ("net",),
-    "socketserver": (),
-    "http": ("controller",),
+    "socketserver": ("net.exposition",),
+    "http": ("controller", "net.exposition"),
     "sqlite3": ("repl.backlog", "repl.database", "repl.journal"),
     "cffi": (),
     "ctypes": (),
@@ -48,6 +48,7 @@ ONLY_IN = {
     "uvicorn": ("controller.server",),
     "msgpack": ("net", "repl", "controller"),
     "zstandard": ("net",),
+    "prometheus_client": ("node.families",),
     "rich": ("cli",),
     "argparse": ("cli",),
 }

@@ -25,6 +25,7 @@ from i2node.node import inventory
 from i2node.node.charges import Charges
 from i2node.node.govern import Governor
 from i2node.node.grants import Grants
+from i2node.node.metrics import Metrics
 from i2node.node.rpc import StatusServer, Verb, path_of
 from i2node.repl.budget import Budget, Budgets
 from i2node.repl.ledger import Ledger
@@ -78,6 +79,8 @@ class Daemon:
             on_channel=self._serve,
         )
         listener.start()
+        port = 0 if self.embedded else self.config.metrics_port
+        metrics = Metrics(port, self.config.run, listener.statistics)
         server = StatusServer(self.config.run, self._verbs())
         untold = self.manager.keep_told(lambda: self._summary(listener.port))
         try:
@@ -98,35 +101,39 @@ class Daemon:
                     roots=",".join(map(str, self.config.allow_roots)) or None,
                 )
                 self.manager.ready(self._summary(listener.port))
-                until_signal(lambda: self._beat(listener), self.manager.beat_s)
+                until_signal(lambda: self._beat(listener, metrics), self.manager.beat_s)
         finally:
             untold()
+            metrics.close()
             self.charges.close()
             server.close()
             listener.close()
 
-    def _beat(self, listener: Listener) -> None:
+    def _beat(self, listener: Listener, metrics: Metrics) -> None:
         self.manager.alive()
         if self._stale:
             self._stale = False
             self.manager.reloads()
-            self._configure(listener)
+            self._configure(listener, metrics)
             self.manager.ready(self._summary(listener.port))
 
-    def _configure(self, listener: Listener) -> None:
+    def _configure(self, listener: Listener, metrics: Metrics) -> None:
         """Takes the configuration as it is now, or goes on with the one in force; no session ends
         but those that it does not allow."""
         before = self.config
         try:
             config = self._reread()
+            metrics.move(config.metrics_port)
             if _address(config) != _address(before):
                 listener.move(*_address(config))
         except UsageError as error:
+            with suppress(UsageError):
+                metrics.move(before.metrics_port)
             why = {"cause": error.cause, "remedy": error.remedy}
             log.event(_log, logging.WARNING, "reload-refused", **why)
             return
         self.config = config
-        log.start(config.log_level)
+        log.start(config.log_level, config.log_format)
         self.grants.configure(config)
         self.charges.configure(config)
         changed = config.differs(before)
