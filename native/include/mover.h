@@ -462,5 +462,11 @@ int64_t i2_fanotify(int group, int root, const uint8_t *excluded, size_t exclude
  * kernel is too old, EXDEV, EOPNOTSUPP, ENODEV where the file system cannot. */
 int64_t i2_fanotify_open(int root, int32_t *told);
 
+/* ------------------------------------------------------------------------------ the host ----- */
+
+/* How far the clock may be off, in microseconds, as whoever keeps it synchronised told the kernel
+ * (adjtimex(2)); -ETIME: nobody does; -errno. */
+int64_t i2_clock_error(void);
+
 /* cdef end */
 #endif
