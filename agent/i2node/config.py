@@ -116,13 +116,18 @@ class Config:
         return frozenset(name for name in names if getattr(self, name) != getattr(other, name))
 
     @classmethod
+    def of(cls, home: Path | None) -> Config:
+        """The defaults for a home (None: the system's own directories)."""
+        return cls() if home is None else cls(etc=home / "etc", var=home / "var")
+
+    @classmethod
     def load(cls, home: Path | None, file: Path | None = None) -> Config:
         """Reads the configuration of a home (None: the system's own directories).
 
         A missing i2node.toml means the defaults; a file given by name must exist. UsageError for
         everything that is wrong with it.
         """
-        config = cls() if home is None else cls(etc=home / "etc", var=home / "var")
+        config = cls.of(home)
         port = _port_file(config.etc / "i2port.conf")
         if port is not None:
             config = replace(config, listen_port=port)

@@ -107,8 +107,10 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--strict", action="store_true", help="read all content on both sides")
     compare.add_argument("--json", action="store_true", help="a JSON object a line")
 
-    doctor = commands.add_parser("doctor", help="what a mirror of SRC to DST would keep of it")
-    _add_places(doctor)
+    doctor = commands.add_parser(
+        "doctor", help="what is wrong with this host; or what a mirror of SRC to DST would keep"
+    )
+    _add_places(doctor, nargs="?")
     doctor.add_argument("--json", action="store_true", help="a JSON object a line")
 
     _add_controller(
@@ -146,9 +148,9 @@ def _add_controller(controller: argparse.ArgumentParser) -> None:
     user.add_argument("name", metavar="NAME", nargs="?", default="")
 
 
-def _add_places(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SRC", help="a directory of this host")
-    parser.add_argument("target", metavar="DST", help="/abs/path or HOST[:PORT]:/abs/path")
+def _add_places(parser: argparse.ArgumentParser, **more: Any) -> None:
+    parser.add_argument("source", metavar="SRC", help="a directory of this host", **more)
+    parser.add_argument("target", metavar="DST", help="/abs/path or HOST[:PORT]:/abs/path", **more)
 
 
 def _add_mirror(mirror: argparse.ArgumentParser) -> None:

@@ -255,6 +255,12 @@ def compare(arguments: argparse.Namespace) -> int:
 
 def doctor(arguments: argparse.Namespace) -> int:
     """0: nothing would be lost, 1: something would; main() turns every error into 2."""
+    if arguments.source is None:
+        return _checkup(arguments)
+    if arguments.target is None:
+        raise UsageError(
+            f"doctor {shown(arguments.source)}: no DST", "name both SRC and DST, or none"
+        )
     target = parse_target(arguments.target)
     config = Config.load(arguments.home)
     from i2node.cli.diagnosis import lines, text
@@ -268,6 +274,32 @@ def doctor(arguments: argparse.Namespace) -> int:
     else:
         print(text(found))
     return 1 if found.lost else 0
+
+
+def _checkup(arguments: argparse.Namespace) -> int:
+    """Of this host: 0 fine, 1 something is to be done, 2 something could not be told."""
+    # What it warns of is told by the findings.
+    log.start("error")
+    from i2node.cli.diagnosis import finding_lines, finding_text, status_of
+    from i2node.node.checkup import program
+
+    fault = None
+    try:
+        config = Config.load(arguments.home)
+    except UsageError as error:
+        fault, config = error, Config.of(arguments.home)
+    try:
+        from i2node.node.checkup.examination import examine
+    except ImportError as error:
+        found = [program.broken(error)]
+    else:
+        found = examine(config, fault)
+    if arguments.json:
+        for line in finding_lines(found):
+            print(json.dumps(line))
+    else:
+        print(finding_text(found))
+    return status_of(found)
 
 
 def check_config(arguments: argparse.Namespace) -> int:

@@ -45,8 +45,7 @@ def watch_tree(
         try:
             return FanotifyWatch(root, dirty, paths, rescan)
         except OSError as error:
-            number = error.errno or 0
-            instead = f"no fanotify: {_WHY.get(number, os.strerror(number))}"
+            instead = _no_fanotify(error)
             if wanted == FANOTIFY:
                 raise SessionError(instead, "set watch to auto") from error
     from i2node.fs.inotify import InotifyWatch
@@ -54,3 +53,20 @@ def watch_tree(
     watch = InotifyWatch(root.identity.ino, dirty, paths, rescan, sweep)
     watch.instead = instead
     return watch
+
+
+def without_fanotify(fd: int) -> str:
+    """Why the file system of an open directory cannot be watched by fanotify; "": it can. Tried,
+    and nothing of it stays."""
+    from i2node.mover.events import Group
+
+    try:
+        Group(fd).close()
+    except OSError as error:
+        return _no_fanotify(error)
+    return ""
+
+
+def _no_fanotify(error: OSError) -> str:
+    number = error.errno or 0
+    return f"no fanotify: {_WHY.get(number, os.strerror(number))}"

@@ -169,6 +169,16 @@ class Identity:
                 "restore it, or remove it and pair this node again",
             ) from e
 
+    @staticmethod
+    def missing(etc: Path) -> list[Path]:
+        """What `load` would make: the files and directories that are not there, or not to be seen;
+        i2id.conf also where it holds no code. UsageError: that cannot be read."""
+        parts = [etc / "identity" / "node.pem", etc / "peers", etc / "i2id.conf"]
+        found = [part for part in parts if not part.exists()]
+        if parts[2] not in found and not _CODE_LINE.search(parts[2].read_text("utf-8")):
+            found.append(parts[2])
+        return found
+
     def sign(self, data: bytes) -> bytes:
         """ECDSA signature (SHA-256, DER) of `data` by this node's key."""
         return self._key.sign(data, ec.ECDSA(hashes.SHA256()))

@@ -16,21 +16,32 @@ the place of a release with a higher one; so %pre reads the file too."""
 
 
 def claim(var: Path, own: int = FORMAT) -> None:
-    """Says in VAR/format who writes there from now on. UsageError: a newer release did, in another
-    form; SessionError: it cannot be written. A file that is damaged says nothing: each store knows
-    its own form besides."""
-    path = var / "format"
-    try:
-        found = kept.kept(path) or {}
-    except ValueError:
-        found = {}
-    theirs, version = found.get("format"), str(found.get("version", ""))
+    """Says in VAR/format who writes there from now on. UsageError: see `foreign`; SessionError: it
+    cannot be written."""
+    wrong = foreign(var, own)
+    if wrong is not None:
+        raise wrong
+    if _told(var) != (own, i2node.__version__):
+        kept.keep(var / "format", {"format": own, "version": i2node.__version__})
+
+
+def foreign(var: Path, own: int = FORMAT) -> UsageError | None:
+    """What is wrong where a newer release wrote there in another form. A file that is damaged says
+    nothing: each store knows its own form besides."""
+    theirs, version = _told(var)
     if isinstance(theirs, int) and theirs > own:
-        raise UsageError(
+        return UsageError(
             f"{var} was written by i2node {version:.40} in format {theirs}; this is i2node "
             f"{i2node.__version__}, which knows {own}",
             f"install i2node {version:.40} or later again; to begin anew, and compare all rules, "
             f"move {var} away",
         )
-    if (theirs, version) != (own, i2node.__version__):
-        kept.keep(path, {"format": own, "version": i2node.__version__})
+    return None
+
+
+def _told(var: Path) -> tuple[object, str]:
+    try:
+        found = kept.kept(var / "format") or {}
+    except ValueError:
+        found = {}
+    return found.get("format"), str(found.get("version", ""))

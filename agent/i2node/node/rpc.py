@@ -21,7 +21,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -227,8 +227,13 @@ def ask(run: Path, verb: str, timeout_s: float = 3.0, **more: Any) -> list[Answe
 def status(run: Path, timeout_s: float = 3.0) -> list[RuleReport]:
     """The rules of all processes of a home. A process that does not answer appears as one report of
     state UNKNOWN with the cause. UsageError when the directory may not be read."""
+    return reports(ask(run, "status", timeout_s))
+
+
+def reports(answers: Iterable[Answer]) -> list[RuleReport]:
+    """The rules that these answers to `status` tell of; the same."""
     found: list[RuleReport] = []
-    for answer in ask(run, "status", timeout_s):
+    for answer in answers:
         error = answer.error
         if error is None:
             try:

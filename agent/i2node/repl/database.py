@@ -26,6 +26,25 @@ _TALLY = 20  # bytes of the count of commits
 _MUCH = 10_000  # rows written, until `tidy` does
 
 
+def schema_of(file: Path) -> int:
+    """The schema of a database as its header has it (sqlite.org/fileformat.html), beside whoever
+    uses it; 0: none yet, or no database of ours. Raises OSError."""
+    with file.open("rb") as opened:
+        head = opened.read(72)
+    ours = head.startswith(b"SQLite format 3\0")
+    ours = ours and int.from_bytes(head[68:72], "big") == _APPLICATION
+    return int.from_bytes(head[60:64], "big") if ours else 0
+
+
+def newer(file: Path, schema: int, known: int) -> Halt:
+    """What is said of a database whose schema is above the one that is known."""
+    return Halt(
+        f"the journal {file} was written by a newer release (schema {schema}, "
+        f"this one knows {known})",
+        f"install that release again, or remove {file} and mirror anew",
+    )
+
+
 class _DamagedError(Exception):
     """The database cannot be trusted."""
 
@@ -158,11 +177,7 @@ class Database:
         elif application != _APPLICATION or version < 1:
             raise _DamagedError
         elif version > self.SCHEMA:
-            raise Halt(
-                f"the journal {self.file} was written by a newer release (schema {version}, "
-                f"this one knows {self.SCHEMA})",
-                f"install that release again, or remove {self.file} and mirror anew",
-            )
+            raise newer(self.file, version, self.SCHEMA)
 
     def _set_aside(self) -> None:
         try:
