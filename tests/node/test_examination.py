@@ -161,7 +161,16 @@ def test_a_peer_that_is_gone_or_does_not_know_us(nodes, capsys, tmp_path):
     line = wrong(wk, capsys)
     assert line["remedy"] == f"i2node --home {wk.home} pair 127.0.0.1:{bk.port}"
     typed(line, input=bk.identity.code.encode())
-    assert is_fine(wk, capsys)
+    assert is_fine(wk, capsys) and is_fine(bk, capsys)
+    (known,) = bk.identity.peers()
+    assert known.address == f"127.0.0.1:{wk.port}"
+
+    # One that does not listen when it pairs is never asked.
+    wk.stop()
+    bk.identity.forget(wk.identity.node_id)
+    typed(line, input=bk.identity.code.encode())
+    assert [peer.address for peer in bk.identity.peers()] == [""]
+    assert is_fine(bk, capsys)
 
 
 def test_a_port_that_another_program_has(nodes, capsys):

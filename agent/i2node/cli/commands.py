@@ -109,8 +109,9 @@ def pair(arguments: argparse.Namespace) -> int:
     code = code_of(arguments.code_file, shown(host))
     from i2node.net.identity import Identity
     from i2node.net.pairing import pair as pair_with
+    from i2node.node.checkup.doors import port_of
 
-    peer = pair_with(host, port, code, Identity.load(config.etc))
+    peer = pair_with(host, port, code, Identity.load(config.etc), own_port=port_of(config))
     print(f"paired with {arguments.peer}, node {peer.node_id}")
     return 0
 

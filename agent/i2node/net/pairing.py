@@ -172,8 +172,8 @@ def pair(
     """Pairs with the node at host:port by its code; each stores the other's certificate.
 
     `role` and `name` are what the other side is to know this one as, `own_port` where this one
-    listens; `peer_role` is what the other side is to be here. Refused: the code is wrong, or too
-    many were. PeerLost, ProtocolError as ever.
+    listens, 0: nowhere; `peer_role` is what the other side is to be here. Refused: the code is
+    wrong, or too many were. PeerLost, ProtocolError as ever.
     """
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     doing = f"pairing with {where}"

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import i2node
+from i2node.config import Config
 from i2node.errors import I2Error
 from i2node.model import PORT, show
 from i2node.net.transport import connect
+from i2node.node import rpc
 from i2node.node.checkup.finding import Finding, fine, look, unknown
 from i2node.node.checkup.host import Host, text_of
 from i2node.node.kept import kept
@@ -109,6 +111,13 @@ def agent_of(host: Host) -> Agent | None:
         if door is not None and "--embedded" not in words:
             return Agent(pid, door, "--listen" in words)
     return None
+
+
+def port_of(config: Config) -> int:
+    """Where the agent of a home listens now; 0: none runs."""
+    pids = frozenset(answer.pid for answer in rpc.ask(config.run, "status"))
+    agent = agent_of(Host(config=config, pids=pids))
+    return agent.door.port if agent else 0
 
 
 def is_needed(host: Host) -> bool:
