@@ -33,6 +33,7 @@ class Node:
 
     def __init__(self, home: Path, nursery: Nursery) -> None:
         self.home, self.port, self._nursery = home, free_port(), nursery
+        self.metrics = free_port()
         self.child: Child | None = None
         for part in ("etc", "var", "room"):
             (home / part).mkdir(mode=0o700, parents=True)
@@ -41,6 +42,7 @@ class Node:
     def configure(self, more: str = "") -> None:
         text = f'listen_host = "127.0.0.1"\nlisten_port = {self.port}\n'
         text += f'allow_roots = ["{self.home}/room"]\nlog_level = "debug"\n'
+        text += f"metrics_port = {self.metrics}\n"
         (self.home / "etc" / "i2node.toml").write_text(text + more)
 
     @property
@@ -137,7 +139,7 @@ def test_what_is_broken_is_told_and_mended(nodes, capsys):
     # The agents were asked often; it left no line in their logs, nor any other trouble.
     for node in nodes:
         lines = node.log.read_text().splitlines()
-        assert [line.split()[2] for line in lines] == ["agent-listens"]
+        assert {line.split()[2] for line in lines} == {"metrics-served", "agent-listens"}
 
 
 def asked_in_doubt(node: Node, capsys: pytest.CaptureFixture[str]) -> list[Line]:

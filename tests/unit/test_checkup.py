@@ -201,7 +201,7 @@ def test_who_listens(family, address, seen):
         assert door.address == seen and door.inode == os.fstat(server.fileno()).st_ino
         assert doors.holder(Path("/proc"), door.inode) == os.getpid()
         own = replace(SYSTEM, pids=frozenset({os.getpid()}))
-        assert doors.agent_of(own) == Agent(os.getpid(), door, False)
+        assert doors.agent_of(own) == Agent(os.getpid(), (door,), False)
         assert doors.agent_of(SYSTEM) is None
     assert doors.holder(Path("/proc"), door.inode) is None
 
@@ -221,6 +221,22 @@ def test_which_process_is_the_agent(word):
 
 
 ALL, LOOP, SIX = Door("0.0.0.0", 26821, 1), Door("127.0.0.1", 26821, 2), Door("::", 26821, 3)
+LOCAL = Door("127.0.0.1", 9000, 4)
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        (Config(), ALL),
+        (Config(listen_port=9000), LOCAL),
+        (Config(listen_port=1, metrics_port=26821), LOCAL),
+        (Config(listen_port=1, metrics_port=9000), ALL),
+        (Config(listen_port=1, metrics_port=2), ALL),
+    ],
+)
+def test_metrics_are_not_for_peers(config, found):
+    for own in ([ALL, LOCAL], [LOCAL, ALL]):
+        assert doors.likely(own, config)[0] == found
 
 
 @pytest.mark.parametrize(
@@ -277,7 +293,7 @@ def test_who_needs_an_agent(host):
 
 
 def test_an_agent_that_answers():
-    agent = Agent(7, ALL, False)
+    agent = Agent(7, (ALL,), False)
     told = doors.of_agent(SYSTEM, agent, i2node.__version__)
     assert told.verdict == "fine" and "process 7, of this home, listens on all addr" in told.text
     old = doors.of_agent(SYSTEM, agent, "0.0.9")
@@ -289,7 +305,7 @@ def test_an_agent_that_answers():
     for as_told in (Config(listen_port=0), Config()):
         assert doors.of_agent(replace(SYSTEM, config=as_told), agent, "").verdict == "fine"
     assert doors.of_agent(replace(moved, sound=False), agent, "").verdict == "fine"
-    assert doors.of_agent(moved, Agent(7, ALL, True), "").verdict == "fine"
+    assert doors.of_agent(moved, Agent(7, (ALL,), True), "").verdict == "fine"
 
 
 @pytest.mark.root

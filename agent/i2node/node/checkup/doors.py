@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ import i2node
 from i2node.config import Config
 from i2node.errors import I2Error
 from i2node.model import PORT, show
+from i2node.net.identity import Identity
 from i2node.net.transport import connect
 from i2node.node import rpc
 from i2node.node.checkup.finding import Finding, fine, look, unknown
@@ -53,12 +54,16 @@ class Door(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """The agent of a home that runs."""
+    """The agent of a home that runs. elsewhere: it was told on its command line where to listen."""
 
     pid: int
-    door: Door
+    doors: tuple[Door, ...]
     elsewhere: bool
-    """Whether it was told on its command line where to listen."""
+
+    @property
+    def door(self) -> Door:
+        """The one for peers, as far as is known."""
+        return self.doors[0]
 
 
 def doors(table: str) -> Iterator[Door]:
@@ -106,11 +111,22 @@ def agent_of(host: Host) -> Agent | None:
     listening = here(host)
     for pid in sorted(host.pids):
         words = text_of(host.proc / str(pid) / "cmdline").split("\0")
-        own = sockets_of(host.proc, pid)
-        door = next((door for door in listening if door.inode in own), None)
-        if door is not None and "--embedded" not in words:
-            return Agent(pid, door, "--listen" in words)
+        sockets = sockets_of(host.proc, pid)
+        own = [door for door in listening if door.inode in sockets]
+        if own and "--embedded" not in words:
+            return Agent(pid, likely(own, host.config), "--listen" in words)
     return None
+
+
+def likely(own: Iterable[Door], config: Config) -> tuple[Door, ...]:
+    """Those of an agent, of which one is for its metrics, and that for peers is likely to be the
+    first: either may be configured anew meanwhile, or wrongly."""
+
+    def unlikely(door: Door) -> tuple[bool, bool, bool]:
+        is_loopback = ipaddress.ip_address(door.address).is_loopback
+        return door.port != config.listen_port, door.port == config.metrics_port, is_loopback
+
+    return tuple(sorted(own, key=unlikely))
 
 
 def port_of(config: Config) -> int:
@@ -184,20 +200,28 @@ def of_nobody(host: Host, enabled: bool, needed: bool) -> Finding:
 
 def _answering(host: Host, agent: Agent) -> Finding:
     """Asked as a peer would, with the node's own certificate."""
-    version = ""
-    if host.identity is not None:
-        name = "127.0.0.1" if agent.door.is_for_all else agent.door.address
+    if host.identity is None:
+        return of_agent(host, agent, "")
+    causes: list[str] = []
+    for door in agent.doors:
         try:
-            own = host.identity.node_id
-            channel = connect(name, agent.door.port, host.identity, own, DIAL_S)
-            version = channel.version
-            with suppress(I2Error):
-                channel.send({"t": "bye"})
-            channel.close()
+            version = _asked(host.identity, door)
         except I2Error as error:
-            told = f"process {agent.pid} listens on {agent.door}, and does not answer"
-            return look("port", f"{told}: {error.cause}", host.service("restart", agent.pid))
-    return of_agent(host, agent, version)
+            causes.append(error.cause)
+        else:
+            return of_agent(host, replace(agent, doors=(door,)), version)
+    told = f"process {agent.pid} listens on {agent.door}, and does not answer: {causes[0]}"
+    return look("port", told, host.service("restart", agent.pid))
+
+
+def _asked(identity: Identity, door: Door) -> str:
+    """The version that runs there."""
+    name = "127.0.0.1" if door.is_for_all else door.address
+    channel = connect(name, door.port, identity, identity.node_id, DIAL_S)
+    with suppress(I2Error):
+        channel.send({"t": "bye"})
+    channel.close()
+    return channel.version
 
 
 def of_agent(host: Host, agent: Agent, version: str) -> Finding:
