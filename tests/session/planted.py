@@ -134,6 +134,15 @@ def write_where_it_is_torn(root: Path) -> None:
     (root / "torn" / "kept").write_text("changed")
 
 
+def change(root: Path) -> None:
+    """All at once what the recording changed in its order, and the times that are told then."""
+    for one in CHANGES:
+        one(root)
+    write_where_it_is_torn(root)
+    remove_many(root)
+    shift(root)
+
+
 def remove_many(root: Path) -> None:
     """More than the brake lets go at once."""
     shutil.rmtree(root / "many")

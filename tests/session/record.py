@@ -44,6 +44,7 @@ from i2node.net.pairing import pair
 from i2node.net.seal import Sealer
 from i2node.net.stream import DataStream
 from i2node.net.transport import Listener, Pump, connect
+from i2node.node import copies
 from i2node.node.daemon import Daemon
 from i2node.orders import Charge, Grant, Orders, Part, Standing, Want
 from i2node.repl.compare import compare
@@ -71,7 +72,9 @@ class Tap:
         rest = self._rest[side] + data
         while len(rest) >= 4 and len(rest) >= 4 + wire.message_length(rest):
             end = 4 + wire.message_length(rest)
-            self.records.append(Record(side, "m", rest[4:end]))
+            said = Record(side, "m", rest[4:end])
+            if self.records[-1:] != [said]:  # a copy that is being made says so again and again
+                self.records.append(said)
             rest = rest[end:]
         self._rest[side] = rest
 
@@ -195,7 +198,7 @@ def mirror(ground: Ground, taps: list[Tap]) -> None:
     """A first mirror, live changes of each kind, a fault, what the brake holds, the end."""
     planted.plant(ground.source)
     session = ground.session()
-    thread = threading.Thread(target=session.run)
+    thread = threading.Thread(target=session.run, daemon=True)
     thread.start()
     settled(session)
     tap = taps[-1]
@@ -351,8 +354,8 @@ def wrong_code(ground: Ground, taps: list[Tap]) -> None:
 SCENES: dict[str, Callable[[Ground, list[Tap]], None]] = {
     "mirror": mirror,
     "examine": examine,
-    "compare": compared,
     "again": again,
+    "compare": compared,
     "refused": refused,
     "govern": govern,
     "whole": whole,
@@ -389,6 +392,7 @@ def main(version: int) -> None:
     place = Path(tempfile.mkdtemp(prefix="i2node-record-", dir="/var/tmp"))
     data = DATA / f"protocol-{version}"
     data.mkdir(exist_ok=True)
+    copies.ALIVE_S = 0.001
     with ExitStack() as held:
         held.callback(shutil.rmtree, place)
         ground = Ground(place, version)

@@ -182,11 +182,9 @@ def unlike(then: Message, now: Message) -> str:
     if then["t"] != now["t"]:
         return f"{now['t']} came where {then['t']} did"
     kind, free = then["t"], OF_THE_SESSION.get(then["t"], set())
+    if missing := shape(then, now):
+        return kind + missing
     for key, value in then.items():
-        if key not in now:
-            return f"{kind} has no {key}"
-        if missing := _shape(value, now[key]):
-            return f"{kind}: {key}{missing}"
         if key not in free and value != now[key]:
             return f"{kind}: {key} is {now[key]!r}, and was {value!r}"
     if kind == "probed" and then["status"] == 0 and listed(then) != listed(now):
@@ -194,18 +192,20 @@ def unlike(then: Message, now: Message) -> str:
     return ""
 
 
-def _shape(then: Any, now: Any) -> str:
-    """What of the shape of a value is not there any more."""
-    if type(then) is not type(now) and not (then is None or now is None):
+def shape(then: Any, now: Any) -> str:
+    """What of the shape of a value is not there any more: keys, and types."""
+    if then is None or now is None:
+        return ""
+    if type(then) is not type(now):
         return f" is a {type(now).__name__}, and was a {type(then).__name__}"
     if isinstance(then, dict):
         for key, value in then.items():
             if key not in now:
                 return f" has no {key}"
-            if missing := _shape(value, now[key]):
+            if missing := shape(value, now[key]):
                 return f".{key}{missing}"
     if isinstance(then, list) and then and now:
-        return _shape(then[0], now[0])
+        return shape(then[0], now[0])
     return ""
 
 
