@@ -4,6 +4,7 @@
     ├── Problem            this path; the session goes on
     ├── SessionError       this connection or this attempt; retried with backoff (exit 4)
     │   ├── PeerLost       connection cut, silent, or not to be had
+    │   │   └── PeerLeft   its agent ended in order, and said so
     │   ├── TargetFault    the target's disk: full, read-only, failing
     │   ├── ProtocolError  the peer said what the protocol does not allow
     │   └── NoAnswer       a process of this host did not say what it was asked
@@ -53,6 +54,10 @@ class PeerLost(SessionError):
     code = "peer-lost"
 
 
+class PeerLeft(PeerLost):
+    """The peer's agent was stopped, or is being restarted: it said so as it went."""
+
+
 class TargetFault(SessionError):
     """The target's file system refuses to take more: full, over quota, read-only, failing."""
 
@@ -100,6 +105,15 @@ class Refused(Halt):
 
 SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """The host is short of something: what was asked for may be sound, and is had a moment later."""
+
+
+def still_away(before: I2Error | None, error: I2Error) -> I2Error:
+    """What is to be told of a peer that cannot be had. before: what was told last. Of one that left
+    in order both are: that it left, and what came of the last attempt to reach it."""
+    left, again = isinstance(before, PeerLeft), isinstance(error, PeerLeft)
+    if before is None or not left or again or not isinstance(error, PeerLost):
+        return error
+    return PeerLeft(f"{before.cause.partition('; ')[0]}; {error.cause}", before.remedy)
 
 
 def of_code(code: str, cause: str, remedy: str = "") -> I2Error:

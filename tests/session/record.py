@@ -147,9 +147,9 @@ def tapped() -> Iterator[list[Tap]]:
 
 
 class Ground:
-    """A source, and a node that keeps mirrors in `room` and speaks one protocol alone."""
+    """A source, and a node that keeps mirrors in `room` and speaks these protocols alone."""
 
-    def __init__(self, place: Path, version: int) -> None:
+    def __init__(self, place: Path, protocol: tuple[int, int]) -> None:
         self.place, self.room = place, place / "room"
         self.source = place / "source"
         for path in (self.source, self.room / "base"):
@@ -168,7 +168,7 @@ class Ground:
         self.daemon = Daemon(config, self.there)
         self.daemon.charges.start()
         self.listener = Listener(
-            ADDRESS, 0, self.there, on_channel=self.daemon._serve, beat=0.5, protocol=(version,) * 2
+            ADDRESS, 0, self.there, on_channel=self.daemon._serve, beat=0.5, protocol=protocol
         )
         self.listener.start()
         self.target = Target(ADDRESS, self.listener.port, bytes(self.room / "mirror"))
@@ -395,7 +395,7 @@ def main(version: int) -> None:
     copies.ALIVE_S = 0.001
     with ExitStack() as held:
         held.callback(shutil.rmtree, place)
-        ground = Ground(place, version)
+        ground = Ground(place, (version, version))
         held.callback(ground.close)
         for name, scene in SCENES.items():
             with tapped() as taps:

@@ -11,7 +11,7 @@ import pytest
 from channels import HOST, LONG, Nodes
 from ends import until
 
-from i2node.errors import PeerLost, Refused
+from i2node.errors import PeerLeft, PeerLost, Refused
 from i2node.net.channel import Channel
 from i2node.net.identity import Identity
 from i2node.net.transport import connect
@@ -28,7 +28,7 @@ def test_both_know_each_other(make_nodes: Callable[..., Nodes]) -> None:
     assert mine.secret == theirs.secret
     assert len(mine.secret) == 32
     assert mine.address == f"{HOST}:{nodes.port}"
-    assert (mine.protocol, mine.version) == (1, theirs.version)
+    assert (mine.protocol, mine.version) == (2, theirs.version)
     mine.send({"t": "say", "path": b"caf\xe9"})
     assert theirs.recv(LONG) == {"t": "say", "path": b"caf\xe9"}
     theirs.send({"t": "answer"})
@@ -89,6 +89,35 @@ def test_last_words_arrive_before_the_end(make_nodes: Callable[..., Nodes]) -> N
         with pytest.raises(PeerLost):
             mine.send({"t": "too late"})
         mine.close()
+
+
+def test_who_leaves_says_so_behind_the_last_words(make_nodes: Callable[..., Nodes]) -> None:
+    nodes = make_nodes()
+    mine, theirs = nodes.connect()
+    theirs.send({"t": "last"})
+    theirs.close(leaving=True)
+    assert mine.recv(LONG)["t"] == "last"
+    for call in (lambda: mine.recv(LONG), lambda: mine.send({"t": "too late"})):
+        with pytest.raises(PeerLeft, match=f"{mine.address}: its agent was stopped, or is being"):
+            call()
+    mine.close()
+    mine, theirs = nodes.connect()
+    theirs.close()
+    with pytest.raises(PeerLost, match="closed by the peer") as e:
+        mine.recv(LONG)
+    assert not isinstance(e.value, PeerLeft)
+    mine.close()
+
+
+def test_a_peer_of_protocol_1_is_not_told_that_one_leaves(make_nodes: Callable[..., Nodes]) -> None:
+    """It would take that for an error of the protocol."""
+    nodes = make_nodes(protocol=(1, 1))
+    mine, theirs = nodes.connect()
+    theirs.close(leaving=True)
+    with pytest.raises(PeerLost, match="closed by the peer") as e:
+        mine.recv(LONG)
+    assert not isinstance(e.value, PeerLeft)
+    mine.close()
 
 
 def test_recv_times_out(make_nodes: Callable[..., Nodes]) -> None:
@@ -164,11 +193,11 @@ def test_a_full_inbox_stops_the_sender_and_is_not_silence(make_nodes: Callable[.
 
 def test_version_skew_names_both(make_nodes: Callable[..., Nodes]) -> None:
     nodes = make_nodes()
-    with pytest.raises(Refused, match=r"protocol 1 to 1.*protocol 7 to 9") as e:
+    with pytest.raises(Refused, match=r"protocols 1 to 2.*protocols 7 to 9") as e:
         connect(HOST, nodes.port, nodes.client, protocol=(7, 9))
-    assert "same version" in e.value.remedy
+    assert e.value.remedy == f"upgrade i2node on {HOST}: it is the older one"
     mine, theirs = nodes.connect(protocol=(1, 3))
-    assert mine.protocol == theirs.protocol == 1
+    assert mine.protocol == theirs.protocol == 2
     mine.close()
 
 
@@ -184,7 +213,7 @@ def test_version_skew_is_told_when_the_peer_hung_up_before_the_keys(
         send(channel, message)
 
     monkeypatch.setattr(Channel, "send", late)
-    with pytest.raises(Refused, match=r"protocol 1 to 1.*protocol 7 to 9"):
+    with pytest.raises(Refused, match=r"protocols 1 to 2.*protocols 7 to 9"):
         connect(HOST, nodes.port, nodes.client, protocol=(7, 9))
 
 

@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 from i2node import log
-from i2node.errors import I2Error, PeerLost, ProtocolError, Refused, of_code
+from i2node.errors import I2Error, PeerLost, ProtocolError, Refused, of_code, still_away
 from i2node.model import State, show
 from i2node.net.channel import Channel
 from i2node.net.identity import Identity
@@ -236,6 +236,7 @@ class Link:
 
     def _end(self, talk: Conversation | None, error: I2Error) -> None:
         with self._changed:
+            error = still_away(self.cause, error) if talk is None else error
             is_news = talk is not None or not self._tried or self.cause.cause != error.cause
             self._talk = None
             self._tried = True

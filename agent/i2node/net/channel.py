@@ -16,11 +16,11 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from i2node import __version__, log
-from i2node.errors import I2Error, PeerLost, ProtocolError, Refused
+from i2node.errors import I2Error, PeerLeft, PeerLost, ProtocolError, Refused
 from i2node.model import show
 from i2node.net.identity import Peer, Role
 from i2node.net.pump import Pump
@@ -40,6 +40,8 @@ _OUT_MAX: Final = 8 << 20  # bytes unsent before send() waits
 _IN_MAX: Final = 8 << 20  # of memory, not fetched by recv() before the pump stops reading
 _FLUSH: Final = 2.0  # seconds that close() gives the last messages
 _BEAT_BYTES: Final = encode_message({"t": "beat"})
+_LEAVING_BYTES: Final = encode_message({"t": "leaving"})
+_LEAVING_SINCE: Final = 2  # the protocol that knows it
 
 
 class Channel:
@@ -157,10 +159,13 @@ class Channel:
         if over and self._failure is not None:
             lost(self._hand_over() or self._failure)
 
-    def close(self, wait: bool = True) -> None:
+    def close(self, wait: bool = True, leaving: bool = False) -> None:
         """Sends what is still to be sent, for two seconds at most, and ends channel and streams.
-        wait: until that is done."""
+        wait: until that is done. leaving: this agent ends, and the peer is told so if its protocol
+        knows that: there the cause is PeerLeft."""
         with self._lock:
+            if leaving and self.alive and self.protocol >= _LEAVING_SINCE:
+                self._out += _LEAVING_BYTES
             self._closing = True
             self._changed.notify_all()
             self._pump.call(self)
@@ -288,6 +293,11 @@ class Channel:
                     break
                 message, weight = decode_weighed(bytes(self._in[4 : 4 + size]))
                 del self._in[: 4 + size]
+                if message["t"] == "leaving":  # perhaps before it is known here what is agreed
+                    raise PeerLeft(
+                        f"{self.address}: its agent was stopped, or is being restarted",
+                        "if it does not come back, run there: service i2node start",
+                    )
                 if message["t"] != "beat":
                     self._inbox.append((message, weight))
                     self._waiting += weight
@@ -420,11 +430,17 @@ def _judge(channel: Channel, hello: Message, protocol: tuple[int, int]) -> None:
     version = show(version.encode())[:40]
     newest = min(protocol[1], spoken[1])
     if newest < max(protocol[0], spoken[0]):
+        older = "this host" if protocol[1] < spoken[0] else channel.host
         raise Refused(
-            f"{channel.address} runs i2node {version} with protocol {spoken[0]} to {spoken[1]}, "
-            f"this is i2node {__version__} with protocol {protocol[0]} to {protocol[1]}",
-            "bring both nodes to the same version",
+            f"{channel.address} runs i2node {version}, which speaks {_spoken(spoken)}, "
+            f"this is i2node {__version__}, which speaks {_spoken(protocol)}",
+            f"upgrade i2node on {older}: it is the older one",
         )
     channel.protocol = newest
     channel.version = version
     channel.features = tuple(features)
+
+
+def _spoken(protocol: Sequence[int]) -> str:
+    oldest, newest = protocol
+    return f"protocol {oldest}" if oldest == newest else f"protocols {oldest} to {newest}"

@@ -160,7 +160,7 @@ class Listener:
         moved.result()
 
     def close(self) -> None:
-        """Stops accepting and closes everything that came through this listener."""
+        """Stops accepting, and closes all that came through this listener: the agent ends."""
         with self._lock:
             if self._thread is None or self._closing:
                 return
@@ -169,8 +169,9 @@ class Listener:
         os.eventfd_write(self._wake, 1)
         self._thread.join()
         os.close(self._wake)
-        for channel in channels:
-            channel.close()
+        for wait in (False, True):
+            for channel in channels:
+                channel.close(wait, leaving=True)
 
     def statistics(self) -> Statistics:
         """Counters, at this moment."""

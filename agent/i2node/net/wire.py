@@ -14,6 +14,23 @@ Control message, inside TLS:
     bytes before anything is decoded: it tells what a message will take in memory, which is what an
     inbox counts. Names of files are bin, never text: Linux promises no encoding.
 
+    The first of either side is hello {protocol: [oldest, newest], version, features, node}, then
+    keys {random, session}; both go on in the newest protocol that both speak, or, where there is
+    none, part with what each of them runs. beat {} keeps a channel alive.
+
+Protocols, and what makes another:
+
+    1   what tests/data/protocol-1 holds
+    2   leaving {}: the last message of a side whose agent is stopped or restarted in order
+
+    Within one a message may get keys that are optional to who hears it, and a hello features: what
+    is not known is passed over, in messages and in the maps in them; a key is not taken out of use.
+    A row, which is a list, keeps its length. Another number is due for a kind of message or
+    of frame that was not there, for another meaning or type of a key, and for another layout of
+    what is packed in bytes (steps, listings, signatures). The one before the newest is spoken as
+    well, so that nodes can be upgraded one after the other, in any order; what is older may go.
+    The recordings of a protocol are made before the next one is begun, and stay as they are.
+
 Data frame, in clear on TCP, sealed by itself (big-endian):
 
      0  magic     "i2"
@@ -53,7 +70,7 @@ import msgpack
 from i2node.errors import ProtocolError
 
 PORT: Final = 26821
-PROTOCOL: Final = (1, 1)  # oldest and newest control protocol spoken here
+PROTOCOL: Final = (1, 2)  # oldest and newest control protocol spoken here
 
 MESSAGE_MAX: Final = 4 << 20
 DEPTH_MAX: Final = 16

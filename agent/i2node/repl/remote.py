@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 from i2node.errors import (
     Halt,
     I2Error,
+    PeerLeft,
     PeerLost,
     ProtocolError,
     Refused,
@@ -246,8 +247,15 @@ class Remote:
         if isinstance(error, PeerLost) and self._thread is not None:
             self._thread.join(LAST_WORDS_S)
         self.close()
-        if isinstance(error, PeerLost) and not isinstance(self.error, PeerLost | None):
+        if isinstance(error, PeerLost) and self._knows_more_than(error):
+            assert self.error is not None
             raise self.error from error
+
+    def _knows_more_than(self, error: PeerLost) -> bool:
+        """Whether the control channel's end says more than that of the stream."""
+        if isinstance(self.error, PeerLeft):
+            return not isinstance(error, PeerLeft)
+        return not isinstance(self.error, PeerLost | None)
 
     def close(self) -> None:
         self.channel.close()

@@ -22,7 +22,7 @@ from typing import Any
 
 from i2node import log
 from i2node.config import Config
-from i2node.errors import Halt, I2Error, SafetyStop, SessionError, UsageError
+from i2node.errors import Halt, I2Error, SafetyStop, SessionError, UsageError, still_away
 from i2node.fs.coalesce import Dirty
 from i2node.fs.pathset import PathSet
 from i2node.fs.root import Root
@@ -230,7 +230,8 @@ class Session:
                         agent = EmbeddedAgent(self.config.etc.parent, self.options.target.path)
                     self._try(binding, agent)
                     return
-                except SessionError as error:
+                except SessionError as failed:
+                    error = still_away(self._cause, failed)
                     if self._stop.is_set():
                         break
                     patience.failed(moved=self._progress.before.files_applied > applied)
