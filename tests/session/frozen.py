@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from recorded import PLACE, Message, Record, messages, read, replaced, shape, unlike
+from recorded import steps as steps_of
 
 from i2node.errors import I2Error
 from i2node.mover import batch
@@ -163,6 +164,8 @@ class FrozenTarget:
         """Kinds of messages that were said."""
         self.lacks: list[str] = []
         """What a target of then would have missed in what the source said."""
+        self.steps: list[tuple[batch.Op, bytes]] = []
+        """What came in frames, as recorded.steps has it."""
         self.ended = threading.Event()
         """Set when a source said goodbye."""
         self.faults, self.holds = False, False
@@ -245,6 +248,7 @@ class FrozenTarget:
 
     def _taken(self, seq: int, kind: int, payload: Any) -> Iterator[Message]:
         number = batch.steps_check(payload)
+        self.steps += steps_of(payload)
         steps = [batch.step_at(payload, i) for i in range(number)]
         paths = {path for _, path, _ in steps}
         for then in list(self._answers["faults"]) if self.faults else ():

@@ -37,7 +37,8 @@ from typing import Any
 
 import msgpack
 
-from i2node.mover import listing
+from i2node.mover import batch, listing
+from i2node.mover.batch import STEP, Op
 
 Message = dict[str, Any]
 
@@ -47,6 +48,7 @@ PLACE = b"/srv/i2node"
 HOST, BOOT, NAMESPACE = b"work", b"boot", b"boot/1"
 """What it calls the host, its boot, and both with the mount namespace."""
 _MAGIC = b"i2 conversation 1\n"
+_STAGE_ID = slice(72, 80)
 _HEAD = struct.Struct(">ccBBHI")
 
 
@@ -113,6 +115,18 @@ def tree_of(records: list[Record]) -> list[Any]:
     """What the target held in the end."""
     (tree,) = [r.note["tree"] for r in records if r.kind == "n" and "tree" in r.note]
     return list(tree)
+
+
+def steps(payload: bytes | memoryview) -> Iterator[tuple[Op, bytes]]:
+    """Those of a frame, each with its bytes; without the number under which a file is staged, which
+    is made of its inode."""
+    at = 0
+    while at < len(payload):
+        end = at + int(STEP.unpack_from(payload, at)[0])
+        step = bytearray(payload[at:end])
+        step[_STAGE_ID] = bytes(8)
+        yield batch.step_at(payload[at:], 0)[0], bytes(step)
+        at = end
 
 
 def replaced(value: Any, swap: Callable[[bytes], bytes]) -> Any:

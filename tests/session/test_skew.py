@@ -204,17 +204,18 @@ def test_what_was_stopped_and_what_died_are_told_apart(place: Path, nursery: Nur
         assert agent is not None
         agent.signal(signal.SIGTERM)
         agent.wait(LONG)
-        until("its loss is not told", lambda: bool(cause_of(hosts)))
+        until("it is not tried again", lambda: "; " in cause_of(hosts))
         assert f"127.0.0.1:{hosts.relay.port}: {STOPPED}" in cause_of(hosts)
         report = hosts.report()
         assert report is not None and report.remedy == BRING_BACK
-        assert hosts.tail("here").count(f'{STOPPED}"') == 1
+        log = place / "here.log"
+        assert log.read_text().count(f'{STOPPED}" remedy="{BRING_BACK}"') == 1
         hosts.quiesce()
         assert not cause_of(hosts)
-        said = len(hosts.tail("here"))
+        said = len(log.read_text())
         hosts.kill_target()
-        until("its loss is not told", lambda: bool(cause_of(hosts)))
-        assert STOPPED not in cause_of(hosts) + hosts.tail("here")[said:]
+        until("its loss is not told", lambda: "state=EXCEPTION" in log.read_text()[said:])
+        assert cause_of(hosts) and STOPPED not in cause_of(hosts) + log.read_text()[said:]
 
 
 def cause_of(hosts: Hosts) -> str:

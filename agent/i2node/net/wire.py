@@ -23,13 +23,15 @@ Protocols, and what makes another:
     1   what tests/data/protocol-1 holds
     2   leaving {}: the last message of a side whose agent is stopped or restarted in order
 
-    Within one a message may get keys that are optional to who hears it, and a hello features: what
-    is not known is passed over, in messages and in the maps in them; a key is not taken out of use.
-    A row, which is a list, keeps its length. Another number is due for a kind of message or
-    of frame that was not there, for another meaning or type of a key, and for another layout of
-    what is packed in bytes (steps, listings, signatures). The one before the newest is spoken as
-    well, so that nodes can be upgraded one after the other, in any order; what is older may go.
-    The recordings of a protocol are made before the next one is begun, and stay as they are.
+    Within one a message, or a map in it, may get keys that whoever hears it can do without, and a
+    hello features: what is not known is passed over. No key goes, and no list that is a row grows.
+    Another number is due for a kind of message or of frame that was not there, for another type or
+    meaning of a key, a value beyond those it had (states, verdicts, ops), and another layout of
+    what is packed in bytes (steps, listings, signatures).
+
+    The protocol before the newest is spoken as well, so that nodes can be upgraded one after the
+    other, in any order; what is older may go. Recordings of it, made before the newest was begun
+    (tests/session/record.py), hold the program to that, and stay as they are.
 
 Data frame, in clear on TCP, sealed by itself (big-endian):
 
