@@ -4,7 +4,10 @@ import tomllib
 from pathlib import Path
 
 with (Path(__file__).parents[1] / "pyproject.toml").open("rb") as file:
-    project = tomllib.load(file)
-named = project["build-system"]["requires"] + project["project"]["dependencies"]
-named += project["project"]["optional-dependencies"]["controller"]
-print("\n".join(sorted({*named, "wheel"})))
+    _whole = tomllib.load(file)
+project = _whole["project"]
+
+if __name__ == "__main__":
+    named = _whole["build-system"]["requires"] + project["dependencies"]
+    named += project["optional-dependencies"]["controller"]
+    print("\n".join(sorted({*named, "wheel"})))
