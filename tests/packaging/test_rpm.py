@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rpmroot import HOUSE, PYTHON, Machine, packages, until
 
-import i2node
+from i2node import __version__ as VERSION
 
 pytestmark = [
     pytest.mark.root,
@@ -91,18 +91,32 @@ def test_what_is_in_the_packages(built):
 def test_what_the_packages_need_and_give(built):
     for name, package in built.items():
         needed = asked(package, "--requires")
-        provided = {word.split()[0] for word in asked(package, "--provides")}
-        assert {word for word in provided if not word.startswith("config(")} <= {
+        provided = {line for line in asked(package, "--provides") if not line.startswith("config(")}
+        bundled = {line for line in provided if line.startswith("bundled(")}
+        assert len(bundled) > 5
+        assert bundled == set(map(as_bundled, distributions(package) - {("i2node", VERSION)}))
+        assert {line.split()[0] for line in provided - bundled} <= {
             name,
             f"{name}({os.uname().machine.replace('_', '-')})",
         }
         # What a wheel brings with it, nobody else has to have.
         assert not [word for word in needed if re.match(r"lib.*-[0-9a-f]{8}\.so", word)]
         assert "libc.so.6()(64bit)" in needed
-        assert [i2node.__version__] == asked(package, "--qf", "%{VERSION}\n")
+        assert asked(package, "--qf", "%{VERSION}\n") == [VERSION]
     assert PYTHON in asked(built["i2node"], "--requires")
     release = asked(built["i2node"], "--qf", "%{VERSION}-%{RELEASE}\n")[0]
     assert f"i2node = {release}" in asked(built["i2node-controller"], "--requires")
+
+
+def distributions(package: Path) -> set[tuple[str, str]]:
+    """Name and version of the Python distributions in it, as their own files say."""
+    places = (re.search(r"/([^/]+)-([^/]+)\.dist-info/METADATA$", name) for name in listed(package))
+    return {(found[1], found[2]) for found in places if found}
+
+
+def as_bundled(distribution: tuple[str, str]) -> str:
+    name, version = distribution
+    return f"bundled(python3dist({re.sub('[-_.]+', '-', name).lower()})) = {version}"
 
 
 def test_the_life_of_an_installation(built, machine):
@@ -117,7 +131,7 @@ def test_the_life_of_an_installation(built, machine):
 def installs(built, machine: Machine) -> None:
     machine.rpm("-i", "--nodeps", *map(copied(machine), built.values()))
     assert machine.rpm("-Va", "--nodeps") == ""
-    assert machine.does("i2node", "version") == f"i2node {i2node.__version__}\n"
+    assert machine.does("i2node", "version") == f"i2node {VERSION}\n"
     assert "sound" in machine.does("i2node", "check-config")
     # Enabled, not started: what it may write to is to be said first.
     assert machine.tries(INIT, "status").returncode == 3
