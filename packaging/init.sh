@@ -146,6 +146,13 @@ status() {
 # has started is this script's.
 if [ -d "$SYSTEMD" ] && ! running; then
     case ${1-} in
+    restart | condrestart | try-restart | force-reload)
+        # It would stop what runs, and find the configuration wrong after that.
+        need_root
+        ! systemctl --quiet is-active "$NAME.service" || need_config
+        ;;
+    esac
+    case ${1-} in
     start | stop | restart | try-restart | reload) exec systemctl "$1" "$NAME.service" ;;
     condrestart) exec systemctl try-restart "$NAME.service" ;;
     force-reload) exec systemctl reload-or-restart "$NAME.service" ;;

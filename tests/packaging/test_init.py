@@ -213,7 +213,7 @@ def test_what_the_caller_had_open_is_not_kept(init):
 def test_where_systemd_is_in_charge_it_does_it(init):
     """The same daemon must not run twice."""
     (init.here / "systemd").mkdir()
-    (init.here / "systemctl").write_text('#!/bin/sh\necho "$@"\n')
+    (init.here / "systemctl").write_text('#!/bin/sh\n[ "$2" = is-active ] || echo "$@"\n')
     (init.here / "systemctl").chmod(0o755)
     actions = init.here / "actions"
     text = (PACKAGING / "init.sh").read_text()
@@ -233,6 +233,8 @@ def test_where_systemd_is_in_charge_it_does_it(init):
         "force-reload": "reload-or-restart i2node.service",
         "status": "--no-pager status i2node.service",
     }
+    (init.here / "wrong").touch()
+    assert init("restart") == 6 and init("condrestart") == 6 and "configuration" in init.said
     assert not init.pid_file.exists()
 
 
