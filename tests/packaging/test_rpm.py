@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rpmroot import HOUSE, PYTHON, Machine, packages, until
+from rpmroot import HOUSE, PYTHON, Machine, until
 
 from i2node import __version__ as VERSION
 
@@ -21,11 +21,6 @@ pytestmark = [
 ]
 INIT = "/etc/rc.d/init.d/i2node"
 CONTROLLER = "/etc/rc.d/init.d/i2node-controller"
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return packages(tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +124,7 @@ def test_the_life_of_an_installation(built, machine):
 
 
 def installs(built, machine: Machine) -> None:
-    machine.rpm("-i", "--nodeps", *map(copied(machine), built.values()))
+    machine.rpm("-i", "--nodeps", *machine.takes(built.values()))
     assert machine.rpm("-Va", "--nodeps") == ""
     assert machine.does("i2node", "version") == f"i2node {VERSION}\n"
     assert "sound" in machine.does("i2node", "check-config")
@@ -144,14 +139,6 @@ def installs(built, machine: Machine) -> None:
     bounds = machine.sees("etc/sysctl.d/90-i2node.conf").read_text()
     assert re.search(r"^fs\.inotify\.max_user_watches = \d{5,}$", bounds, re.MULTILINE)
     assert machine.does("/etc/init.d/i2node", "condrestart") == ""
-
-
-def copied(machine: Machine):
-    def copy(package: Path) -> str:
-        shutil.copy(package, machine.sees(f"tmp/{package.name}"))
-        return f"/tmp/{package.name}"
-
-    return copy
 
 
 def units(machine: Machine) -> None:
@@ -174,7 +161,7 @@ def runs(machine: Machine) -> None:
     config = machine.sees("etc/sdata/i2node.toml")
     config.write_text('allow_roots = ["/srv/backup"]\n')
     machine.sees("etc/sdata/i2port.conf").write_text("rpc = 26899\n")
-    machine.does("mkdir", "-p", "/srv/backup", "/srv/data/deep", "/run/lock", "/var/lock/subsys")
+    machine.does("mkdir", "-p", "/srv/backup", "/var/lock/subsys")
     assert (init("status"), init("reload"), init("condrestart"), init("stop")) == (3, 7, 0, 0)
     assert (init(), init("fly")) == (2, 2)
     nobody = machine.tries("setpriv", "--reuid=65534", "--clear-groups", INIT, "start")
@@ -185,12 +172,12 @@ def runs(machine: Machine) -> None:
     log = machine.sees("var/i2data/log/i2node.log")
     assert " agent-listens " in log.read_text() and "port=26899" in log.read_text()
     assert oct(log.stat().st_mode)[-3:] == "640"
-    mirrors(machine, "first")
+    machine.mirrors("first")
     pid = pid_of(machine)
     assert init("reload") == 0
     until("reloaded", lambda: " agent-reloaded " in log.read_text())
     assert pid_of(machine) == pid and init("status") == 0
-    mirrors(machine, "second")
+    machine.mirrors("second")
     config.write_text("nonsense = 1\n")
     assert (init("reload"), init("restart"), init("force-reload")) == (6, 6, 6)
     assert init("status") == 0 and pid_of(machine) == pid
@@ -200,7 +187,7 @@ def runs(machine: Machine) -> None:
     machine.does("rm", "/var/run/i2node.pid")
     assert init("status") == 2
     assert init("restart") == 0
-    mirrors(machine, "third")
+    machine.mirrors("third")
     assert init("stop") == 0 and init("status") == 3
     assert "i2node" not in machine.does("ps", "-eo", "args").replace("ps -eo", "")
     config.write_text("nonsense = 1\n")
@@ -210,18 +197,6 @@ def runs(machine: Machine) -> None:
 
 def pid_of(machine: Machine) -> int:
     return int(machine.sees("run/i2node.pid").read_text())
-
-
-def mirrors(machine: Machine, text: str) -> None:
-    """From another home of that machine, over the wire."""
-    machine.sees("srv/data/deep/file").write_text(text)
-    code, wk = machine.sees("srv/code"), ("i2node", "--home", "/srv/wk")
-    if not code.exists():
-        code.touch(0o600)
-        code.write_text(machine.does("i2node", "code"))
-        machine.does(*wk, "pair", "127.0.0.1:26899", "--code-file", "/srv/code")
-    machine.does(*wk, "mirror", "--once", "/srv/data", "127.0.0.1:26899:/srv/backup/data")
-    assert machine.sees("srv/backup/data/deep/file").read_text() == text
 
 
 def controls(machine: Machine) -> None:
@@ -242,11 +217,11 @@ def installs_anew(built, machine: Machine) -> None:
     """What an upgrade does: the same scriptlets, with the same numbers."""
     machine.does(INIT, "start")
     pid, kept = pid_of(machine), keeps(machine)
-    machine.rpm("-U", "--nodeps", "--replacepkgs", *map(copied(machine), built.values()))
+    machine.rpm("-U", "--nodeps", "--replacepkgs", *machine.takes(built.values()))
     assert pid_of(machine) != pid and machine.tries(INIT, "status").returncode == 0
     assert machine.tries(CONTROLLER, "status").returncode == 3
     assert keeps(machine) == kept
-    mirrors(machine, "fourth")
+    machine.mirrors("fourth")
 
 
 def keeps(machine: Machine) -> dict[str, bytes]:
