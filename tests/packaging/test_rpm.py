@@ -98,6 +98,8 @@ def test_what_the_packages_need_and_give(built):
         assert not [word for word in needed if re.match(r"lib.*-[0-9a-f]{8}\.so", word)]
         assert "libc.so.6()(64bit)" in needed
         assert asked(package, "--qf", "%{VERSION}\n") == [VERSION]
+        licenses = asked(package, "--qf", "%{LICENSE}\n")[0].split(" AND ")
+        assert {"Apache-2.0", "BSD-3-Clause", "MIT"} <= set(licenses)
     assert PYTHON in asked(built["i2node"], "--requires")
     release = asked(built["i2node"], "--qf", "%{VERSION}-%{RELEASE}\n")[0]
     assert f"i2node = {release}" in asked(built["i2node-controller"], "--requires")
