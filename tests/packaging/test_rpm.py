@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("rpmbuild") is None, reason="rpmbuild is not to be had here"),
 ]
 INIT = "/etc/rc.d/init.d/i2node"
+BOUNDS = "/etc/sysctl.d/90-i2node.conf"
 CONTROLLER = "/etc/rc.d/init.d/i2node-controller"
 
 
@@ -71,7 +72,8 @@ def test_what_is_in_the_packages(built):
         assert (mode.endswith(" root:root") and mode[8] == "-") or mode[0] == "l", f"{name}: {mode}"
     # Only what hosts look for in places of their own is outside of what the documents name.
     ours = ("/etc/sdata", "/usr/local/sdata", "/var/i2data")
-    others = {name for name in agent if not name.startswith((*ours, "/usr/share/"))}
+    files = {name for name, (mode, _) in agent.items() if mode[0] != "d"}
+    others = {name for name in files if not name.startswith((*ours, "/usr/share/"))}
     assert {os.path.dirname(name) for name in others} == {
         "/etc/logrotate.d",
         "/etc/rc.d/init.d",
@@ -138,7 +140,7 @@ def installs(built, machine: Machine) -> None:
             "i2node.service",
             "i2node-controller.service",
         }
-    bounds = machine.sees("etc/sysctl.d/90-i2node.conf").read_text()
+    bounds = machine.sees(BOUNDS).read_text()
     assert re.search(r"^fs\.inotify\.max_user_watches = \d{5,}$", bounds, re.MULTILINE)
     assert machine.does("/etc/init.d/i2node", "condrestart") == ""
 
