@@ -244,9 +244,10 @@ def leaves(machine: Machine) -> None:
     done = machine.tries("rpm", "--dbpath", "/var/lib/rpm", "-e", "i2node", "i2node-controller")
     assert done.returncode == 0, done.stderr
     assert not machine.sees(f"proc/{pid}").exists()
-    for gone in ("usr/local/sdata", "usr/bin/i2node", INIT, "etc/init.d/i2node"):
+    for gone in ("usr/local/sdata", "usr/bin/i2node", INIT, "etc/init.d/i2node", BOUNDS):
         assert not os.path.lexists(machine.sees(gone)), gone
     assert not any(machine.sees("etc/systemd/system").rglob("i2node*"))
+    assert machine.sees(f"{BOUNDS}.rpmsave").exists()
     for saved in ("i2node.toml", "i2port.conf"):
         path = machine.sees(f"etc/sdata/{saved}.rpmsave")
         path.rename(path.with_suffix(""))
