@@ -208,12 +208,13 @@ def cgroups() -> Path | None:
     return next(found, None)
 
 
-def packages(out: Path, version: str = "") -> dict[str, Path]:
-    """Builds them, with the version of this tree or another one: name to file."""
-    # One compiles what is the same in both once, where it is to be had.
+def packages(out: Path, version: str = "", *options: str) -> dict[str, Path]:
+    """Builds them, with the version of this tree or another one, and options of rpmbuild: name to
+    file."""
+    # Compiles what is the same in both once, where ccache is to be had.
     cache = {"CCACHE_DIR": str(HOUSE / "build" / "ccache"), "CCACHE_NOHASHDIR": "1"}
     done = subprocess.run(
-        [HOUSE / "packaging" / "make-rpm", sys.executable, out, *([version] if version else [])],
+        [HOUSE / "packaging" / "make-rpm", sys.executable, out, version, *options],
         env=os.environ | cache | {"PATH": f"/usr/lib/ccache:{os.environ['PATH']}"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
