@@ -126,7 +126,6 @@ def comes_back_by_itself(host: Host) -> None:
     pid = host.pid()
     host.does("kill", "-KILL", pid)
     host.comes_back(pid)
-    host.mirrors("second")
 
 
 def is_not_started_in_vain(host: Host) -> None:
@@ -160,7 +159,7 @@ def is_installed_anew(built: dict[str, Path], host: Host) -> None:
     host.rpm("-U", "--nodeps", "--replacepkgs", *host.takes(built.values()))
     assert host.pid() not in ("0", pid) and host.init("status") == 0
     assert host.pid("i2node-controller") == "0"
-    host.mirrors("third")
+    host.mirrors("second")
 
 
 def leaves(host: Host) -> None:
@@ -171,4 +170,4 @@ def leaves(host: Host) -> None:
     for unit in UNITS:
         assert host.shows(unit, "LoadState") == "not-found"
     assert not any(host.sees("etc/systemd/system").rglob("i2node*"))
-    assert host.sees("srv/backup/data/deep/file").read_text() == "third"
+    assert host.sees("srv/backup/data/deep/file").read_text() == "second"
