@@ -147,7 +147,8 @@ def test_an_upgrade_goes_on_where_the_node_was(
     with Node(tmp_path_factory.mktemp("node")) as node:
         node.installs(built["i2node"])
         node.begins()
-        sent = {source: one["bytes_sent"] for source, one in node.in_sync().items()}
+        before = node.in_sync()
+        sent = {source: one["bytes_sent"] for source, one in before.items()}
         assert min(sent.values()) > FILES * SIZE, "of what is random all has to go"
         pid, release, kept = node.pid(), node.release(), node.keeps()
 
@@ -167,6 +168,9 @@ def test_an_upgrade_goes_on_where_the_node_was(
         node.alike()
         assert node.keeps() == kept
         assert not list(node.sees("etc").rglob("*.rpmnew"))
+        # Nothing was mirrored, or compared, as a whole.
+        for source, one in again.items():
+            assert one["last_compare"] == before[source]["last_compare"], source
         # The service's session is another: it sent what changed. The other source went on.
         assert again["/srv/ours"]["bytes_sent"] < FILES * SIZE / 10
         assert again["/srv/theirs"]["bytes_sent"] - sent["/srv/theirs"] < FILES * SIZE / 10
