@@ -114,9 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="a JSON object a line")
 
     _add_controller(
-        commands.add_parser(
-            "controller", help="the management server; begun: it has users, and drives no nodes yet"
-        )
+        commands.add_parser("controller", help="the management server: orders nodes what to mirror")
     )
 
     check = commands.add_parser("check-config", help="check a configuration without using it")
