@@ -46,6 +46,9 @@ def test_a_door_that_moves_loses_nobody(make_nodes: Callable[..., Nodes]) -> Non
         listener.move(HOST, taken.getsockname()[1])
     assert listener.port == before
     nodes.connect()[0].close()
+    with pytest.raises(UsageError, match="neither an address nor a name"):
+        listener.move("10..0.1", before)
+    nodes.connect()[0].close()
     listener.move("", before)  # the same port of all addresses, which is the old one too
     nodes.connect()[0].close()
     goes_on()

@@ -61,6 +61,11 @@ def bound(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)[0][0]
         door = socket.create_server((host, port), family=family, backlog=512)
+    except UnicodeError as e:
+        raise UsageError(
+            f"listening on {host!r}: neither an address nor a name of a host",
+            "correct listen_host",
+        ) from e
     except OSError as e:
         raise UsageError(
             f"listening on {host or '*'}:{port}: {e.strerror or e}",

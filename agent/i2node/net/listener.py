@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from i2node import log
-from i2node.errors import I2Error, ProtocolError, Refused, UsageError
+from i2node.errors import I2Error, ProtocolError, Refused
 from i2node.net import pairing
 from i2node.net.channel import BEAT, Channel, agree
 from i2node.net.door import Door
@@ -210,17 +210,17 @@ class Listener:
     def _go_where_told(self) -> None:
         while self._moves:
             host, port, moved = self._moves.popleft()
-            self._accept()  # who is at the old place already
-            self._selector.unregister(self._door)
             try:
-                self._door.move(host, port)
-            except UsageError as error:
-                moved.set_exception(error)
-            else:
+                self._accept()  # who is at the old place already
+                self._selector.unregister(self._door)
+                try:
+                    self._door.move(host, port)
+                finally:
+                    self._selector.register(self._door, selectors.EVENT_READ)
                 self.port = self._door.port
                 moved.set_result(None)
-            finally:
-                self._selector.register(self._door, selectors.EVENT_READ)
+            except BaseException as error:  # whatever it is, the main thread waits for it
+                moved.set_exception(error)
 
     def _accept(self) -> None:
         for _ in range(64):
