@@ -403,6 +403,9 @@ def test_keys_that_are_missing_are_not_made(host, tmp_path):
     (etc / "i2id.conf").write_text("# no code\n")
     assert settings.keys(host)[0].verdict == "look"
     assert (etc / "i2id.conf").read_text() == "# no code\n"
+    (etc / "i2id.conf").write_bytes(b"# K\xe4fer\nid=abc\n")
+    (one,) = (line for line in examine(host.config) if line.what == "keys")
+    assert one.verdict == "unknown" and "i2id.conf is not text" in one.text and one.remedy
     (one,) = settings.keys(replace(host, config=Config.of(tmp_path / "other")))
     assert one.remedy == f"i2node --home {tmp_path}/other code"
     assert not (tmp_path / "other").exists()

@@ -175,7 +175,7 @@ class Identity:
         i2id.conf also where it holds no code. UsageError: that cannot be read."""
         parts = [etc / "identity" / "node.pem", etc / "peers", etc / "i2id.conf"]
         found = [part for part in parts if not part.exists()]
-        if parts[2] not in found and not _CODE_LINE.search(parts[2].read_text("utf-8")):
+        if parts[2] not in found and not _CODE_LINE.search(_text(parts[2])):
             found.append(parts[2])
         return found
 
@@ -361,13 +361,18 @@ def _new_identity() -> bytes:
     return private + certificate.public_bytes(serialization.Encoding.PEM)
 
 
+def _text(path: Path) -> str:
+    """What i2id.conf holds."""
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as e:
+        raise UsageError(f"{path} is not text", "remove it to have a new code made") from e
+
+
 def _load_code(path: Path) -> str:
     """The pairing code of i2id.conf; a file without one gets one, its other lines stay."""
     for _ in range(2):
-        try:
-            text = path.read_text("utf-8") if path.exists() else None
-        except UnicodeDecodeError as e:
-            raise UsageError(f"{path} is not text", "remove it to have a new code made") from e
+        text = _text(path) if path.exists() else None
         lines: list[str] = _CODE_LINE.findall(text or "")
         if lines:
             code = lines[0]
