@@ -128,6 +128,17 @@ def test_a_process_that_has_the_number_of_a_script_is_left_alone(tmp_path: Path)
         assert other.wait(60) == -signal.SIGKILL
 
 
+def test_a_script_runs_though_it_cannot_be_noted(tmp_path: Path) -> None:
+    """A directory is in the way, as a disk that is read-only would be."""
+    etc, note, said = tmp_path / "etc", tmp_path / "note", tmp_path / "said"
+    etc.mkdir()
+    note.mkdir()
+    tmp_path.chmod(0o755)
+    script(etc, "fine", f"echo $1 >{said}")
+    scripts.run(etc, "fine", "R", "before", lambda: False, note)
+    assert said.read_text() == "R\n" and not scripts.end_left(note)
+
+
 def test_a_finish_says_so_while_the_target_hangs(house: House, tree: Path) -> None:
     here = house.begin(tree)
     here.state(State.REPLICATION)

@@ -55,7 +55,8 @@ def run(
                 kept.keep(note, _of(child.pid))
             why = _waited(child, given_up, limit_s)
         finally:
-            note.unlink(missing_ok=True)
+            with suppress(OSError):  # one that stays names a process that is gone
+                note.unlink()
         if why:
             raise _failed(name, why, _tail(said.fileno()))
 
