@@ -64,7 +64,23 @@ need_config() {
     checked >/dev/null || { say "the configuration is wrong"; exit 6; }
 }
 
+# Of two that start or stop it, one after the other: the second would take the pid file from the first,
+# and a daemon without one is nobody's. The lock is on this script's file, for there is no other to
+# leave behind, and nothing that the disk could refuse.
+alone() {
+    exec 9<"$0"
+    flock 9
+}
+
+# The pid file, unless it names another by now.
+forget() {
+    named=
+    read -r named <"$PIDFILE" || :
+    [ "$named" != "$pid" ] || rm -f "$PIDFILE"
+} 2>/dev/null
+
 start() {
+    alone
     if running; then
         say "already running, pid $pid"
         return 0
@@ -74,6 +90,7 @@ start() {
     [ -d "$(dirname "$LOGFILE")" ] || mkdir -p -m 750 "$(dirname "$LOGFILE")" || return 1
     : >>"$LOGFILE" && chmod 640 "$LOGFILE" || return 1
     logged=$(wc -c <"$LOGFILE")
+    echo >"$PIDFILE" || { say "cannot write $PIDFILE, which it cannot be stopped without: see df"; return 1; }
     [ -d "$(dirname "$LOCKFILE")" ] || LOCKFILE=
     # A core file would hold keys; a descriptor for each session and each directory under way.
     ulimit -S -c "$COREFILE"
@@ -81,21 +98,24 @@ start() {
     # The shell writes its own pid and becomes the daemon: the file never names another process.
     # What the caller had open (a lock of rpm's, a pipe) is not the daemon's to keep. Its log is on
     # stderr; stdout has what a person is told once, such as a password, and no file is to keep that.
+    # The lock is held until the pid is in the file; who waits for an answer does not hold it.
     # shellcheck disable=SC2016
-    setsid sh -c 'echo $$ >"$0"; exec "$@"' "$PIDFILE" "$@" \
-        </dev/null >/dev/null 2>>"$LOGFILE" 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&- &
+    setsid sh -c 'echo $$ >"$0" && exec "$@" 9>&-' "$PIDFILE" "$@" \
+        </dev/null >/dev/null 2>>"$LOGFILE" 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- &
     pid=$!
+    exec 9>&-
     if answering; then
         [ -z "$LOCKFILE" ] || : >"$LOCKFILE"
         say "started, pid $pid"
         return 0
     fi
-    rm -f "$PIDFILE"
+    forget
     say "did not start, see $LOGFILE"
     return 1
 }
 
 stop() {
+    alone
     if ! running; then
         rm -f "$PIDFILE" "$LOCKFILE"
         say "not running"

@@ -129,6 +129,28 @@ def test_the_life_of_a_daemon(init):
     assert init("stop") == 0
 
 
+def test_of_two_starts_at_once_one_starts_it(init):
+    """The other neither takes the pid file of the daemon that is there, nor removes it."""
+    text = init.program.read_text()
+    once = 'os.mkdir(here / "home")  # as the agent has its port: once\n'
+    init.program.write_text(text.replace("minded = ", f"{once}minded = "))
+    words = ["sh", init.script, "start"]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(words, **pipes) for _ in range(2)]
+    said = sorted(start.communicate()[0] for start in both)
+    assert [start.returncode for start in both] == [0, 0], said
+    assert "already running" in said[0] and f"started, pid {init.pid}\n" in said[1], said
+    assert init("stop") == 0 and init("status") == 3
+
+
+def test_what_cannot_be_named_in_a_pid_file_is_not_started(init):
+    """It would run, and be neither seen nor stopped."""
+    init.pid_file.mkdir(parents=True)
+    assert init("start") == 1 and f"cannot write {init.pid_file}" in init.said
+    assert not (init.here / "ready").exists()
+    init.pid_file.rmdir()
+
+
 def test_what_does_not_run_is_not_restarted_nor_reloaded(init):
     assert init("condrestart") == 0 and init("status") == 3
     assert init("reload") == 7
