@@ -90,7 +90,7 @@ start() {
     [ -d "$(dirname "$LOGFILE")" ] || mkdir -p -m 750 "$(dirname "$LOGFILE")" || return 1
     : >>"$LOGFILE" && chmod 640 "$LOGFILE" || return 1
     logged=$(wc -c <"$LOGFILE")
-    echo >"$PIDFILE" || { say "cannot write $PIDFILE, which it cannot be stopped without: see df"; return 1; }
+    echo >"$PIDFILE" || { say "cannot write $PIDFILE, which it cannot be stopped without: see df -h"; return 1; }
     [ -d "$(dirname "$LOCKFILE")" ] || LOCKFILE=
     # A core file would hold keys; a descriptor for each session and each directory under way.
     ulimit -S -c "$COREFILE"
@@ -141,6 +141,8 @@ reload() {
     reloads || { say "reload is not implemented, restart it"; return 3; }
     running || { say "not running"; return 7; }
     need_config
+    # Until it minds that signal it would die of it.
+    ready || { say "still starting, reload it when it answers: see $LOGFILE"; return 1; }
     kill -HUP "$pid" || return 1
     say "reloads its configuration, pid $pid"
 }

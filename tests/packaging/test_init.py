@@ -194,6 +194,20 @@ def test_a_start_that_takes_long_is_said(init):
         os.sched_yield()
 
 
+def test_a_reload_does_not_end_what_still_starts(init):
+    os.mkfifo(init.here / "gate")
+    text = init.program.read_text()
+    init.program.write_text(text.replace("minded = ", '(here / "gate").read_text()\nminded = '))
+    (init.here / "sysconfig").write_text("START_SECONDS=0\n")
+    assert init("start") == 0
+    while init("status") != 0:
+        os.sched_yield()
+    assert init("reload") == 1 and "still starting" in init.said
+    (init.here / "gate").write_text("")
+    init.ready()
+    assert init("reload") == 0
+
+
 def test_limits_are_those_of_the_sysconfig_file(init):
     (init.here / "sysconfig").write_text("NOFILE=777\n")
     limits = Path(f"/proc/{init.up()}/limits").read_text()
