@@ -223,7 +223,7 @@ def _port_file(path: Path) -> int | None:
 def _parse(path: Path, text: str, of: type[Config] | type[ControllerConfig]) -> dict[str, Any]:
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: not TOML: {error}", f"see the sample {path.name}") from error
     known = {item.name: item for item in fields(of) if item.name not in ("etc", "var")}
     values: dict[str, Any] = {}

@@ -57,6 +57,7 @@ def test_values_are_read(tmp_path):
         ('allow_roots = ["a"]', "allow_roots is 'a'", "a list of absolute directories"),
         ('allow_roots = ["/a/../b"]', "allow_roots is '/a/../b'", "a list of absolute"),
         ("listen_port", "not TOML", "sample"),
+        pytest.param("brakes = " + "[" * 5000, "not TOML", "sample", id="nested"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, text, cause, remedy):
