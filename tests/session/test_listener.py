@@ -276,6 +276,12 @@ def test_a_fault_in_the_callback_costs_that_channel(tmp_path: Path, logged: list
         listener.close()
 
 
+@pytest.mark.parametrize("host", ["10..0.1", "x" * 64])
+def test_what_can_be_no_name_of_a_host(tmp_path: Path, host: str) -> None:
+    with pytest.raises(UsageError, match="neither an address nor a name"):
+        connect(host, 1, Identity.load(tmp_path))
+
+
 def test_all_addresses(tmp_path: Path) -> None:
     identity = Identity.load(tmp_path)
     listener = Listener("", 0, identity, on_channel=lambda c: None)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from i2node.errors import I2Error, PeerLost, Refused
+from i2node.errors import I2Error, PeerLost, Refused, UsageError
 from i2node.net.identity import Identity
 
 # What TLS 1.3 says to a client whose certificate is not liked (RFC 8446 §6.2, OpenSSL's spelling).
@@ -97,9 +97,13 @@ def translate(error: OSError, doing: str, host: str = "HOST") -> I2Error:
 
 
 def dial(host: str, port: int, timeout: float, doing: str) -> socket.socket:
-    """A TCP connection; PeerLost when it cannot be had within `timeout` seconds."""
+    """A TCP connection; PeerLost when it cannot be had within `timeout` seconds. UsageError: host
+    can be no name."""
     try:
         sock = socket.create_connection((host, port), timeout)
+    except UnicodeError as e:
+        cause = f"{doing}: {host!r} is neither an address nor a name of a host"
+        raise UsageError(cause, "correct it") from e
     except OSError as e:
         lost = translate(e, doing, host)
         lost.remedy = f"see that i2node agent runs on {host}, and that port {port} is not filtered"
