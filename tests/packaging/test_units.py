@@ -107,7 +107,10 @@ def a_wrong_configuration_ends_nothing(built: dict[str, Path], host: Host) -> No
     host.configures(WRONG)
     assert host.systemctl("reload", "i2node") != 0 and host.init("reload") != 0
     assert (host.init("restart"), host.init("condrestart"), host.init("force-reload")) == (6, 6, 6)
-    host.rpm("-U", "--nodeps", "--replacepkgs", *host.takes([built["i2node"]]))
+    package = host.takes([built["i2node"]])
+    done = host.tries(*QUERY, "-U", "--nodeps", "--replacepkgs", *package)
+    assert done.returncode == 0 and "was not restarted" in done.stderr
+    assert "unknown key 'nonsense'" in done.stderr
     assert host.pid() == pid and host.init("status") == 0
     host.configures(SOUND)
 
