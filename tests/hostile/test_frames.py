@@ -137,7 +137,8 @@ def test_a_forged_frame_ends_the_session(post: Post, name: str) -> None:
         said = peer.hear()
     assert said["code"] == "protocol", said
     with pytest.raises(I2Error):
-        peer.hear()
+        while peer.hear()["t"] in ("applied", "durable"):
+            pass  # told by another thread, of those before it
     peer.close()
     assert not (post.agent.room / "root" / "f").exists()
     assert post.agent.memory() < before + (40 << 10)
